@@ -1,0 +1,92 @@
+"""One hierarchy of errors. Each says what happened, where, and the next command to type.
+
+The command line prints an error as one line (plus the hint) and exits with its ``exit_code``; a traceback is
+shown only with ``--debug``. Nothing in an error may carry a key: whoever raises one has scrubbed it.
+"""
+
+from __future__ import annotations
+
+
+class MemskillError(Exception):
+    """Something went wrong that a person can act upon.
+
+    ``message`` is one line without a trailing full stop's worth of ceremony; ``hint`` is what to do next, ideally a
+    command to type.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(MemskillError):
+    """The command line or the configuration asks for something that makes no sense."""
+
+    exit_code = 2
+
+
+class DataError(MemskillError):
+    """A benchmark's file is missing, broken or not what it claims to be."""
+
+
+class DownloadError(DataError):
+    """A file could not be fetched."""
+
+
+class EncoderError(MemskillError):
+    """A text encoder is unknown or could not be loaded."""
+
+
+class SkillBankError(MemskillError):
+    """A skill bank file breaks its schema, or a change breaks the bank's rules."""
+
+
+class MemoryBankError(MemskillError):
+    """A memory bank on disk cannot be used."""
+
+
+class RunError(MemskillError):
+    """A run directory is missing, damaged, or does not fit what is asked of it."""
+
+
+class RunLockedError(RunError):
+    """Another live process owns the run."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint is damaged, foreign or of a newer format."""
+
+
+class ModelError(MemskillError):
+    """A language model could not be had or did not answer, after every retry that made sense."""
+
+
+class AuthError(ModelError):
+    """Every key of a role was refused."""
+
+
+class UnknownModelError(ModelError):
+    """The provider does not know the model's name, or the name itself makes no sense."""
+
+
+class UnreadableReplyError(ModelError):
+    """A model answered, and the answer could not be understood (asked again once, with the error shown).
+
+    Raised by the parsers handed to :meth:`memskill_cli.llm.gateway.Gateway.ask`; it is a fault of one reply, never of
+    the network, and callers count it rather than stop.
+    """
+
+
+class BudgetExceededError(MemskillError):
+    """The next call would go past ``--max-cost``. What was paid for is kept and the run can go on."""
+
+    exit_code = 3
+
+
+class InterruptedRunError(MemskillError):
+    """Stopped by a signal; resumable."""
+
+    exit_code = 130
