@@ -288,7 +288,16 @@ def _convert(value: Any, kind: Any, name: str, where: str) -> Any:
             raise UsageError(wrong.message, hint=f"did you mean {near[0]}?" if near else "")
         return value
     if kind is bool:
-        table = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+        table = {
+            "true": True,
+            "1": True,
+            "yes": True,
+            "on": True,
+            "false": False,
+            "0": False,
+            "no": False,
+            "off": False,
+        }
         if isinstance(value, str) and value.lower() in table:
             return table[value.lower()]
         if isinstance(value, bool):
@@ -307,7 +316,9 @@ def _convert(value: Any, kind: Any, name: str, where: str) -> Any:
 def _describe(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(typing.get_args(kind))
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(kind, str(kind))
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(
+        kind, str(kind)
+    )
 
 
 def _flatten(table: dict[str, Any], where: str) -> dict[str, Any]:
@@ -408,7 +419,9 @@ def load(
     for text in sets:
         name, sign, value = text.partition("=")
         if not sign:
-            raise UsageError(f"--set {text}: expected section.key=value", hint="for example: --set train.top_k=5")
+            raise UsageError(
+                f"--set {text}: expected section.key=value", hint="for example: --set train.top_k=5"
+            )
         chosen[name.strip()] = value.strip()
     config = _apply(config, chosen, "command line")
     _check(config)

@@ -1,0 +1,85 @@
+"""Files that survive a crash: a rewrite is a temp file, fsync and rename; a log is appended line by line."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+def to_json(value: Any, *, pretty: bool = False) -> bytes:
+    """JSON with a final newline; dataclasses, enums and numpy values are understood."""
+    return orjson.dumps(
+        value, option=_JSON | orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if pretty else 0)
+    )
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Replace ``path`` as a whole or not at all, durably. A full disk leaves the old file as it was."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, to_json(value, pretty=True))
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Add one JSON line in one write, after mending a line that a crash left torn."""
+    data = to_json(value)
+    with path.open("ab+") as file:
+        if file.tell() and _last_byte(file) != b"\n":
+            data = b"\n" + data
+        file.write(data)
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a JSON-lines file; a torn one (a crash in mid-write) is passed over, as owed again."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new file in ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _last_byte(file: Any) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)  # type: ignore[no-any-return]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
