@@ -316,9 +316,7 @@ def _convert(value: Any, kind: Any, name: str, where: str) -> Any:
 def _describe(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(typing.get_args(kind))
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(
-        kind, str(kind)
-    )
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(kind, str(kind))
 
 
 def _flatten(table: dict[str, Any], where: str) -> dict[str, Any]:
@@ -419,9 +417,7 @@ def load(
     for text in sets:
         name, sign, value = text.partition("=")
         if not sign:
-            raise UsageError(
-                f"--set {text}: expected section.key=value", hint="for example: --set train.top_k=5"
-            )
+            raise UsageError(f"--set {text}: expected section.key=value", hint="for example: --set train.top_k=5")
         chosen[name.strip()] = value.strip()
     config = _apply(config, chosen, "command line")
     _check(config)

@@ -15,9 +15,7 @@ _JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 def to_json(value: Any, *, pretty: bool = False) -> bytes:
     """JSON with a final newline; dataclasses, enums and numpy values are understood."""
-    return orjson.dumps(
-        value, option=_JSON | orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if pretty else 0)
-    )
+    return orjson.dumps(value, option=_JSON | orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if pretty else 0))
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -76,7 +74,7 @@ def sync_folder(folder: Path) -> None:
 
 def _last_byte(file: Any) -> bytes:
     file.seek(-1, os.SEEK_END)
-    return file.read(1)  # type: ignore[no-any-return]
+    return file.read(1)
 
 
 def _umask() -> int:
