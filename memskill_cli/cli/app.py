@@ -1,0 +1,70 @@
+"""The command ``memskill``.
+
+A command is one module with one function: typer reads its signature, its docstring is the help. It parses, calls
+something outside ``cli/``, and shows what came back through :mod:`memskill_cli.cli.console`; it holds no logic::
+
+    def prepare(dataset: ..., json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+        with console(json, quiet, debug) as out:
+            from memskill_cli.datasets.prepare import prepare  # heavy imports happen here
+            ...
+            out.result({"dataset": ...}, table)
+
+Every option also reads ``MEMSKILL_<OPTION>`` (``envvar=`` in its declaration; shared ones are in
+:mod:`memskill_cli.cli.options`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from memskill_cli import __version__
+from memskill_cli.cli.eval import eval_
+from memskill_cli.cli.inspect_skills import inspect_skills
+from memskill_cli.cli.prepare import prepare
+from memskill_cli.cli.train import train
+
+app = typer.Typer(
+    name="memskill",
+    help="A memory for LLM agents that learns how to remember (MemSkill, arXiv 2602.02474).",
+    epilog="Start with: memskill prepare --dataset locomo --sample && memskill train --dataset locomo --preset demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("prepare")(prepare)
+app.command("train")(train)
+app.command("eval")(eval_)
+app.command("inspect-skills")(inspect_skills)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"memskill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    # Threads that spin while they wait make torch and llama.cpp ten times slower on a busy machine; telemetry
+    # and progress bars of libraries are not ours to show.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    sys.exit(app())

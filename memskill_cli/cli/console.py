@@ -1,0 +1,167 @@
+"""What a person (or a program) sees: one sink for results, notices, progress and errors.
+
+Results go to stdout: as rich text, or with ``--json`` as one JSON document of the same facts. Everything else goes to
+stderr, and ``--quiet`` leaves of it only warnings and errors. Text that came from a model or a file is passed through
+:func:`safe` first, so that terminal escape codes and rich markup in it are shown, not obeyed.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memskill_cli.errors import MemskillError
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.console import RenderableType
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; notices on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notices.")]
+Debug = Annotated[bool, typer.Option("--debug", envvar="MEMSKILL_DEBUG", help="A traceback when something fails.")]
+
+PLAIN_INTERVAL = 5.0
+"""Seconds between progress lines when stderr is no terminal."""
+
+
+def safe(text: str) -> str:
+    """``text`` with control characters made visible and rich markup escaped; newlines and tabs stay."""
+    from rich.markup import escape
+
+    shown = "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+    return escape(shown)
+
+
+Advance = Callable[..., None]
+"""``advance(n=1, note="")``: n more are done; ``total=`` corrects the total."""
+
+
+class Console:
+    """The sink of one command. Made by :func:`console`."""
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        from rich.console import Console as RichConsole
+
+        self.json = json
+        self.quiet = quiet
+        self._out: RichConsole = RichConsole(highlight=False)
+        self._err: RichConsole = RichConsole(stderr=True, highlight=False)
+
+    def notice(self, text: str) -> None:
+        """Something worth knowing; not shown with ``--quiet``. ``text`` is plain, not markup."""
+        if not self.quiet:
+            self._err.print(f"[dim]·[/dim] {safe(text)}", soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Something the user should act upon; shown always."""
+        self._err.print(f"[yellow]warning:[/yellow] {safe(text)}", soft_wrap=True)
+
+    def result(self, data: Any, *human: RenderableType) -> None:
+        """The outcome: ``data`` with ``--json``, else the ``human`` renderables."""
+        if self.json:
+            import orjson
+
+            option = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+            sys.stdout.write(orjson.dumps(data, option=option, default=str).decode())
+            sys.stdout.flush()
+        else:
+            for part in human:
+                self._out.print(part)
+
+    def next_command(self, command: str) -> None:
+        """What to type next; a courtesy to people only."""
+        if not (self.json or self.quiet):
+            self._err.print(f"[dim]next:[/dim] [bold]{safe(command)}[/bold]", soft_wrap=True)
+
+    @contextmanager
+    def progress(self, title: str, total: float | None = None, unit: str = "") -> Iterator[Advance]:
+        """A bar on a terminal; elsewhere a line every few seconds; nothing with ``--quiet``."""
+        if self.quiet:
+            yield lambda n=1, note="", total=None: None
+        elif self._err.is_terminal:
+            yield from self._bar(title, total, unit)
+        else:
+            yield from self._lines(title, total, unit)
+
+    def _bar(self, title: str, total: float | None, unit: str) -> Iterator[Advance]:
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), count, TimeElapsedColumn())
+        with Progress(
+            *columns, TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"), console=self._err
+        ) as bar:
+            task = bar.add_task(title, total=total, note="")
+
+            def advance(n: float = 1, note: str = "", total: float | None = None) -> None:
+                bar.update(
+                    task, advance=n, **({"note": safe(note)} if note else {}), **({"total": total} if total else {})
+                )
+
+            yield advance
+
+    def _lines(self, title: str, total: float | None, unit: str) -> Iterator[Advance]:
+        done, goal, last = 0.0, total, time.monotonic() - PLAIN_INTERVAL
+
+        def advance(n: float = 1, note: str = "", total: float | None = None) -> None:
+            nonlocal done, last, goal
+            done, goal = done + n, total or goal
+            now = time.monotonic()
+            if now - last >= PLAIN_INTERVAL or (goal and done >= goal and n):
+                last = now
+                self._err.print(safe(f"{title} {done:g}" + (f"/{goal:g}" if goal else "") + f" {unit} {note}".rstrip()))
+
+        yield advance
+
+
+@contextmanager
+def console(json: bool, quiet: bool, debug: bool) -> Iterator[Console]:
+    """The sink of a command, and the one place where errors become a line on stderr and an exit code."""
+    out = Console(json=json, quiet=quiet)
+    try:
+        yield out
+    except (typer.Exit, typer.Abort):
+        raise
+    except BaseException as error:
+        if debug:
+            out._err.print_exception(show_locals=False)
+        line, hint, code = explain(error)
+        out._err.print(f"[bold red]error:[/bold red] {safe(line)}", soft_wrap=True)
+        if hint:
+            out._err.print(f"  [dim]→[/dim] {safe(hint)}", soft_wrap=True)
+        raise typer.Exit(code) from None
+
+
+def explain(error: BaseException) -> tuple[str, str, int]:
+    """(line, hint, exit code) of anything that ended a command."""
+    if isinstance(error, MemskillError):
+        return error.message, error.hint, error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "the same command with --resume goes on where this one stopped", 130
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({error.filename or 'while writing'})", "free some space and run it again", 1
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return (
+            f"cannot write {error.filename}: {error.strerror}",
+            "choose another place with --runs-dir or --data-dir",
+            1,
+        )
+    return (
+        f"unexpected {type(error).__name__}: {error}",
+        "this is a defect of memskill; --debug shows where it came from",
+        1,
+    )

@@ -1,0 +1,5 @@
+"""Not here yet."""
+
+
+def inspect_skills() -> None:
+    """Not here yet."""

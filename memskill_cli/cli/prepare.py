@@ -1,0 +1,5 @@
+"""Not here yet."""
+
+
+def prepare() -> None:
+    """Not here yet."""
