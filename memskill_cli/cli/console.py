@@ -108,9 +108,9 @@ class Console:
             task = bar.add_task(title, total=total, note="")
 
             def advance(n: float = 1, note: str = "", total: float | None = None) -> None:
-                bar.update(
-                    task, advance=n, **({"note": safe(note)} if note else {}), **({"total": total} if total else {})
-                )
+                bar.update(task, advance=n, total=total)
+                if note:
+                    bar.update(task, note=safe(note))
 
             yield advance
 
