@@ -1,0 +1,343 @@
+"""An OpenAI-compatible server on 127.0.0.1 that says what it is told to say.
+
+Real HTTP, so that everything between a caller and a model is exercised: keys, retries, time limits, broken replies.
+One asyncio loop in a thread and a hand-written HTTP/1.1 keep a request well under a millisecond of CPU.
+
+``python -m memskill_cli.testing.server`` runs the rule-made models of :mod:`memskill_cli.testing.rules` until Ctrl-C,
+for trying memskill without any model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import array
+import asyncio
+import base64
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import orjson
+
+from memskill_cli.files import append_line
+from memskill_cli.records import Role
+from memskill_cli.testing import rules
+from memskill_cli.testing.script import Fault, Reply, Request, Script, role_of
+
+__all__ = ["Fault", "Request", "ScriptedServer"]
+
+_MAX_BODY = 64 * 2**20
+
+
+class _Http(NamedTuple):
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    keep_alive: bool
+
+
+class ScriptedServer:
+    """A model server for one ``with`` block.
+
+    ``replies``: a function of the request, or a script for each role (a role without one gets rule-made replies).
+    ``latency``: seconds before each reply. ``keys``: only these are let in (401 for others); None lets anyone in.
+    ``faults``: asked first; what it returns is played in place of a reply. A function runs on the server's loop, so it
+    must be quick; one that raises is answered with 500 and raised again on leaving the block.
+
+    ``requests`` and ``max_in_flight`` tell what happened, from any thread.
+    """
+
+    def __init__(
+        self,
+        replies: Mapping[Role, Script] | Callable[[Request], Reply] = rules.reply,
+        *,
+        latency: float | Callable[[Request], float] = 0.0,
+        keys: Collection[str] | None = None,
+        faults: Callable[[Request], Fault | None] | None = None,
+        port: int = 0,
+    ) -> None:
+        self._replies, self._latency, self._keys, self._faults = replies, latency, keys, faults
+        self._port = port
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="scripted-server", daemon=True)
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self.reset()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def requests(self) -> list[Request]:
+        """Every request for a completion or an embedding so far, in order of arrival."""
+        return list(self._requests)
+
+    def reset(self) -> None:
+        """Forget the requests and begin every script anew."""
+        self._requests: list[Request] = []
+        self._turns: dict[Role, int] = {}
+        self._in_flight = 0
+        self.max_in_flight = 0
+
+    def __enter__(self) -> ScriptedServer:
+        self._thread.start()
+        self._ready.wait()
+        if self._failure:
+            raise self._failure
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        if self._failure and error is None:
+            raise self._failure
+
+    # --- the loop and its connections ---
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._started = time.monotonic()
+        try:
+            server = self._loop.run_until_complete(
+                asyncio.start_server(self._serve, "127.0.0.1", self._port, backlog=1024)
+            )
+            self._port = server.sockets[0].getsockname()[1]
+        except OSError as error:
+            self._failure = error
+            self._loop.close()
+            return
+        finally:
+            self._ready.set()
+        self._loop.run_forever()
+        server.close()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while http := await _read(reader, writer):
+                if not await self._handle(http, reader, writer) or not http.keep_alive:
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client, or this server, has gone
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop may be closing
+                writer.close()
+
+    async def _handle(self, http: _Http, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request; False when the connection is spent."""
+        path = http.path.partition("?")[0].rstrip("/")
+        if http.method == "GET" and path.endswith("/models"):
+            return await _send(writer, 200, _models())
+        if http.method != "POST" or not path.endswith(("/chat/completions", "/embeddings")):
+            return await _play(Fault.error(404, f"No such address: {http.method} {path}"), "", b"", reader, writer)
+        try:
+            request = self._record(http, path)
+        except (orjson.JSONDecodeError, TypeError, AttributeError):
+            return await _play(Fault.error(400, "The body is not the JSON of a request."), "", b"", reader, writer)
+        self._in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self._in_flight)
+        try:
+            return await self._answer(request, reader, writer)
+        finally:
+            self._in_flight -= 1
+
+    def _record(self, http: _Http, path: str) -> Request:
+        body = orjson.loads(http.body)
+        messages = list(body.get("messages") or [])
+        model = str(body.get("model") or "")
+        key = http.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        key = key or http.headers.get("api-key", "") or http.headers.get("x-api-key", "")
+        since = time.monotonic() - self._started
+        role = role_of(model, messages)
+        request = Request(role, model, key, messages, body, path, since, len(self._requests))
+        self._requests.append(request)
+        return request
+
+    async def _answer(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        try:
+            delay = self._latency(request) if callable(self._latency) else self._latency
+            reply = self._reply(request)
+        except Exception as error:  # a bug of the script: shown to whoever wrote it, on leaving the block
+            self._failure = self._failure or error
+            delay, reply = 0.0, Fault.server_error(message=f"The script failed: {type(error).__name__}")
+        if delay:
+            await asyncio.sleep(delay)
+        if isinstance(reply, Fault):
+            return await _play(reply, request.key, _completion(request, "cut off"), reader, writer)
+        return await _send(writer, 200, reply)
+
+    def _reply(self, request: Request) -> bytes | Fault:
+        if self._keys is not None and request.key not in self._keys:
+            return Fault.unauthorized()
+        if self._faults and (fault := self._faults(request)):
+            return fault
+        if request.path.endswith("/embeddings"):
+            return _embeddings(request)
+        if request.body.get("stream"):
+            return Fault.error(400, "This server does not stream.")
+        reply = self._scripted(request)
+        return reply if isinstance(reply, Fault) else _completion(request, reply)
+
+    def _scripted(self, request: Request) -> Reply:
+        script: Script = self._replies if callable(self._replies) else self._replies.get(request.role, rules.reply)
+        if callable(script):
+            return script(request)
+        if isinstance(script, str | Fault):
+            return script
+        turn = self._turns.get(request.role, 0)
+        self._turns[request.role] = turn + 1
+        return script[min(turn, len(script) - 1)]
+
+
+# --- HTTP/1.1, as much of it as clients of model servers speak ---
+
+
+async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Http | None:
+    """The next request of a connection; None when the client is done or does not speak HTTP."""
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        return None
+    first, *lines = head.rstrip("\r\n").split("\r\n")
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    length = headers.get("content-length", "0")
+    if first.count(" ") != 2 or not length.isdigit() or int(length) > _MAX_BODY or "transfer-encoding" in headers:
+        await _send(writer, 400, b"")
+        return None
+    if headers.get("expect", "").lower() == "100-continue":
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    body = await reader.readexactly(int(length))
+    method, path, version = first.split(" ")
+    keep_alive = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
+    return _Http(method, path, headers, body, keep_alive)
+
+
+def _head(status: int, length: int, headers: Mapping[str, str] | None = None) -> bytes:
+    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Unknown"
+    fields = {"Content-Type": "application/json", "Content-Length": str(length), **(headers or {})}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"HTTP/1.1 {status} {phrase}\r\n{lines}\r\n".encode("latin-1")
+
+
+async def _send(
+    writer: asyncio.StreamWriter, status: int, body: bytes, headers: Mapping[str, str] | None = None
+) -> bool:
+    writer.write(_head(status, len(body), headers) + body)
+    await writer.drain()
+    return True
+
+
+async def _play(
+    fault: Fault, key: str, good: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> bool:
+    """Play ``fault``; ``good`` is the reply that a cut breaks off. False when the connection is spent."""
+    if fault.kind == "status":
+        body = fault.body.encode() if isinstance(fault.body, str) else fault.body
+        return await _send(writer, fault.status, body.replace(b"{key}", key.encode()), fault.headers)
+    if fault.kind == "empty":
+        return await _send(writer, 200, b"", fault.headers)
+    if fault.kind == "hang":
+        with contextlib.suppress(TimeoutError):  # reading tells when the client has given up
+            await asyncio.wait_for(reader.read(), fault.seconds or None)
+    elif fault.kind == "drip":
+        writer.write(_head(200, _MAX_BODY))
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(fault.seconds)
+    elif fault.kind == "cut":
+        writer.write(_head(200, len(good)) + good[: len(good) // 2])
+        await writer.drain()
+    else:
+        writer.transport.abort()
+    return False
+
+
+# --- what OpenAI's replies look like ---
+
+
+def tokens(text: str) -> int:
+    """A rough, steady count: four characters a token."""
+    return -(-len(text) // 4)
+
+
+def _usage(prompt: int, completion: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _completion(request: Request, text: str) -> bytes:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    return orjson.dumps(
+        {
+            "id": f"chatcmpl-{request.index}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": request.model,
+            "choices": [choice],
+            "usage": _usage(tokens(request.text), tokens(text)),
+        }
+    )
+
+
+def _embeddings(request: Request) -> bytes:
+    given = request.body.get("input") or []
+    texts = [given] if isinstance(given, str) else [str(text) for text in given]
+    data: list[dict[str, Any]] = []
+    for index, text in enumerate(texts):
+        vector: Any = rules.embed(text)
+        if request.body.get("encoding_format") == "base64":
+            vector = base64.b64encode(array.array("f", vector).tobytes()).decode()
+        data.append({"object": "embedding", "index": index, "embedding": vector})
+    usage = _usage(sum(map(tokens, texts)), 0)
+    return orjson.dumps({"object": "list", "data": data, "model": request.model, "usage": usage})
+
+
+def _models() -> bytes:
+    names = ["executor", "answer", "judge", "designer"]
+    models = [{"id": f"rules-{name}", "object": "model", "created": 0, "owned_by": "memskill"} for name in names]
+    return orjson.dumps({"object": "list", "data": models})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m memskill_cli.testing.server",
+        description="Rule-made models behind an OpenAI-compatible address, for trying memskill without any model.",
+    )
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each reply")
+    parser.add_argument("--key", action="append", help="let in only this key (repeatable)")
+    parser.add_argument("--log", type=Path, help="append each call, without its key, to this JSON-lines file")
+    options = parser.parse_args(arguments)
+
+    def reply(request: Request) -> str:
+        text = rules.reply(request)
+        if options.log:
+            call = {"role": request.role, "model": request.model, "messages": request.messages, "reply": text}
+            append_line(options.log, {"time": round(request.time, 3), **call})
+        return text
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ScriptedServer(reply, latency=options.latency, keys=options.key, port=options.port) as server:
+        print(server.url, flush=True)
+        print(f"Try: memskill eval --dataset locomo --model openai/rules --api-base {server.url} --api-key none")
+        print("Ctrl-C stops.", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
