@@ -1,5 +1,113 @@
-"""Not here yet."""
+"""``memskill prepare``: get a benchmark ready."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from memskill_cli.cli.console import Advance, Console, Debug, Json, Quiet, console, safe
+from memskill_cli.cli.options import DataDir, Dataset, option
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from memskill_cli.datasets.base import Manifest
+    from memskill_cli.datasets.prepare import Phase, PrepareResult
+
+FILE = "What to prepare from"
+Source = Annotated[
+    str | None, option("--source", panel=FILE, help="A file that you have, or a URL, in place of the official one.")
+]
+Sample = Annotated[bool, option("--sample", panel=FILE, help="The small sample that ships with memskill.")]
+Force = Annotated[bool, option("--force", panel=FILE, help="Prepare anew, replacing what is there.")]
 
 
-def prepare() -> None:
-    """Not here yet."""
+def prepare(
+    dataset: Dataset,
+    source: Source = None,
+    sample: Sample = False,
+    force: Force = False,
+    data_dir: DataDir = Path("data"),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Get a benchmark ready: fetch it, check it, normalise it to conversations and questions.
+
+    Done already: says so and does nothing.
+    """
+    with console(json, quiet, debug) as out:
+        from memskill_cli.datasets.prepare import prepare
+
+        with ExitStack() as stack:
+            result = prepare(
+                dataset, data_dir=data_dir, source=source, sample=sample, force=force, report=_Bars(out, stack)
+            )
+        _show(out, result)
+        flags = ["" if data_dir == Path("data") else f" --data-dir {data_dir}"]
+        flags += [" --preset demo"] if result.manifest.source.startswith("sample:") else []
+        out.next_command(f"memskill train --dataset {dataset}{''.join(flags)}")
+
+
+TITLES: dict[str, tuple[str, str]] = {"download": ("downloading", "bytes"), "normalise": ("normalising", "traces")}
+
+
+class _Bars:
+    """Progress of ``prepare`` as one bar a phase."""
+
+    def __init__(self, out: Console, stack: ExitStack) -> None:
+        self._out, self._stack = out, stack
+        self._phase: Phase | None = None
+        self._advance: Advance = lambda n=1, note="", total=None: None
+        self._done = 0
+
+    def __call__(self, phase: Phase, done: int, total: int | None) -> None:
+        if phase != self._phase:
+            self._stack.close()
+            title, unit = TITLES[phase]
+            self._advance = self._stack.enter_context(self._out.progress(title, total, unit))
+            self._phase, self._done = phase, 0
+        self._advance(done - self._done, total=total)
+        self._done = done
+
+
+def _show(out: Console, result: PrepareResult) -> None:
+    manifest = result.manifest
+    if result.already:
+        out.notice(
+            f"{manifest.dataset} is prepared already in {result.path}, from {manifest.source}; --force does it anew"
+        )
+    facts: dict[str, Any] = manifest.to_dict() | {"already": result.already, "path": str(result.path)}
+    out.result(facts, *_tables(manifest))
+    for note in manifest.notes:
+        out.notice(note)
+    if manifest.shared_traces:
+        out.warn("train, val and test hold the same conversations: too few to split")
+
+
+def _tables(manifest: Manifest) -> tuple[RenderableType, ...]:
+    from rich.text import Text
+
+    title = f"{manifest.dataset}: {manifest.traces} traces, {manifest.queries} queries, from {manifest.source}"
+    sizes = [(split, str(size.traces), str(size.queries)) for split, size in manifest.splits.items()]
+    categories = [(safe(category), str(count)) for category, count in manifest.categories.items()]
+    return (
+        Text(title, overflow="fold"),
+        _table(("split", "traces", "queries"), sizes),
+        _table(("category", "queries"), categories),
+    )
+
+
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    """A table whose first column is a name and whose others are numbers."""
+    from rich.table import Table
+
+    table = Table()
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table

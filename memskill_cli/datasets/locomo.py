@@ -1,0 +1,210 @@
+"""LoCoMo (Maharana et al., 2024): ten long conversations of two friends, with questions in five categories.
+
+The file is ``[{sample_id, conversation, qa, …}]``; ``conversation`` has ``session_<n>`` (turns ``{speaker, dia_id,
+text}``, maybe ``blip_caption``) and ``session_<n>_date_time``. Evidence lists and summaries are not used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import orjson
+
+from memskill_cli.datasets.base import SPLITS, Note
+from memskill_cli.errors import DataError
+from memskill_cli.records import Query, Session, Trace, Turn
+
+CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
+UNSCORED = 5
+PUBLISHED = {"train": 6, "val": 2, "test": 2}
+"""Conversations of each split, by position."""
+
+_SESSION = re.compile(r"session_([0-9]{1,6})")
+_DATE = re.compile(r"session_([0-9]{1,6})_date_time")
+
+
+class LoCoMo:
+    """The reader of ``locomo10.json`` and of files in its format."""
+
+    name = "locomo"
+    url = "https://raw.githubusercontent.com/snap-research/locomo/main/data/locomo10.json"
+    file_name = "locomo10.json"
+    sha256 = "79fa87e90f04081343b8c8debecb80a9a6842b76a7aa537dc9fdf651ea698ff4"
+
+    def read(self, path: Path, note: Note) -> Iterator[Trace]:
+        """See :class:`memskill_cli.datasets.base.Dataset`.
+
+        With one or two conversations, which cannot be split, each is yielded once for every split.
+        """
+        records = _load(path)
+        seen: set[str] = set()
+        traces = []
+        for index, record in enumerate(records):
+            reader = _Record(path.name, index, record, note)
+            if reader.trace_id in seen:
+                reader.fail(f"sample_id {reader.trace_id} occurs twice")
+            seen.add(reader.trace_id)
+            traces.append((reader.trace_id, reader.sessions(), reader.queries()))
+        for split, (trace_id, sessions, queries) in _split(traces, note):
+            yield Trace(trace_id, self.name, split, sessions, queries)
+
+
+DATASET = LoCoMo()
+
+
+def _load(path: Path) -> list[Any]:
+    try:
+        records = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise DataError(f"{path.name}: not JSON: {error.msg.split(': line')[0]} ({where})") from None
+    if not isinstance(records, list) or not records:
+        raise DataError(f"{path.name}: expected a list of conversations, found {_kind(records)}")
+    return records
+
+
+def _split(traces: list[Any], note: Note) -> Iterator[tuple[str, Any]]:
+    """Each trace with its split: the published sizes for ten conversations, 60/20/20 for other numbers."""
+    n = len(traces)
+    if n < len(SPLITS):
+        note(
+            f"only {n} conversation(s): train, val and test are the same, so no score here says anything about new data"
+        )
+        yield from ((split, trace) for split in SPLITS for trace in traces)
+        return
+    sizes = dict(PUBLISHED)
+    if n != sum(PUBLISHED.values()):
+        share = max(1, round(n / 5))
+        sizes = {"train": n - 2 * share, "val": share, "test": share}
+        counts = ", ".join(f"{size} {split}" for split, size in sizes.items())
+        note(f"{n} conversations, not the published {sum(PUBLISHED.values())}: split by position into {counts}")
+    names = [split for split, size in sizes.items() for _ in range(size)]
+    yield from zip(names, traces, strict=True)
+
+
+class _Record:
+    """One conversation as it stands in the file, read field by field so that an error can name its place."""
+
+    def __init__(self, file: str, index: int, record: Any, note: Note) -> None:
+        self.where = f"{file}: record {index}"
+        self._note = note
+        self.record = self._expect(record, dict, "the record")
+        self.trace_id: str = self._field(self.record, "sample_id", str, "").strip()
+        if not self.trace_id:
+            self.fail("sample_id is empty")
+        self.where = f"{file}: record {index} ({self.trace_id})"
+
+    def fail(self, problem: str) -> NoReturn:
+        raise DataError(f"{self.where}: {problem}", hint="see the format: https://github.com/snap-research/locomo")
+
+    def note(self, text: str) -> None:
+        self._note(f"{self.trace_id}: {text}")
+
+    def sessions(self) -> tuple[Session, ...]:
+        """Sessions in number order; empty ones are left out."""
+        talk = self._field(self.record, "conversation", dict, "")
+        numbers = sorted(int(m[1]) for key in talk if (m := _SESSION.fullmatch(key)))
+        dates = sorted(int(m[1]) for key in talk if (m := _DATE.fullmatch(key)))
+        if extra := [number for number in dates if number not in numbers]:
+            self.note(f"{len(extra)} dates without a session, from session_{extra[0]} to {extra[-1]}, are ignored")
+        sessions = [self._session(talk, number) for number in numbers]
+        if empty := [session.label for session in sessions if not session.turns]:
+            self.note(f"empty sessions are left out: {', '.join(empty)}")
+        kept = tuple(session for session in sessions if session.turns)
+        return kept or self.fail("conversation has no session with turns")
+
+    def _session(self, talk: dict[str, Any], number: int) -> Session:
+        label = f"session_{number}"
+        turns = self._field(talk, label, list, "conversation.")
+        date = talk.get(f"{label}_date_time", "")
+        date = self._expect(date, str, f"conversation.{label}_date_time").strip()
+        if turns and not date:
+            self.note(f"{label} has no date")
+        read = [self._turn(turn, f"conversation.{label}[{i}]") for i, turn in enumerate(turns)]
+        if silent := sum(not turn.text for turn in read):
+            self.note(f"{label}: {silent} turn(s) with neither text nor caption are left out")
+        return Session(label, date, tuple(turn for turn in read if turn.text))
+
+    def _turn(self, turn: Any, place: str) -> Turn:
+        """A turn; a picture is carried by its caption, also where the file has lost the picture's address."""
+        self._expect(turn, dict, place)
+        speaker = self._field(turn, "speaker", str, f"{place}.").strip()
+        if not speaker:
+            self.fail(f"{place}.speaker is empty")
+        caption = self._expect(turn.get("blip_caption", ""), str, f"{place}.blip_caption").strip()
+        text = turn.get("text", "") if caption else self._field(turn, "text", str, f"{place}.")
+        parts = [self._expect(text, str, f"{place}.text").strip(), _shared(caption)]
+        return Turn(speaker, " ".join(part for part in parts if part))
+
+    def queries(self) -> tuple[Query, ...]:
+        """Queries in file order. An id is made of the position, since some questions occur twice."""
+        questions = self._field(self.record, "qa", list, "")
+        queries = tuple(self._query(item, i) for i, item in enumerate(questions))
+        if not any(query.scored for query in queries):
+            self.fail("qa has no question of categories 1..4, so nothing could be scored")
+        return queries
+
+    def _query(self, item: Any, index: int) -> Query:
+        place = f"qa[{index}]"
+        self._expect(item, dict, place)
+        question = self._field(item, "question", str, f"{place}.").strip()
+        if not question:
+            self.fail(f"{place}.question is empty")
+        category = self._field(item, "category", int, f"{place}.")
+        if category not in CATEGORIES:
+            self.fail(f"{place}.category is {category}, expected 1..5")
+        truth = self._truth(item, category, place)
+        return Query(
+            query_id=f"{self.trace_id}:{index}",
+            trace_id=self.trace_id,
+            category=CATEGORIES[category],
+            question=question,
+            truths=(truth,),
+            scored=category != UNSCORED,
+        )
+
+    def _truth(self, item: dict[str, Any], category: int, place: str) -> str:
+        """The answer as text. Of an adversarial question it is the answer it is meant to lure one into."""
+        name = "adversarial_answer" if category == UNSCORED and "adversarial_answer" in item else "answer"
+        if name not in item:
+            self.fail(f"{place} has no {name}")
+        answer = item[name]
+        if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+            self.fail(f"{place}.{name} is {_kind(answer)}, expected text or a number")
+        return str(answer).strip() or self.fail(f"{place}.{name} is empty")
+
+    def _field(self, table: dict[str, Any], name: str, kind: type, prefix: str) -> Any:
+        if name not in table:
+            self.fail(f"{prefix}{name} is missing")
+        return self._expect(table[name], kind, f"{prefix}{name}")
+
+    def _expect(self, value: Any, kind: type, place: str) -> Any:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            self.fail(f"{place} is {_kind(value)}, expected {_KINDS[kind]}")
+        return value
+
+
+def _shared(caption: str) -> str:
+    """Captions read "a photo of …", nearly all of them."""
+    if not caption:
+        return ""
+    return f"[shares {caption}]" if caption.lower().startswith("a photo") else f"[shares a photo: {caption}]"
+
+
+_KINDS: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+def _kind(value: Any) -> str:
+    """What ``value`` is, in JSON's terms."""
+    return "an empty list" if value == [] else _KINDS[type(value)]
