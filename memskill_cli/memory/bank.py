@@ -1,0 +1,243 @@
+"""The memory bank of one trace: its items, found again by cosine similarity in two embedding spaces.
+
+Retrieval is exact and takes place in this process; Chroma (``store``) is where banks are kept. Writing is behind
+reading: a bank lives in memory while its trace is read and is written once, in bulk, by :meth:`MemoryBank.save`. One
+write through Chroma costs milliseconds and its search is approximate, while an episode changes a bank hundreds of times
+and needs exact answers. Nothing is lost by it: a trace that is cut short is read again, its model calls from the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from memskill_cli.errors import MemoryBankError
+from memskill_cli.records import Action, Matrix, MemoryItem, MemoryVersion, Provenance, Retrieved, Vector
+
+if TYPE_CHECKING:
+    from memskill_cli.memory.store import MemoryStore
+
+Space = Literal["state", "retrieval"]
+SPACES: tuple[Space, ...] = ("state", "retrieval")
+_FIRST_CAPACITY = 64
+
+
+class MemoryBank:
+    """The memory items of one trace, in the order they were inserted.
+
+    Item ids count up from ``m000001`` and are never used twice. Vectors must be of unit length (or all zeros, for a
+    text without features) and of one dimension a space. Not for several threads at once.
+
+    ``complete`` holds the facts given to the last :meth:`save`, and is None before there was one.
+    """
+
+    def __init__(self, bank_id: str, *, store: MemoryStore | None = None) -> None:
+        self.bank_id = bank_id
+        self.complete: dict[str, str] | None = None
+        self._store = store
+        self._items: dict[str, MemoryItem] = {}
+        self._deleted: dict[str, MemoryItem] = {}
+        self._next_number = 1
+        self._ids: list[str | None] = []  # by row; None is a deleted item's row
+        self._rows: dict[str, int] = {}
+        self._tables: dict[Space, VectorTable] = {space: VectorTable(f"{bank_id}: {space}") for space in SPACES}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def items(self) -> list[MemoryItem]:
+        return list(self._items.values())
+
+    @property
+    def deleted(self) -> list[MemoryItem]:
+        """Items that are gone, in the order they went. Their history ends with the deletion."""
+        return list(self._deleted.values())
+
+    def get(self, item_id: str) -> MemoryItem:
+        """MemoryBankError: there is no such item (any more)."""
+        try:
+            return self._items[item_id]
+        except KeyError:
+            gone = "was deleted" if item_id in self._deleted else "is unknown"
+            raise MemoryBankError(f"memory bank {self.bank_id}: item {item_id} {gone}") from None
+
+    def insert(self, text: str, state: Vector, retrieval: Vector, provenance: Provenance) -> MemoryItem:
+        text = _printable(text)
+        item_id = f"m{self._next_number:06d}"
+        item = MemoryItem(item_id, text, (MemoryVersion(Action.INSERT, text, provenance),))
+        self._append(item, state, retrieval)
+        self._next_number += 1
+        return item
+
+    def update(self, item_id: str, text: str, state: Vector, retrieval: Vector, provenance: Provenance) -> MemoryItem:
+        """The item with a new text and new vectors, in its old place."""
+        text = _printable(text)
+        version = MemoryVersion(Action.UPDATE, text, provenance)
+        item = MemoryItem(item_id, text, (*self.get(item_id).history, version))
+        checked = self._checked(state, retrieval)
+        for space, vector in checked.items():
+            self._tables[space].replace(self._rows[item_id], vector)
+        self._items[item_id] = item
+        return item
+
+    def delete(self, item_id: str, provenance: Provenance) -> None:
+        """Take an item out. It is found no more, but its history stays (:attr:`deleted`)."""
+        item = self.get(item_id)
+        version = MemoryVersion(Action.DELETE, "", provenance)
+        self._deleted[item_id] = MemoryItem(item_id, item.text, (*item.history, version))
+        del self._items[item_id]
+        row = self._rows.pop(item_id)
+        self._ids[row] = None
+        for table in self._tables.values():
+            table.drop(row)
+        if len(self._ids) > max(_FIRST_CAPACITY, 2 * len(self._items)):
+            self._compact()
+
+    def retrieve(self, vector: Vector, k: int, space: Space) -> list[Retrieved]:
+        """The (at most) k items with the highest cosine to ``vector``, best first, ties in order of insertion."""
+        found = self._tables[space].search(vector, k)
+        return [Retrieved(self._items[self._ids[row] or ""], score) for row, score in found]
+
+    def vectors(self, item_ids: Sequence[str], space: Space) -> Matrix:
+        """(N, D), the vectors of items in the order asked for; (0, D) for none, D being 0 in a bank never filled."""
+        for item_id in item_ids:
+            self.get(item_id)
+        return self._tables[space].take([self._rows[item_id] for item_id in item_ids])
+
+    def save(self, complete: dict[str, str] | None = None) -> None:
+        """Write everything to the store, replacing what it had of this bank.
+
+        ``complete`` are facts to find again on opening (which checkpoint wrote this, say). A bank whose saving was cut
+        short is not there for :meth:`open`. MemoryBankError: the bank has no store, or the store failed.
+        """
+        from memskill_cli.memory.store import StoredBank
+
+        if self._store is None:
+            raise MemoryBankError(f"memory bank {self.bank_id}: it has no store to be saved in")
+        ids = list(self._items)
+        vectors = {space: self.vectors(ids, space) for space in SPACES}
+        facts = dict(complete or {})
+        self._store.write(StoredBank(self.bank_id, facts, self._next_number, self.items, self.deleted, vectors))
+        self.complete = facts
+
+    @classmethod
+    def open(cls, bank_id: str, store: MemoryStore) -> MemoryBank | None:
+        """A saved bank as it was, deleted items' history included; None if there is no (completely saved) one."""
+        stored = store.read(bank_id)
+        if stored is None:
+            return None
+        bank = cls(bank_id, store=store)
+        for row, item in enumerate(stored.items):
+            bank._append(item, stored.vectors["state"][row], stored.vectors["retrieval"][row])
+        bank._deleted = {item.item_id: item for item in stored.deleted}
+        bank._next_number = stored.next_number
+        bank.complete = stored.complete
+        return bank
+
+    def _append(self, item: MemoryItem, state: Vector, retrieval: Vector) -> None:
+        for space, vector in self._checked(state, retrieval).items():
+            self._tables[space].append(vector)
+        self._items[item.item_id] = item
+        self._rows[item.item_id] = len(self._ids)
+        self._ids.append(item.item_id)
+
+    def _checked(self, state: Vector, retrieval: Vector) -> dict[Space, Vector]:
+        """Both vectors are looked at before either table changes, so that the tables always agree."""
+        given: dict[Space, Vector] = {"state": state, "retrieval": retrieval}
+        return {space: self._tables[space].checked(vector) for space, vector in given.items()}
+
+    def _compact(self) -> None:
+        kept = list(self._rows.values())
+        for table in self._tables.values():
+            table.keep(kept)
+        self._ids = list(self._items)
+        self._rows = {item_id: row for row, item_id in enumerate(self._items)}
+
+
+class VectorTable:
+    """Rows of unit vectors in one float32 matrix, which doubles when full, so that nothing is stacked to search it."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._matrix: Matrix = np.zeros((0, 0), np.float32)  # (capacity, D)
+        self._alive = np.zeros(0, np.bool_)  # (capacity,)
+        self._count = 0  # rows in use, dropped ones among them
+        self._dropped = 0
+
+    def checked(self, vector: Vector) -> Vector:
+        """The vector, if it fits into this table; else MemoryBankError."""
+        vector = np.asarray(vector, np.float32)
+        dim = self._matrix.shape[1]
+        if vector.ndim != 1 or (dim and vector.shape != (dim,)):
+            expected = f"({dim},)" if dim else "(D,)"
+            raise MemoryBankError(
+                f"memory bank {self._label} vector of shape {vector.shape}, expected {expected}",
+                hint="a bank is opened with the encoders it was written with",
+            )
+        length = float(np.dot(vector, vector))
+        if length and not abs(length - 1.0) < 1e-3:
+            raise MemoryBankError(f"memory bank {self._label} vector of length {length**0.5:.4g}, expected 1")
+        return vector
+
+    def append(self, vector: Vector) -> None:
+        if self._count == len(self._matrix):
+            self._grow(len(vector))
+        self._matrix[self._count] = vector
+        self._alive[self._count] = True
+        self._count += 1
+
+    def replace(self, row: int, vector: Vector) -> None:
+        self._matrix[row] = vector
+
+    def drop(self, row: int) -> None:
+        self._alive[row] = False
+        self._dropped += 1
+
+    def keep(self, rows: list[int]) -> None:
+        """Only these rows, numbered anew in this order."""
+        self._matrix = self._matrix[rows]
+        self._alive = np.ones(len(rows), np.bool_)
+        self._count, self._dropped = len(rows), 0
+
+    def take(self, rows: list[int]) -> Matrix:
+        return self._matrix[rows]
+
+    def search(self, vector: Vector, k: int) -> list[tuple[int, float]]:
+        """The k best (row, cosine), best first, ties by row.
+
+        Two passes. A float32 product over all rows, whose last bits depend on how many rows there are and where, finds
+        every row that could be among the best: its error is below D · 2⁻²⁴, on either side of the boundary. Those few
+        are then computed in float64 row by row, so that equal vectors get equal scores wherever they lie.
+        """
+        alive_count = self._count - self._dropped
+        if k <= 0 or not alive_count:
+            return []
+        vector = self.checked(vector)
+        alive = self._alive[: self._count]
+        if k >= alive_count:
+            candidates = np.flatnonzero(alive)
+        else:
+            rough = self._matrix[: self._count] @ vector
+            if self._dropped:
+                rough[~alive] = -np.inf
+            kth = np.partition(rough, self._count - k)[self._count - k]
+            candidates = np.flatnonzero(rough >= kth - 2.0 * len(vector) * 2.0**-24)
+        exact = (self._matrix[candidates].astype(np.float64) * vector).sum(axis=1)
+        best = np.argsort(-exact, kind="stable")[:k]
+        return [(int(candidates[place]), float(exact[place])) for place in best]
+
+    def _grow(self, dim: int) -> None:
+        capacity = max(_FIRST_CAPACITY, 2 * self._count)
+        matrix = np.zeros((capacity, dim), np.float32)
+        alive = np.zeros(capacity, np.bool_)
+        if self._count:
+            matrix[: self._count], alive[: self._count] = self._matrix, self._alive
+        self._matrix, self._alive = matrix, alive
+
+
+def _printable(text: str) -> str:
+    """Half of a surrogate pair (half an emoji, in broken input) can't be stored."""
+    return text.encode("utf-8", "replace").decode()

