@@ -1,0 +1,113 @@
+"""The executor's reply, as actions.
+
+Models are asked for blocks separated by blank lines (``ACTION: INSERT`` + ``MEMORY: text`` and so on) and understood
+when they add chatter, code fences, Markdown or numbering, or reply in JSON. Three rules keep memories whole and clean:
+only a known key at the start of a line ends a memory text, so "Her reaction to…" stays as it is; a blank line ends it
+too, so that what the model says between and after its blocks is not remembered; what it thinks aloud inside
+``<think>`` is never obeyed.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from memskill_cli.agent.reply_forms import Entry, read_entries, without_thoughts
+from memskill_cli.records import Action, MemoryAction, Outcome
+
+_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
+_CHANGES = (Action.UPDATE, Action.DELETE)
+_WRITES = (Action.INSERT, Action.UPDATE)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedReply:
+    """What a reply asks for. ``found`` is False if nothing in it looks like an action, not even NOOP."""
+
+    actions: tuple[MemoryAction, ...]
+    rejected: dict[Outcome, int]
+    found: bool
+
+
+def parse_reply(text: str) -> ParsedReply:
+    """Every action that can be read in an executor's reply, in order. Never raises.
+
+    A NOOP beside other actions says nothing and is left out; several NOOPs are one. What looks like an action of
+    an unknown type is counted in ``rejected``. Indices and texts are as found: :func:`check_actions` judges them.
+    """
+    entries = read_entries(without_thoughts(text))
+    if entries is None:
+        return ParsedReply((), {}, found=False)
+    actions = [action for entry in entries if (action := _to_action(entry)) is not None]
+    unknown = len(entries) - len(actions)
+    does = [action for action in actions if action.action is not Action.NOOP]
+    return ParsedReply(tuple(does or actions[:1]), {Outcome.UNKNOWN_ACTION: unknown} if unknown else {}, found=True)
+
+
+def _to_action(entry: Entry) -> MemoryAction | None:
+    action = entry.verb
+    if action is None:
+        return None
+    text = clean_text(entry.memory or "") if action in _WRITES else ""
+    return MemoryAction(action, text, entry.place if action in _CHANGES else None)
+
+
+def clean_text(text: str) -> str:
+    """A memory text without blanks at its ends and quotes around the whole; "" if only punctuation is left."""
+    text = text.strip()
+    while len(text) > 1 and _QUOTES.get(text[0]) == text[-1]:
+        inner = text[1:-1]
+        if {text[0], text[-1]} & set(re.sub(r"\b['’]\b", "", inner)):  # "A" and "B"
+            break
+        text = inner.strip()
+    return text if text.strip(string.punctuation + string.whitespace) else ""
+
+
+def check_actions(
+    actions: Sequence[MemoryAction], *, allowed: Collection[Action], shown: int, max_chars: int, max_actions: int
+) -> tuple[list[MemoryAction], dict[Outcome, int]]:
+    """The actions to apply, in order, and how many of the others were rejected for which reason (section 3, step 5).
+
+    ``shown`` is the number of memories the executor saw. Of several UPDATEs or DELETEs of one index the first is
+    applied, and a DELETE beats an UPDATE. NOOP without a skill that allows it is neither applied nor rejected: it
+    asks for nothing.
+    """
+    rejected: Counter[Outcome] = Counter()
+    good = []
+    for action in actions:
+        if action.action is Action.NOOP and Action.NOOP not in allowed:
+            continue
+        if (fault := _fault(action, allowed, shown, max_chars)) is None:
+            good.append(action)
+        else:
+            rejected[fault] += 1
+    unique = _once_an_index(good)
+    rejected[Outcome.DUPLICATE] += len(good) - len(unique)
+    rejected[Outcome.TOO_MANY] += max(0, len(unique) - max_actions)
+    return unique[:max_actions], {outcome: count for outcome, count in rejected.items() if count}
+
+
+def _fault(action: MemoryAction, allowed: Collection[Action], shown: int, max_chars: int) -> Outcome | None:
+    if action.action not in allowed:
+        return Outcome.NOT_ALLOWED
+    if action.action in _CHANGES and (action.index is None or not 0 <= action.index < shown):
+        return Outcome.BAD_INDEX
+    if action.action in _WRITES and not action.text.strip():
+        return Outcome.EMPTY_TEXT
+    return Outcome.TOO_LONG if len(action.text) > max_chars else None
+
+
+def _once_an_index(actions: list[MemoryAction]) -> list[MemoryAction]:
+    deleted = {action.index for action in actions if action.action is Action.DELETE}
+    seen: set[int | None] = set()
+    unique = []
+    for action in actions:
+        if action.action in _CHANGES:
+            if action.index in seen or (action.action is Action.UPDATE and action.index in deleted):
+                continue
+            seen.add(action.index)
+        unique.append(action)
+    return unique

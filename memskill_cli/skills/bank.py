@@ -1,0 +1,175 @@
+"""The skill bank that controller, executor and designer share.
+
+Skills are frozen records, so :meth:`SkillBank.copy` is cheap and a snapshot never changes after it was taken. The
+order of ``skills`` (by name) is what the controller's indices mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from memskill_cli.config import digest
+from memskill_cli.errors import SkillBankError
+from memskill_cli.files import write_atomic
+from memskill_cli.records import Action
+from memskill_cli.skills.skill import Skill, SkillStats, check_skill
+
+FORMAT = 1
+CAPACITY = 30
+USAGE_ALPHA = 0.1
+"""Weight of one step in the usage EMA."""
+
+
+class SkillBank:
+    """At most ``capacity`` skills under distinct names, the stage they belong to, and which of them are new."""
+
+    def __init__(
+        self, skills: Iterable[Skill] = (), *, stage: int = 0, capacity: int = CAPACITY, new: Iterable[str] = ()
+    ) -> None:
+        self._skills: dict[str, Skill] = {}
+        self.stage = stage
+        self.capacity = capacity
+        for skill in skills:
+            if len(self) == capacity:
+                raise SkillBankError(f"a skill bank of capacity {capacity} cannot hold {skill.name} as well")
+            self.add(skill)
+        self.new: frozenset[str] = frozenset()
+        self.mark_new(new)
+
+    @property
+    def skills(self) -> tuple[Skill, ...]:
+        """All skills in name order; a ``records.Choice`` holds places in this tuple."""
+        return tuple(self._skills[name] for name in self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._skills))
+
+    def __len__(self) -> int:
+        return len(self._skills)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._skills
+
+    def __getitem__(self, name: str) -> Skill:
+        try:
+            return self._skills[name]
+        except KeyError:
+            raise SkillBankError(f"no skill is called {name}", hint="there are: " + ", ".join(self.names)) from None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SkillBank) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]  # a bank changes
+
+    def add(self, skill: Skill) -> str | None:
+        """Take in a skill; the name of the one it replaced, if the bank was full.
+
+        A full bank gives up the used skill with the lowest mean reward, or, if none was used, the least used one; of
+        equals the one used least of late, then the oldest. Raises SkillBankError for a taken name or a broken rule.
+        """
+        check_skill(skill)
+        if skill.name in self._skills:
+            raise SkillBankError(f"a skill is already called {skill.name}", hint="refine it, or choose another name")
+        replaced = self._worst() if len(self) >= self.capacity else None
+        if replaced is not None:
+            del self._skills[replaced]
+            self.new -= {replaced}
+        self._skills[skill.name] = skill
+        return replaced
+
+    def _worst(self) -> str:
+        used = [skill for skill in self._skills.values() if skill.stats.uses]
+        worst = min(
+            used or self._skills.values(),
+            key=lambda s: (s.stats.mean_reward if used else 0.0, s.stats.usage_ema, s.created_stage, s.name),
+        )
+        return worst.name
+
+    def refine(self, name: str, *, description: str | None = None, body: str | None = None, stage: int) -> None:
+        """Reword a skill: description and body only. Raises SkillBankError for an unknown name or a broken rule."""
+        old = self[name]
+        skill = replace(
+            old,
+            description=old.description if description is None else description,
+            body=old.body if body is None else body,
+            modified_stage=stage,
+        )
+        check_skill(skill)
+        self._skills[name] = skill
+
+    def record_batch(self, choices: Sequence[Sequence[int]], rewards: Sequence[float]) -> None:
+        """Update the statistics with a batch of n steps: ``choices[i]`` are the places (name order) step i chose.
+
+        The usage EMA moves as over n single steps of the batch's mean frequency φ: φ(1 − (1−α)^n) + old·(1−α)^n.
+        """
+        if not choices:
+            return
+        kept = (1 - USAGE_ALPHA) ** len(choices)
+        for place, skill in enumerate(self.skills):
+            earned = [float(reward) for chosen, reward in zip(choices, rewards, strict=True) if place in chosen]
+            stats = skill.stats.recorded(earned)
+            ema = len(earned) / len(choices) * (1 - kept) + stats.usage_ema * kept
+            self._skills[skill.name] = replace(skill, stats=replace(stats, usage_ema=ema))
+
+    def mark_new(self, names: Iterable[str]) -> None:
+        """From now on exactly ``names`` are new (the controller explores them)."""
+        self.new = frozenset(self[name].name for name in names)
+
+    def clear_new(self) -> None:
+        self.new = frozenset()
+
+    def copy(self) -> SkillBank:
+        return SkillBank(self._skills.values(), stage=self.stage, capacity=self.capacity, new=self.new)
+
+    def digest(self) -> str:
+        """12 hex digits that name what matters to behaviour: names, descriptions, bodies, actions; no statistics."""
+        return digest([[s.name, s.description, s.body, s.action.value] for s in self.skills])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``skill_bank.json`` holds."""
+        return {
+            "format": FORMAT,
+            "stage": self.stage,
+            "capacity": self.capacity,
+            "skills": [{**asdict(skill), "action": skill.action.value} for skill in self.skills],
+            "new": sorted(self.new),
+        }
+
+    def to_json(self) -> str:
+        import orjson
+
+        return orjson.dumps(self.to_dict(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+
+    @classmethod
+    def from_json(cls, text: str, where: str, at: tuple[str | int, ...] = ()) -> SkillBank:
+        """The bank that JSON ``text`` holds, as a whole or at the path ``at`` inside it.
+
+        Raises SkillBankError ("<where>:<line>: <reason>") if it is no JSON, breaks the schema, or makes no sense.
+        """
+        from memskill_cli.skills.schema import read_bank
+
+        data = read_bank(text, where, at)
+        skills = [_skill(item) for item in data["skills"]]
+        return cls(skills, stage=data["stage"], capacity=data["capacity"], new=data["new"])
+
+    @classmethod
+    def load(cls, path: Path) -> SkillBank:
+        """Raises SkillBankError if there is no such file, or something is wrong in it (with the line)."""
+        try:
+            return cls.from_json(path.read_text("utf-8"), str(path))
+        except FileNotFoundError:
+            raise SkillBankError(f"{path}: no such file") from None
+        except UnicodeDecodeError as error:
+            raise SkillBankError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+    def save(self, path: Path) -> None:
+        write_atomic(path, self.to_json())
+
+
+def _skill(item: dict[str, Any]) -> Skill:
+    stats = {**item["stats"], "recent_rewards": tuple(map(float, item["stats"]["recent_rewards"]))}
+    return Skill(**{**item, "action": Action(item["action"]), "stats": SkillStats(**stats)})
