@@ -1,0 +1,62 @@
+"""litellm's many errors as ours: what happened, at which server, for which role, and what to do next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from memskill_cli.errors import AuthError, MemskillError, ModelError, UnknownModelError
+from memskill_cli.llm import load_litellm
+from memskill_cli.llm.keys import Deployment
+
+_LONGEST = 300
+
+
+def explain(error: BaseException, role: str, deployment: Deployment, scrub: Callable[[str], str]) -> MemskillError:
+    """The error to show for ``error``, without a key in it. One of ours that litellm carried along is restored."""
+    litellm = load_litellm()
+    for cause in _chain(error):
+        if isinstance(cause, MemskillError):
+            # litellm appends to an error's message what it tried; the first argument is as it was raised
+            return type(cause)(scrub(str(cause)), hint=scrub(cause.hint))
+    where = f"{deployment.model} at {deployment.api_base}" if deployment.api_base else deployment.model
+    detail = scrub(_detail(error))[:_LONGEST]  # cut last: half a key is a key, too
+    if isinstance(error, litellm.ContextWindowExceededError):
+        return ModelError(
+            f"role {role}: the prompt is too long for {where}: {detail}",
+            hint="take a model with a longer context, or smaller spans: --span-mode fixed-length --chunk-size 512",
+        )
+    if isinstance(error, litellm.NotFoundError) or _unknown_model(error):
+        return UnknownModelError(
+            f"role {role}: {where} is not known there: {detail}",
+            hint=f"check the name (--model, or --set models.{role}=NAME) and the address (--api-base)",
+        )
+    if isinstance(error, (litellm.BadRequestError, litellm.UnprocessableEntityError)):
+        return ModelError(f"role {role}: {where} refuses the request: {detail}", hint="see the server's own log")
+    if isinstance(error, litellm.AuthenticationError):
+        return AuthError(f"role {role}: {where} lets us not in: {detail}", hint="check the provider's credentials")
+    return ModelError(
+        f"role {role}: no reply from {where}: {detail}",
+        hint="see whether the server is up and the address right (--api-base); then go on with --resume",
+    )
+
+
+def _unknown_model(error: BaseException) -> bool:
+    """Some servers say 400 where they mean that they have no such model."""
+    return isinstance(error, load_litellm().BadRequestError) and bool(
+        re.search(r"model\b.*\b(not (found|exist|supported|a valid)|does not exist|unknown|invalid)", str(error), re.I)
+        or re.search(r"\b(unknown|invalid|no such) model\b|not a valid model", str(error), re.I)
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _detail(error: BaseException) -> str:
+    """The server's own words: the first paragraph without litellm's prefixes, on one line."""
+    text = str(error).partition("\n\nLiteLLM: ")[0]
+    text = re.sub(r"^(?:(?:litellm\.)?[A-Z]\w*(?:Error|Exception|Timeout)\b:?[ -]*)+", "", text)
+    return " ".join(text.split()) or type(error).__name__

@@ -1,0 +1,217 @@
+"""API keys: where they come from, what they are called, and how they are kept out of every text.
+
+A key is named by a label (``openai#2``) wherever anything is shown or stored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from memskill_cli.config import read_toml
+from memskill_cli.errors import AuthError, UsageError
+from memskill_cli.llm.models import EMBEDDED_PROVIDER, is_embedded, key_variables, needs_key, place
+from memskill_cli.records import ROLES, Role
+
+FRAGMENT = 12
+"""No run of so many characters of a key survives :meth:`KeyRing.scrub`."""
+_NO_KEY = "none"  # what local servers are sent, which ask for none
+_MASK = "[key]"
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "model": str,
+    "keys": list,
+    "api_base": str,
+    "rpm": int,
+    "tpm": int,
+    "input_cost_per_token": (int, float),
+    "output_cost_per_token": (int, float),
+}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One model behind one key. ``params`` are litellm's, key included: never shown."""
+
+    label: str
+    model: str
+    api_base: str
+    params: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One table of a keys file."""
+
+    model: str = ""
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    api_base: str = ""
+    limits: dict[str, float] = field(default_factory=dict)
+
+
+class KeyRing:
+    """Every key of this process. Build it with :meth:`collect`."""
+
+    def __init__(
+        self, given: Sequence[str], entries: Mapping[str, list[_Entry]], environ: Mapping[str, str], notices: list[str]
+    ) -> None:
+        self.notices = tuple(notices)
+        """What the user should be told about how keys are kept."""
+        self._given = tuple(given)
+        self._entries = entries
+        self._environ = environ
+        self._labels: dict[tuple[str, str], str] = {}
+        self._secrets = set(given)
+        self._secrets.update(key for tables in entries.values() for entry in tables for key in entry.keys)
+        self._secrets.update(value for name, value in environ.items() if re.search(r"_API_KEY(_\d+)?$", name))
+        self._secrets -= {"", _NO_KEY}
+        self._grams = {key[i : i + FRAGMENT] for key in self._secrets for i in range(len(key) - FRAGMENT + 1)}
+        whole = sorted((key for key in self._secrets if len(key) < FRAGMENT), key=len, reverse=True)
+        self._short = re.compile("|".join(rf"(?<!\w){re.escape(key)}(?!\w)" for key in whole)) if whole else None
+
+    def __repr__(self) -> str:
+        return f"KeyRing({len(self._secrets)} keys)"
+
+    @classmethod
+    def collect(
+        cls, api_keys: Sequence[str] = (), keys_file: Path | None = None, environ: Mapping[str, str] = os.environ
+    ) -> KeyRing:
+        """The keys of flags (``api_keys``), of a keys file and of the environment. UsageError if the file is wrong."""
+        given = [key.strip() for key in api_keys if key.strip()]
+        if not given:
+            given = [key.strip() for key in environ.get("MEMSKILL_API_KEYS", "").split(",") if key.strip()]
+        entries: dict[str, list[_Entry]] = {}
+        notices: list[str] = []
+        if keys_file is not None:
+            entries = _read_keys_file(keys_file, environ)
+            if keys_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                notices.append(
+                    f"{keys_file} can be read by others on this machine; close it with: chmod 600 {keys_file}"
+                )
+        return cls(given, entries, environ, notices)
+
+    def deployments(self, role: Role, model: str, api_base: str) -> list[Deployment]:
+        """The models and keys that serve ``role``, at least one.
+
+        A keys file that names the role (else its ``[[all]]``) comes first; ``model`` and ``api_base`` are those of
+        the configuration. AuthError if a provider needs a key and there is none; UnknownModelError as in :func:`place`.
+        """
+        entries = self._entries.get(role) or self._entries.get("all") or []
+        usable = [entry for entry in entries if entry.model or not is_embedded(model)] or [_Entry()]
+        found: dict[tuple[str, str, str], Deployment] = {}
+        for entry in usable:
+            base = entry.api_base or ("" if entry.model else api_base)
+            for key, deployment in self._serve(role, entry, entry.model or model, base):
+                found.setdefault((deployment.model, deployment.api_base, key), deployment)
+        return list(found.values())
+
+    def _serve(self, role: str, entry: _Entry, model: str, base: str) -> Iterator[tuple[str, Deployment]]:
+        name, provider = place(model, base)
+        if name.startswith(EMBEDDED_PROVIDER):
+            yield "", Deployment(provider, name, "", {"model": name})
+            return
+        for key in entry.keys or self._keys_of(provider) or self._without_key(role, name, provider, base):
+            params: dict[str, Any] = {"model": name, "api_key": key or None, "api_base": base or None, **entry.limits}
+            yield key, Deployment(self._label(provider, key), name, base, params)
+
+    def _keys_of(self, provider: str) -> list[str]:
+        if self._given:
+            return list(self._given)
+        for variable in key_variables(provider):
+            if keys := _numbered(variable, self._environ):
+                return keys
+        return []
+
+    def _without_key(self, role: str, model: str, provider: str, base: str) -> list[str]:
+        if base:
+            return [_NO_KEY]
+        if not needs_key(model):
+            return [""]  # litellm finds cloud credentials by itself
+        variable = key_variables(provider)[0]
+        raise AuthError(
+            f"no API key for {model} (role {role})", hint=f"set {variable}, or give --api-key KEY or --keys FILE.toml"
+        )
+
+    def _label(self, provider: str, key: str) -> str:
+        known = sum(1 for owner, _ in self._labels if owner == provider)
+        return self._labels.setdefault((provider, key), f"{provider}#{known + 1}")
+
+    def scrub(self, text: str) -> str:
+        """``text`` without any key, or any piece of :data:`FRAGMENT` characters of one: for what is shown or logged."""
+        return self.scrub_reply(self._short.sub(_MASK, text) if self._short else text)
+
+    def scrub_reply(self, text: str) -> str:
+        """As :meth:`scrub`, but keys shorter than a fragment ("local", "test") stay: models say such words."""
+        if self._grams.isdisjoint(text[i : i + FRAGMENT] for i in range(len(text) - FRAGMENT + 1)):
+            return text
+        kept: list[str] = []
+        start = at = 0
+        while at <= len(text) - FRAGMENT:
+            end = at
+            while text[end : end + FRAGMENT] in self._grams:
+                end += 1
+            if end == at:
+                at += 1
+                continue
+            kept += [text[start:at], _MASK]
+            start = at = end + FRAGMENT - 1
+        return "".join([*kept, text[start:]])
+
+
+def _numbered(variable: str, environ: Mapping[str, str]) -> list[str]:
+    """``NAME``, ``NAME_1``, ``NAME_7``… in that order, duplicates and blanks left out."""
+    numbers = sorted(int(m[1]) for name in environ if (m := re.fullmatch(rf"{re.escape(variable)}_(\d+)", name)))
+    names = [variable, *(f"{variable}_{number}" for number in numbers)]
+    return list(dict.fromkeys(key for name in names if (key := environ.get(name, "").strip())))
+
+
+def _read_keys_file(file: Path, environ: Mapping[str, str]) -> dict[str, list[_Entry]]:
+    """Tables by role. Errors name places and fields, never a value."""
+    entries: dict[str, list[_Entry]] = {}
+    for role, tables in read_toml(file).items():
+        _known(role, [*ROLES, "all"], f"{file}: no role is called")
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise UsageError(f"{file}: {role} must be written as [[{role}]], with double brackets")
+        entries[role] = [_entry(table, f"{file}: [[{role}]] number {i + 1}", environ) for i, table in enumerate(tables)]
+    return entries
+
+
+def _entry(table: dict[str, Any], where: str, environ: Mapping[str, str]) -> _Entry:
+    for name, value in table.items():
+        _known(name, list(_FIELDS), f"{where}: no field is called")
+        if not isinstance(value, _FIELDS[name]) or isinstance(value, bool):
+            raise UsageError(f"{where}: {name} is not {_what(name)}")
+    limits = {name: table[name] for name in list(_FIELDS)[3:] if name in table}
+    keys = tuple(_key(key, where, environ) for key in table.get("keys", ()))
+    return _Entry(table.get("model", ""), keys, table.get("api_base", ""), limits)
+
+
+def _what(name: str) -> str:
+    kind = _FIELDS[name]
+    return {str: "a text", int: "a whole number", list: "a list of texts"}.get(kind, "a number")  # type: ignore[arg-type]
+
+
+def _key(key: Any, where: str, environ: Mapping[str, str]) -> str:
+    if not isinstance(key, str) or not key.strip():
+        raise UsageError(f"{where}: keys must be texts", hint='for example: keys = ["env:OPENAI_API_KEY"]')
+    if not key.startswith("env:"):
+        return key.strip()
+    variable = key.removeprefix("env:").strip()
+    if not environ.get(variable, "").strip():
+        shown = variable if re.fullmatch(r"[A-Z][A-Z0-9_]*", variable) else "named there"
+        raise UsageError(f"{where}: the environment variable {shown} is not set")
+    return environ[variable].strip()
+
+
+def _known(name: str, names: list[str], complaint: str) -> None:
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    shown = name if re.fullmatch(r"[a-z_]{1,24}", name) else "that"  # a key might stand where a name belongs
+    hint = f"did you mean {near[0]}?" if near else "there are " + ", ".join(names)
+    raise UsageError(f"{complaint} {shown}", hint=hint)

@@ -1,0 +1,117 @@
+"""What language model calls cost: one line a call in ``usage.jsonl``, totals, and the budget."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from memskill_cli.errors import BudgetExceededError, RunError
+from memskill_cli.files import append_line, read_jsonl
+from memskill_cli.records import Usage
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call as it stands in the ledger. Tokens and money are those of this call: 0 if the reply was cached."""
+
+    role: str
+    model: str
+    key: str
+    """The key's label, never the key."""
+    outcome: str
+    """``ok``, ``unreadable`` or ``error:<class>``."""
+    cached: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    """Prompt tokens that the provider had in its own cache (part of ``prompt_tokens``)."""
+    usd: float | None = 0.0
+    """US dollars; None if nobody knows the model's price (counted as 0)."""
+    seconds: float = 0.0
+    """Wall time, with all waiting and every retry."""
+
+
+class Ledger:
+    """Every call of one ``scope`` (a run, or one evaluation). ``path`` None keeps no file; ``max_cost`` 0 is no limit.
+
+    A file that is there already is gone on with, and the calls of the same scope in it count: a budget holds across
+    resumed runs. RunError if the file cannot be written.
+    """
+
+    def __init__(self, path: Path | None, *, scope: str, max_cost: float) -> None:
+        self.path = path
+        self.scope = scope
+        self.max_cost = max_cost
+        self.spent = 0.0
+        """US dollars, as far as prices are known."""
+        self._reserved = 0.0
+        self._sums: Counter[str] = Counter()
+        self._roles: Counter[str] = Counter()
+        self._paid: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # role: dollars, calls
+        for row in read_jsonl(path) if path else ():
+            if row.get("scope") == scope:
+                self._add(row)
+
+    def record(self, call: Call) -> None:
+        """Count a call and write its line."""
+        row = {"time": round(time.time(), 3), "scope": self.scope, **asdict(call)}
+        self._add(row)
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            append_line(self.path, row)
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written: {error.strerror}",
+                hint="make room on the disk, then go on with --resume",
+            ) from None
+
+    def usage(self) -> Usage:
+        """Totals; ``calls`` and ``by_role`` count replies from the cache too, tokens and money only what was paid."""
+        sums = self._sums
+        return Usage(
+            calls=sums["calls"],
+            cached_calls=sums["cached"],
+            prompt_tokens=sums["prompt_tokens"],
+            completion_tokens=sums["completion_tokens"],
+            cost_usd=self.spent,
+            by_role=dict(self._roles),
+        )
+
+    @contextmanager
+    def reserve(self, role: str, floor: float) -> Iterator[None]:
+        """Room in the budget for one call, or BudgetExceededError.
+
+        A call is taken to cost what the calls of its role cost on average, or ``floor`` (US dollars) before the first.
+        What is in flight counts, so the limit can be passed only by as much as calls in flight outdo their estimate.
+        """
+        dollars, calls = self._paid[role]
+        estimate = max(floor, dollars / calls if calls else 0.0)
+        if self.max_cost and self.spent + self._reserved + estimate > self.max_cost:
+            raise BudgetExceededError(
+                f"the budget of ${self.max_cost:g} is used up (${self.spent:.4f} spent on {self.scope})",
+                hint="go on with a higher --max-cost; nothing is paid for twice",
+            )
+        self._reserved += estimate
+        try:
+            yield
+        finally:
+            self._reserved -= estimate
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self._sums["calls"] += 1
+        self._sums["cached"] += bool(row.get("cached"))
+        self._roles[row.get("role", "")] += 1
+        for name in ("prompt_tokens", "completion_tokens"):
+            self._sums[name] += row.get(name) or 0
+        usd = row.get("usd") or 0.0
+        self.spent += usd
+        if usd:
+            self._paid[row["role"]][0] += usd
+            self._paid[row["role"]][1] += 1

@@ -1,0 +1,197 @@
+"""litellm's Router, with manners for long runs.
+
+The Router rotates over the deployments of a role, lets tired ones rest and holds the one retry loop. What it lacks
+(seen in litellm 1.106) is added around a single attempt, :meth:`PatientRouter.make_call`: a 429 or a refused key is no
+failed attempt as long as another key is left; when every key rests, calls wait; an attempt has a deadline that holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from memskill_cli.config import EMBEDDED
+from memskill_cli.errors import AuthError, ModelError
+from memskill_cli.llm import load_litellm
+from memskill_cli.llm.keys import Deployment
+from memskill_cli.records import Role
+
+litellm = load_litellm()
+
+PATIENCE = 900.0
+"""Seconds one call waits in all for keys to wake before it fails."""
+_FIRST_REST, _LONGEST_REST = 1.0, 60.0  # a 429 without Retry-After: 1 s, doubled at each one that follows
+_HOPELESS = (litellm.BadRequestError, litellm.NotFoundError, litellm.UnprocessableEntityError, ModelError)
+
+
+class PatientRouter(litellm.Router):  # type: ignore[name-defined]
+    """One model group for each role.
+
+    ``retries`` is how often a failed attempt is repeated, ``timeout`` the seconds of one attempt, ``concurrency`` how
+    many are in flight; the embedded model has all the time it needs, for one call at a time. ``notice`` is told when
+    keys are refused and when all of them rest, by label; ``wasted`` is given replies that are empty and yet billed.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[Role, Sequence[Deployment]],
+        *,
+        retries: int,
+        timeout: float,
+        concurrency: int,
+        notice: Callable[[str], None],
+        wasted: Callable[[Role, Any], None],
+    ) -> None:
+        self.deployments = {f"{role}/{i}": d for role, group in groups.items() for i, d in enumerate(group)}
+        self._notice, self._wasted = notice, wasted
+        self._embedded = {role for role, group in groups.items() if all(d.label == EMBEDDED for d in group)}
+        self._slots, self._single = asyncio.Semaphore(concurrency), asyncio.Semaphore(1)
+        self._deadline = timeout
+        self._strikes: Counter[str] = Counter()  # 429s in a row, by label
+        self._refused: set[str] = set()  # labels that were warned about
+        self._quiet_until = 0.0
+        limited = any({"rpm", "tpm"} & d.params.keys() for d in self.deployments.values())
+        super().__init__(
+            model_list=[
+                {
+                    "model_name": name.partition("/")[0],
+                    "litellm_params": {**d.params, "max_retries": 0, "drop_params": True},
+                    "model_info": {"id": name},
+                }
+                for name, d in self.deployments.items()
+            ],
+            num_retries=retries,
+            timeout=timeout,
+            disable_cooldowns=True,  # who rests, and for how long, is decided in _rest
+            optional_pre_call_checks=["enforce_model_rate_limits"] if limited else None,
+        )
+
+    async def make_call(self, original_function: Any, *args: Any, **kwargs: Any) -> Any:
+        """One attempt of the retry loop, on whichever key is awake.
+
+        Besides litellm's errors, which the loop retries: AuthError when every key of the role was refused, ModelError
+        when all of them rest for longer than :data:`PATIENCE`.
+        """
+        role, waited = kwargs["model"], 0.0
+        here = role in self._embedded
+        while True:
+            waited += await self._until_awake(role, waited)
+            try:
+                async with self._single if here else self._slots, asyncio.timeout(None if here else self._deadline):
+                    reply = await super().make_call(original_function, *args, **kwargs)
+            except TimeoutError:
+                message = f"no whole reply within {self._deadline:g} s"
+                raise litellm.Timeout(message, model=role, llm_provider="") from None
+            except (litellm.AuthenticationError, litellm.PermissionDeniedError) as error:
+                self._retire(error.failed_deployment_id, str(error.status_code))
+            except litellm.RateLimitError as error:
+                if "insufficient_quota" in str(error):
+                    self._retire(error.failed_deployment_id, "no quota left")
+                else:
+                    self._rest(error)
+            except litellm.router.RouterRateLimitError:
+                continue  # the last key that was awake was put to rest while this call waited for its turn
+            else:
+                self._strikes.pop(self.deployments[reply._hidden_params["model_id"]].label, None)
+                return self._checked(reply, role)
+
+    def should_retry_this_error(self, error: Exception, *_: Any, **__: Any) -> bool:
+        """Raise what no retry can help. (litellm's own rule gives up when all keys rest at this moment.)"""
+        if isinstance(error, _HOPELESS):
+            raise error
+        return True
+
+    def _time_to_sleep_before_retry(self, e: Exception, remaining_retries: int, num_retries: int, **_: Any) -> float:
+        """Back off before every retry, also from a struggling server that has several keys; not after the last one."""
+        if not remaining_retries:
+            return 0.0
+        return super()._time_to_sleep_before_retry(e, remaining_retries, num_retries)
+
+    def _checked(self, reply: Any, role: Role) -> Any:
+        """A reply that says something; the retry loop sees to one that does not."""
+        choice = reply.choices[0] if reply.choices else None
+        if choice and (choice.message.content or "").strip():
+            return reply
+        self._wasted(role, reply)
+        if choice and choice.finish_reason == "length":
+            raise ModelError(
+                f"role {role}: the model used up its tokens without an answer (does it think first?)",
+                hint=f"give it more: --set models.{role}_max_tokens=4096",
+            )
+        raise litellm.BadGatewayError("the reply is empty", model=role, llm_provider="")
+
+    async def _until_awake(self, role: Role, waited: float) -> float:
+        """Wait until a key of the role is awake; the seconds that took."""
+        start = time.monotonic()
+        while wait := self._soonest(role):
+            if waited + (time.monotonic() - start) + wait > PATIENCE:
+                raise ModelError(
+                    f"every key for role {role} is rate-limited, the first for {wait:.0f} s more",
+                    hint="go on later with --resume, add keys with --api-key or --keys, or lower --concurrency",
+                )
+            if time.monotonic() > self._quiet_until:
+                self._notice(f"every key for role {role} is rate-limited; waiting {wait:.1f} s")
+            self._quiet_until = max(self._quiet_until, time.monotonic() + wait + _LONGEST_REST)
+            await asyncio.sleep(wait)
+        return time.monotonic() - start
+
+    def _soonest(self, role: Role) -> float:
+        """Seconds until the first key of the role wakes; 0 if one is awake. AuthError if none is left."""
+        names = self.get_model_ids(model_name=role)
+        if not names:
+            raise AuthError(
+                f"every key for role {role} was refused ({', '.join(sorted(self._refused))})",
+                hint="check the key and what it may use: --api-key, --keys, or the provider's variable",
+            )
+        resting = self.cooldown_cache.get_active_cooldowns(model_ids=names, parent_otel_span=None)
+        if len(resting) < len(names):
+            return 0.0
+        # never 0 here: litellm keeps an entry for as long as its clock says, which may be a hair longer
+        return max(0.01, min(rest["timestamp"] + rest["cooldown_time"] for _, rest in resting) - time.time())
+
+    def _rest(self, error: Any) -> None:
+        """Let the key of a 429 rest, in every role that uses it for this model, for as long as the server asks."""
+        tired = self.deployments[error.failed_deployment_id]
+        asked = retry_after(error)
+        seconds = asked if asked is not None else min(_LONGEST_REST, _FIRST_REST * 2 ** self._strikes[tired.label])
+        self._strikes[tired.label] += 1
+        names = [name for name, d in self.deployments.items() if _same(d, tired) and d.model == tired.model]
+        for name, rest in self.cooldown_cache.get_active_cooldowns(model_ids=names, parent_otel_span=None):
+            if rest["timestamp"] + rest["cooldown_time"] >= time.time() + seconds:
+                names.remove(name)  # told earlier to rest for longer
+        for name in names:
+            # a rest that has begun is not lengthened by litellm, so it has to begin anew
+            self.cooldown_cache.cooldown_store.delete_cache(self.cooldown_cache.get_cooldown_cache_key(name))
+            self.cooldown_cache.add_deployment_to_cooldown(name, RuntimeError("rate-limited"), 429, seconds)
+
+    def _retire(self, name: str, reason: str) -> None:
+        """Take a key out for the run: a wrong one (401) for every model, one that may not use a model for that one."""
+        bad = self.deployments[name]
+        for other, d in self.deployments.items():
+            if _same(d, bad) and (reason == "401" or d.model == bad.model):
+                self.delete_deployment(other)
+        if bad.label not in self._refused:
+            self._refused.add(bad.label)
+            self._notice(f"key {bad.label} was refused ({reason}) and is out for this run")
+
+
+def _same(one: Deployment, other: Deployment) -> bool:
+    return (one.label, one.api_base) == (other.label, other.api_base)
+
+
+def retry_after(error: Any) -> float | None:
+    """Seconds that a 429 asks to wait (its Retry-After: a number or an HTTP date); None if it does not say."""
+    headers = getattr(error, "litellm_response_headers", None) or getattr(error.response, "headers", None) or {}
+    text = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
