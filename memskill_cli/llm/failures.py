@@ -29,7 +29,7 @@ def explain(error: BaseException, role: str, deployment: Deployment, scrub: Call
     if isinstance(error, litellm.NotFoundError) or _unknown_model(error):
         return UnknownModelError(
             f"role {role}: {where} is not known there: {detail}",
-            hint=f"check the name (--model, or --set models.{role}=NAME) and the address (--api-base)",
+            hint=f"check the name ({_option(role)}) and the address (--api-base)",
         )
     if isinstance(error, (litellm.BadRequestError, litellm.UnprocessableEntityError)):
         return ModelError(f"role {role}: {where} refuses the request: {detail}", hint="see the server's own log")
@@ -39,6 +39,10 @@ def explain(error: BaseException, role: str, deployment: Deployment, scrub: Call
         f"role {role}: no reply from {where}: {detail}",
         hint="see whether the server is up and the address right (--api-base); then go on with --resume",
     )
+
+
+def _option(role: str) -> str:
+    return "--encoder, --retriever" if role == "embedding" else f"--model, or --set models.{role}=NAME"
 
 
 def _unknown_model(error: BaseException) -> bool:

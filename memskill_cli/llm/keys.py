@@ -12,13 +12,15 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from memskill_cli.config import read_toml
 from memskill_cli.errors import AuthError, UsageError
 from memskill_cli.llm.models import EMBEDDED_PROVIDER, is_embedded, key_variables, needs_key, place
 from memskill_cli.records import ROLES, Role
 
+Purpose = Role | Literal["embedding"]
+"""What a key is for: a role, or encoding texts."""
 FRAGMENT = 12
 """No run of so many characters of a key survives :meth:`KeyRing.scrub`."""
 _NO_KEY = "none"  # what local servers are sent, which ask for none
@@ -62,6 +64,8 @@ class KeyRing:
     ) -> None:
         self.notices = tuple(notices)
         """What the user should be told about how keys are kept."""
+        self.told: set[str] = set()
+        """What the user has been told about these keys, by whichever router used them."""
         self._given = tuple(given)
         self._entries = entries
         self._environ = environ
@@ -95,13 +99,16 @@ class KeyRing:
                 )
         return cls(given, entries, environ, notices)
 
-    def deployments(self, role: Role, model: str, api_base: str) -> list[Deployment]:
+    def deployments(self, role: Purpose, model: str, api_base: str) -> list[Deployment]:
         """The models and keys that serve ``role``, at least one.
 
         A keys file that names the role (else its ``[[all]]``) comes first; ``model`` and ``api_base`` are those of
-        the configuration. AuthError if a provider needs a key and there is none; UnknownModelError as in :func:`place`.
+        the configuration. A model that ``[[all]]`` names is a language model, so it encodes nothing.
+        AuthError if a provider needs a key and there is none; UnknownModelError as in :func:`place`.
         """
-        entries = self._entries.get(role) or self._entries.get("all") or []
+        entries = self._entries.get(role)
+        if entries is None:
+            entries = [e for e in self._entries.get("all", ()) if not (e.model and role == "embedding")]
         usable = [entry for entry in entries if entry.model or not is_embedded(model)] or [_Entry()]
         found: dict[tuple[str, str, str], Deployment] = {}
         for entry in usable:
@@ -174,7 +181,7 @@ def _read_keys_file(file: Path, environ: Mapping[str, str]) -> dict[str, list[_E
     """Tables by role. Errors name places and fields, never a value."""
     entries: dict[str, list[_Entry]] = {}
     for role, tables in read_toml(file).items():
-        _known(role, [*ROLES, "all"], f"{file}: no role is called")
+        _known(role, [*ROLES, "embedding", "all"], f"{file}: no role is called")
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             raise UsageError(f"{file}: {role} must be written as [[{role}]], with double brackets")
         entries[role] = [_entry(table, f"{file}: [[{role}]] number {i + 1}", environ) for i, table in enumerate(tables)]

@@ -6,6 +6,7 @@ from typing import Any
 
 from memskill_cli.llm import load_litellm
 from memskill_cli.llm.keys import Deployment
+from memskill_cli.llm.ledger import Call
 from memskill_cli.llm.models import EMBEDDED_PROVIDER
 
 _CUSTOM = ("input_cost_per_token", "output_cost_per_token")
@@ -15,26 +16,42 @@ class Price:
     """The price of one deployment's model; ``known`` is False if neither litellm nor the keys file has it."""
 
     def __init__(self, deployment: Deployment) -> None:
-        self._model = deployment.model
+        self._deployment = deployment
         self._free = deployment.model.startswith(EMBEDDED_PROVIDER)
         given = {name: deployment.params[name] for name in _CUSTOM if name in deployment.params}
         self._custom = {name: given.get(name, 0.0) for name in _CUSTOM} if given else None
-        self.known = bool(self._free or self._custom or _listed(self._model))
+        self.known = bool(self._free or self._custom or _listed(deployment.model))
+        self._prompt_token = self._of_prompt_token() if self.known and not self._free else 0.0
 
-    def of(self, reply: Any) -> float | None:
-        """US dollars that a reply (completion or embedding) cost; None if the price is not known."""
+    def floor(self, characters: int) -> float:
+        """US dollars that a prompt of so many characters costs, roughly, before anything is answered."""
+        return self._prompt_token * characters / 4
+
+    def bill(self, role: str, reply: Any, seconds: float, outcome: str = "ok") -> Call:
+        """The ledger's entry for a reply of litellm's (completion or embedding)."""
+        usage = reply.usage
+        details = getattr(usage, "prompt_tokens_details", None)
+        return Call(
+            role,
+            self._deployment.model,
+            self._deployment.label,
+            outcome,
+            prompt_tokens=usage.prompt_tokens or 0,
+            completion_tokens=usage.completion_tokens or 0,
+            cached_prompt_tokens=getattr(details, "cached_tokens", None) or 0,
+            usd=self._of(reply),
+            seconds=round(seconds, 4),
+        )
+
+    def _of(self, reply: Any) -> float | None:
         if self._free or not self.known:
             return 0.0 if self._free else None
-        custom = self._custom
-        cost = load_litellm().completion_cost(reply, model=self._model, custom_cost_per_token=custom)
-        return float(cost)
+        cost = load_litellm().completion_cost
+        return float(cost(reply, model=self._deployment.model, custom_cost_per_token=self._custom))
 
-    def of_prompt(self, tokens: int) -> float:
-        """US dollars that ``tokens`` of prompt cost, before anything is answered; 0 if the price is not known."""
-        if self._free or not self.known:
-            return 0.0
-        cost, _ = load_litellm().cost_per_token(self._model, tokens, 0, custom_cost_per_token=self._custom)
-        return float(cost)
+    def _of_prompt_token(self) -> float:
+        cost = load_litellm().cost_per_token
+        return float(cost(self._deployment.model, 1000, 0, custom_cost_per_token=self._custom)[0]) / 1000
 
 
 def _listed(model: str) -> bool:

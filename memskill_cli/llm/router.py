@@ -17,8 +17,7 @@ from typing import Any
 from memskill_cli.config import EMBEDDED
 from memskill_cli.errors import AuthError, ModelError
 from memskill_cli.llm import load_litellm
-from memskill_cli.llm.keys import Deployment
-from memskill_cli.records import Role
+from memskill_cli.llm.keys import Deployment, Purpose
 
 litellm = load_litellm()
 
@@ -38,13 +37,13 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
 
     def __init__(
         self,
-        groups: Mapping[Role, Sequence[Deployment]],
+        groups: Mapping[Purpose, Sequence[Deployment]],
         *,
         retries: int,
         timeout: float,
         concurrency: int,
         notice: Callable[[str], None],
-        wasted: Callable[[Role, Any], None],
+        wasted: Callable[[Purpose, Any], None],
     ) -> None:
         self.deployments = {f"{role}/{i}": d for role, group in groups.items() for i, d in enumerate(group)}
         self._notice, self._wasted = notice, wasted
@@ -111,8 +110,10 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
             return 0.0
         return super()._time_to_sleep_before_retry(e, remaining_retries, num_retries)
 
-    def _checked(self, reply: Any, role: Role) -> Any:
+    def _checked(self, reply: Any, role: Purpose) -> Any:
         """A reply that says something; the retry loop sees to one that does not."""
+        if isinstance(reply, litellm.EmbeddingResponse):
+            return reply
         choice = reply.choices[0] if reply.choices else None
         if choice and (choice.message.content or "").strip():
             return reply
@@ -124,7 +125,7 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
             )
         raise litellm.BadGatewayError("the reply is empty", model=role, llm_provider="")
 
-    async def _until_awake(self, role: Role, waited: float) -> float:
+    async def _until_awake(self, role: Purpose, waited: float) -> float:
         """Wait until a key of the role is awake; the seconds that took."""
         start = time.monotonic()
         while wait := self._soonest(role):
@@ -134,12 +135,13 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
                     hint="go on later with --resume, add keys with --api-key or --keys, or lower --concurrency",
                 )
             if time.monotonic() > self._quiet_until:
-                self._notice(f"every key for role {role} is rate-limited; waiting {wait:.1f} s")
+                until = time.strftime("%H:%M:%S", time.localtime(time.time() + wait))
+                self._notice(f"every key for role {role} is rate-limited; waiting until {until}")
             self._quiet_until = max(self._quiet_until, time.monotonic() + wait + _LONGEST_REST)
             await asyncio.sleep(wait)
         return time.monotonic() - start
 
-    def _soonest(self, role: Role) -> float:
+    def _soonest(self, role: Purpose) -> float:
         """Seconds until the first key of the role wakes; 0 if one is awake. AuthError if none is left."""
         names = self.get_model_ids(model_name=role)
         if not names:

@@ -1,0 +1,66 @@
+"""Texts to vectors by a provider's embedding model, with the keys, the retries and the ledger of the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memskill_cli.config import LimitsConfig, ModelsConfig
+from memskill_cli.llm.keys import KeyRing
+from memskill_cli.llm.ledger import Ledger
+
+_BATCH = 64
+
+
+def embed_texts(
+    model: str,
+    texts: Sequence[str],
+    *,
+    keys: KeyRing,
+    api_base: str,
+    ledger: Ledger,
+    notice: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> NDArray[np.float32]:
+    """The vectors of ``texts`` as the model gives them, shape (N, D), in the order of the texts.
+
+    Waits for the server; may be called in a thread with or without an event loop. Empty texts are sent as a blank,
+    since providers refuse them. Raises what :meth:`Gateway.ask` raises.
+    """
+    if not texts:
+        return np.zeros((0, 0), np.float32)
+    with ThreadPoolExecutor(1) as pool:  # a loop of its own, whatever the caller runs in
+        rows = pool.submit(asyncio.run, _embed(model, list(texts), keys, api_base, ledger, notice)).result()
+    return np.asarray(rows, np.float32)
+
+
+async def _embed(
+    model: str, texts: list[str], keys: KeyRing, api_base: str, ledger: Ledger, notice: Callable[[str], None]
+) -> list[list[float]]:
+    from memskill_cli.llm.metered import MeteredRouter
+
+    models, limits = ModelsConfig(), LimitsConfig()
+    router = MeteredRouter(
+        {"embedding": keys.deployments("embedding", model, api_base)},
+        retries=models.retries,
+        timeout=models.timeout,
+        concurrency=limits.concurrency,
+        keys=keys,
+        ledger=ledger,
+        notice=notice,
+    )
+
+    async def batch(some: list[str]) -> list[list[float]]:
+        call, reply = await router.call("aembedding", "embedding", sum(map(len, some)), input=some)
+        ledger.record(call)
+        return [row["embedding"] for row in sorted(reply.data, key=lambda row: row["index"])]
+
+    batches = [[text or " " for text in texts[at : at + _BATCH]] for at in range(0, len(texts), _BATCH)]
+    try:
+        return [row for rows in await asyncio.gather(*map(batch, batches)) for row in rows]
+    finally:
+        router.close()

@@ -1,0 +1,113 @@
+"""The router with a meter: every call is in the budget before it is made, and becomes a bill or one of our errors."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, Literal
+
+from memskill_cli.config import EMBEDDED
+from memskill_cli.errors import BudgetExceededError, MemskillError, UsageError
+from memskill_cli.llm import failures
+from memskill_cli.llm.keys import Deployment, KeyRing, Purpose
+from memskill_cli.llm.ledger import Call, Ledger
+from memskill_cli.llm.prices import Price
+from memskill_cli.llm.router import PatientRouter
+
+_log = logging.getLogger(__name__)
+
+
+class MeteredRouter:
+    """Calls by purpose, with money and errors seen to. Lives within one event loop.
+
+    UsageError if there is a budget and nobody knows the price of one of the models.
+    """
+
+    def __init__(
+        self,
+        groups: dict[Purpose, list[Deployment]],
+        *,
+        retries: int,
+        timeout: float,
+        concurrency: int,
+        keys: KeyRing,
+        ledger: Ledger,
+        notice: Callable[[str], None],
+    ) -> None:
+        self._groups, self._keys, self._ledger = groups, keys, ledger
+        self._prices = {id(d): Price(d) for group in groups.values() for d in group}
+        self._tell = notice
+        for text in keys.notices:
+            self._notice(text)
+        self._check_prices()
+        if any(d.label == EMBEDDED for group in groups.values() for d in group):
+            from memskill_cli.llm.embedded import register
+
+            register()
+        self._router = PatientRouter(
+            groups, retries=retries, timeout=timeout, concurrency=concurrency, notice=self._notice, wasted=self._wasted
+        )
+
+    async def call(
+        self, kind: Literal["acompletion", "aembedding"], purpose: Purpose, characters: int, **params: Any
+    ) -> tuple[Call, Any]:
+        """litellm's reply and its entry for the ledger, which the caller records; a failure is recorded here.
+
+        ``characters`` is the length of what is asked. Raises what :meth:`Gateway.ask` raises.
+        """
+        start = time.monotonic()
+        floor = max(self._prices[id(d)].floor(characters) for d in self._groups[purpose])
+        try:
+            with self._ledger.reserve(purpose, floor):
+                reply = await getattr(self._router, kind)(model=purpose, metadata={}, **params)
+        except BudgetExceededError:
+            raise
+        except Exception as error:
+            failure = self._failure(error, purpose, time.monotonic() - start)
+        else:
+            return self._bill(purpose, reply, time.monotonic() - start), reply
+        raise failure  # out of the handler, so that litellm's error, which may carry a key, is not chained to it
+
+    def close(self) -> None:
+        self._router.discard()
+
+    def _notice(self, text: str) -> None:
+        """Tell the user, once in the life of the keys: encoding makes a router for every batch of texts."""
+        if text not in self._keys.told:
+            self._keys.told.add(text)
+            self._tell(text)
+
+    def _failure(self, error: Exception, purpose: Purpose, seconds: float) -> MemskillError:
+        """The error to raise for one of litellm's, after writing it down."""
+        _log.debug("%s", self._keys.scrub(traceback.format_exc()))
+        deployment = self._served(getattr(error, "failed_deployment_id", None), purpose)
+        failure = failures.explain(error, purpose, deployment, self._keys.scrub)
+        outcome = f"error:{type(failure).__name__}"
+        self._ledger.record(Call(purpose, deployment.model, deployment.label, outcome, seconds=round(seconds, 4)))
+        return failure
+
+    def _bill(self, purpose: Purpose, reply: Any, seconds: float, outcome: str = "ok") -> Call:
+        deployment = self._served(reply._hidden_params.get("model_id"), purpose)
+        return self._prices[id(deployment)].bill(purpose, reply, seconds, outcome)
+
+    def _wasted(self, purpose: Purpose, reply: Any) -> None:
+        """An empty reply is billed, too, before it is asked for again."""
+        self._ledger.record(self._bill(purpose, reply, 0.0, "error:EmptyReply"))
+
+    def _served(self, name: str | None, purpose: Purpose) -> Deployment:
+        """The deployment that litellm names; the first if it names none (the call reached no server)."""
+        return self._router.deployments[name] if name else self._groups[purpose][0]
+
+    def _check_prices(self) -> None:
+        unknown = {d.model for group in self._groups.values() for d in group if not self._prices[id(d)].known}
+        if not unknown:
+            return
+        names = ", ".join(sorted(unknown))
+        if self._ledger.max_cost:
+            raise UsageError(
+                f"--max-cost needs a price, and nobody knows what {names} costs",
+                hint="give input_cost_per_token and output_cost_per_token in a --keys FILE.toml, or drop --max-cost",
+            )
+        self._notice(f"the price of {names} is not known: its calls count as $0")
