@@ -161,6 +161,7 @@ class Choice:
     skills: tuple[int, ...]  # indices into the bank in name order, ordered as drawn
     log_prob: float
     value: float
+    shift: float = 0.0  # by which the logits of new skills were raised (exploration); PPO applies the same
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,161 @@
+"""The controller: a small network that picks an ordered top-K of skills for each span (section 4 of the method).
+
+Dimensions in names: N steps, S skills of the bank (in name order), K skills chosen, D encoder dimension, H hidden.
+
+    h_s = MLP(state)   h_a = MLP(e(skill description))
+    logit z_a = actor_head([h_s ; h_a])       value V = critic_head(h_s)
+
+K skills are drawn without replacement by Gumbel-top-K, and with p = softmax(z)
+
+    log pi(A) = sum_i [ log p(a_i) - log(1 - sum_{j<i} p(a_j)) ]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from memskill_cli.records import Choice, Matrix, Vector
+
+
+class Policy(NamedTuple):
+    """What the controller says of N states: logits_NS over the bank's skills, and values_N."""
+
+    logits_NS: Tensor
+    values_N: Tensor
+
+
+class Controller(nn.Module):
+    """State and skill towers with an actor and a critic head.
+
+    Parameter names are those of released checkpoints: ``state_net.{0,2}``, ``op_net.{0,2}``, ``actor_head.{0,2}``,
+    ``critic_head.{0,2}``.
+    """
+
+    def __init__(self, state_dim: int, skill_dim: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.state_net = nn.Sequential(nn.Linear(state_dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.op_net = nn.Sequential(nn.Linear(skill_dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.actor_head = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        self.critic_head = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    @classmethod
+    def seeded(cls, embedding_dim: int, hidden: int, seed: int) -> Controller:
+        """A fresh controller for states of two embeddings; the same weights for the same seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(2 * embedding_dim, embedding_dim, hidden)
+
+    def forward(self, states_N2D: Tensor, skills_SD: Tensor) -> Policy:
+        states_NH, skills_SH = self.state_net(states_N2D), self.op_net(skills_SD)
+        # The first layer of actor_head over [h_s ; h_a] is a sum of two products, so the N x S pairs need never be
+        # laid side by side: N + S rows are multiplied instead of N * S.
+        first, hidden = self.actor_head[0], states_NH.shape[1]
+        from_state_NH = functional.linear(states_NH, first.weight[:, :hidden], first.bias)
+        from_skill_SH = functional.linear(skills_SH, first.weight[:, hidden:])
+        pairs_NSH = torch.relu(from_state_NH[:, None, :] + from_skill_SH[None, :, :])
+        return Policy(self.actor_head[2](pairs_NSH).squeeze(-1), self.critic_head(states_NH).squeeze(-1))
+
+
+def top_k_log_prob(logits_NS: Tensor, chosen_NK: Tensor) -> Tensor:
+    """log pi of ordered draws without replacement, shape (N,).
+
+    log p(a_i) - log(1 - sum_{j<i} p(a_j)) is written as z(a_i) minus the log-sum-exp of the skills still undrawn,
+    which is the same number and does not cancel when the drawn ones hold nearly all the probability.
+    """
+    total_N = logits_NS.new_zeros(logits_NS.shape[0])
+    undrawn_NS = logits_NS
+    for place in range(chosen_NK.shape[1]):
+        drawn_N1 = chosen_NK[:, place : place + 1]
+        total_N = total_N + (logits_NS.gather(1, drawn_N1).squeeze(1) - undrawn_NS.logsumexp(1))
+        if place + 1 < chosen_NK.shape[1]:
+            undrawn_NS = undrawn_NS.scatter(1, drawn_N1, -torch.inf)
+    return total_N
+
+
+def exploration_shift(p_new: float, p_min: float, fade: float = 1.0) -> float:
+    """How much the logits of new skills are raised: the shift that makes their total exactly ``p_min``, faded.
+
+    delta = log[ p_min (1 - p_new) / (p_new (1 - p_min)) ], capped at its value for p_new = 0.01; 0 when p_new is
+    already there. ``fade`` falls from 1 to 0 over the exploration window.
+    """
+    if p_new >= p_min or fade <= 0:
+        return 0.0
+    p_new = max(p_new, 0.01)
+    return fade * max(0.0, math.log(p_min * (1 - p_new) / (p_new * (1 - p_min))))
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """The window in which skills new to the bank are favoured: which they are, and how much of it is left."""
+
+    new_S: Tensor
+    p_min: float
+    fade: float
+
+    @classmethod
+    def none(cls, skills: int) -> Exploration:
+        return cls(torch.zeros(skills, dtype=torch.bool), 0.0, 0.0)
+
+    def shift(self, logits_S: Tensor) -> float:
+        p_new = logits_S.softmax(0)[self.new_S].sum().item()
+        return exploration_shift(p_new, self.p_min, self.fade) if p_new > 0 else 0.0
+
+
+ChooseSkills = Callable[[Vector], Choice]
+"""A way to pick skills for a state: the controller's, or a baseline's."""
+
+
+@torch.no_grad()
+def choose(
+    controller: Controller,
+    state: Vector,
+    skills_SD: Tensor,
+    k: int,
+    *,
+    generator: torch.Generator | None = None,
+    exploration: Exploration | None = None,
+) -> Choice:
+    """An ordered top-K for one state: Gumbel-top-K with a ``generator``, plain top-K without.
+
+    K is min(k, S). The choice's ``log_prob`` and ``shift`` are what PPO needs to evaluate the step again.
+    """
+    logits_NS, values_N = controller(torch.from_numpy(state)[None], skills_SD)
+    logits_S = logits_NS[0]
+    shift = exploration.shift(logits_S) if exploration else 0.0
+    if exploration and shift:
+        logits_S = logits_S + shift * exploration.new_S
+    keys_S = logits_S if generator is None else logits_S + gumbel(len(logits_S), generator)
+    # A stable sort, so that ties fall the same way everywhere.
+    chosen_K = torch.sort(keys_S, descending=True, stable=True).indices[: min(k, len(logits_S))]
+    log_prob = top_k_log_prob(logits_S[None], chosen_K[None])
+    return Choice(tuple(chosen_K.tolist()), log_prob.item(), values_N.item(), shift)
+
+
+def gumbel(size: int, generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise, shape (size,): -log(-log(u)), drawn in float64 so that u is never 0 or 1."""
+    uniform = torch.rand(size, generator=generator, dtype=torch.float64).clamp(1e-300, 1 - 1e-16)
+    return -torch.log(-torch.log(uniform)).float()
+
+
+def make_state(span: Vector, retrieved: Matrix, *, fuse: str = "mean", tau: float = 0.1) -> Vector:
+    """The state [ e(x_t) ; fuse(e(m)) ], shape (2D,); the second half is zeros when nothing was retrieved.
+
+    ``fuse`` is the mean of the retrieved embeddings, or their average weighted by softmax of cosine similarity / tau.
+    """
+    if len(retrieved) == 0:
+        fused = np.zeros_like(span)
+    elif fuse == "mean":
+        fused = retrieved.mean(axis=0)
+    else:
+        scores = retrieved @ span / tau
+        weights = np.exp(scores - scores.max())
+        fused = (weights / weights.sum()) @ retrieved
+    return np.concatenate([span, fused]).astype(np.float32)

@@ -1,0 +1,132 @@
+"""Proximal policy optimisation of the controller (section 6 of the method; Schulman et al., arXiv 1707.06347).
+
+One batch is the steps of all episodes of an inner epoch, laid end to end: N steps, K skills chosen in each, S skills
+in the bank (fixed within an inner epoch). Metric names are those of cleanrl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memskill_cli.agent.controller import Controller, top_k_log_prob
+from memskill_cli.config import PPOConfig
+from memskill_cli.records import Episode
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Steps of an inner epoch. ``lengths`` are the steps of each episode, in order; their sum is N."""
+
+    states_N2D: Tensor
+    chosen_NK: Tensor
+    log_probs_N: Tensor
+    values_N: Tensor
+    shifts_N: Tensor
+    rewards_N: Tensor
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode]) -> Batch:
+        steps = [step for episode in episodes for step in episode.steps]
+        return cls(
+            states_N2D=torch.from_numpy(np.stack([step.state for step in steps])),
+            chosen_NK=torch.tensor([step.choice.skills for step in steps]),
+            log_probs_N=torch.tensor([step.choice.log_prob for step in steps]),
+            values_N=torch.tensor([step.choice.value for step in steps]),
+            shifts_N=torch.tensor([step.choice.shift for step in steps]),
+            rewards_N=torch.tensor([step.reward for step in steps]),
+            lengths=tuple(len(episode.steps) for episode in episodes if episode.steps),
+        )
+
+
+@dataclass(frozen=True)
+class PPOStats:
+    """Means over the minibatches of the last epoch; ``explained_variance`` of the values before the update."""
+
+    policy_loss: float
+    value_loss: float
+    entropy: float
+    approx_kl: float
+    clipfrac: float
+    explained_variance: float
+
+
+def gae(rewards_N: Tensor, values_N: Tensor, lengths: Sequence[int], gamma: float, lam: float) -> Tensor:
+    """Generalised advantage estimates, shape (N,), cut at episode ends (arXiv 1506.02438).
+
+    A_t = sum_l (gamma lam)^l delta_{t+l}  with  delta_t = r_t + gamma V_{t+1} - V_t, and V = 0 past an episode's end.
+    All episodes are summed at once: the deltas, padded to (E, T), times a triangle of powers.
+    """
+    episodes, longest = len(lengths), max(lengths)
+    inside_ET = torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None]
+    rewards_ET, values_ET = torch.zeros(2, episodes, longest + 1, dtype=torch.float64)
+    rewards_ET[:, :longest][inside_ET] = rewards_N.double()
+    values_ET[:, :longest][inside_ET] = values_N.double()
+    deltas_ET = (rewards_ET[:, :-1] + gamma * values_ET[:, 1:] - values_ET[:, :-1]) * inside_ET
+    ahead_TT = torch.arange(longest)[:, None] - torch.arange(longest)[None, :]
+    powers_TT = torch.where(ahead_TT >= 0, (gamma * lam) ** ahead_TT.clamp(min=0).double(), 0.0)
+    return (deltas_ET @ powers_TT)[inside_ET].float()
+
+
+def explained_variance(values_N: Tensor, returns_N: Tensor) -> float:
+    """1 - Var[returns - values] / Var[returns]; 0 where the returns do not vary and it is undefined."""
+    spread = returns_N.var(correction=0)
+    if spread < 1e-12:
+        return 0.0
+    return float(1 - (returns_N - values_N).var(correction=0) / spread)
+
+
+def update(
+    controller: Controller,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    skills_SD: Tensor,
+    new_S: Tensor,
+    config: PPOConfig,
+    generator: torch.Generator,
+) -> PPOStats:
+    """One PPO update, in place. ``new_S`` marks the skills whose logits each step's shift raised.
+
+    Raises ValueError on an empty batch.
+    """
+    steps = len(batch.rewards_N)
+    if steps == 0:
+        raise ValueError("PPO needs at least one step")
+    advantages_N = gae(batch.rewards_N, batch.values_N, batch.lengths, config.gamma, config.lam)
+    returns_N = advantages_N + batch.values_N
+    before = explained_variance(batch.values_N, returns_N)
+    if steps > 1:
+        advantages_N = (advantages_N - advantages_N.mean()) / (advantages_N.std() + 1e-8)
+
+    measured: list[list[float]] = []
+    for _ in range(config.epochs):
+        measured = []
+        for rows in torch.randperm(steps, generator=generator).split(config.minibatch):
+            logits_BS, values_B = controller(batch.states_N2D[rows], skills_SD)
+            logits_BS = logits_BS + batch.shifts_N[rows, None] * new_S
+            log_ratio_B = top_k_log_prob(logits_BS, batch.chosen_NK[rows]) - batch.log_probs_N[rows]
+            ratio_B = log_ratio_B.exp()
+
+            clipped_B = ratio_B.clamp(1 - config.clip, 1 + config.clip)
+            policy_loss = -torch.min(ratio_B * advantages_N[rows], clipped_B * advantages_N[rows]).mean()
+            value_loss = 0.5 * (values_B - returns_N[rows]).square().mean()
+            entropy = torch.distributions.Categorical(logits=logits_BS).entropy().mean()
+            loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
+
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(controller.parameters(), config.max_grad_norm)
+            optimizer.step()
+
+            with torch.no_grad():
+                approx_kl = (ratio_B - 1 - log_ratio_B).mean()  # non-negative estimator
+                clipfrac = ((ratio_B - 1).abs() > config.clip).float().mean()
+            measured.append([x.item() for x in (policy_loss, value_loss, entropy, approx_kl, clipfrac)])
+        if np.mean([row[3] for row in measured]) > config.target_kl:
+            break
+    return PPOStats(*(float(x) for x in np.mean(measured, axis=0)), explained_variance=before)
