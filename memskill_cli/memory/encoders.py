@@ -19,48 +19,22 @@ Nothing heavy is imported, and no model is loaded, before a text really needs en
 from __future__ import annotations
 
 import asyncio
-import difflib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from memskill_cli.errors import EncoderError
 from memskill_cli.memory.encoder_cache import EncoderCache, content_key
+from memskill_cli.memory.encoder_models import Embed, Encoder
+from memskill_cli.memory.encoder_specs import EncoderPlan, plan
 from memskill_cli.records import Matrix, Side
 
 Notice = Callable[[str], None]
-Embed = Callable[[str, Sequence[str]], Matrix]
-"""A litellm model's name and texts in, one row a text out."""
-
-NAMES = ("minilm", "contriever", "dpr", "dragon", "hashing")
 _CHUNK = 256  # texts encoded before what is known so far is written down
-
-
-class Encoder(Protocol):
-    """A text encoder. Rows need not be of unit length: :class:`CachedEncoder` sees to that."""
-
-    @property
-    def dim(self) -> int: ...
-
-    def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix: ...
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderPlan:
-    """What a spec stands for, known without loading it.
-
-    ``name`` is the identity under which vectors are cached: the model and its revision, or a digest of its files.
-    ``sided`` says whether queries and contexts may be encoded differently.
-    """
-
-    name: str
-    sided: bool
-    load: Callable[[], Encoder]
 
 
 class _Request(NamedTuple):
@@ -194,30 +168,7 @@ def load_encoder(
     ``device`` is ``auto``, ``cpu`` or ``cuda``; ``embed`` answers for ``litellm:`` specs. Nothing is loaded yet.
     EncoderError: the spec makes no sense.
     """
-    return CachedEncoder(_plan(spec, device, embed), EncoderCache(cache_dir, notice))
-
-
-def _plan(spec: str, device: str, embed: Embed | None) -> EncoderPlan:
-    from memskill_cli.memory import encoder_models as models
-
-    kind, colon, rest = spec.partition(":")
-    if device not in ("auto", "cpu", "cuda"):
-        raise EncoderError(f"no device is called {device}", hint="--set encoders.device=auto, cpu or cuda")
-    if kind == "litellm":
-        return models.plan_api(rest, embed)
-    if spec == "hashing":
-        return models.plan_hashing()
-    if spec == "minilm":
-        return models.plan_minilm(device)
-    if kind in models.RETRIEVERS:
-        return models.plan_retriever(kind, [Path(part) for part in rest.split(",")] if colon else [], device)
-    near = difflib.get_close_matches(spec.lower(), NAMES, n=1, cutoff=0.75)
-    if not spec or near:
-        raise EncoderError(
-            f"no encoder is called {spec!r}",
-            hint=f"did you mean {near[0]}?" if near else f"one of {', '.join(NAMES)}, a model's name, or a folder",
-        )
-    return models.plan_sentence_transformer(spec, device)
+    return CachedEncoder(plan(spec, device, embed), EncoderCache(cache_dir, notice))
 
 
 def _unit_rows(rows: Matrix) -> Matrix:

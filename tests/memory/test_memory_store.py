@@ -1,0 +1,238 @@
+"""Banks on disk: what comes back is what was saved, to the last bit, and never half of it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memskill_cli.errors import MemoryBankError
+from memskill_cli.memory.bank import MemoryBank
+from memskill_cli.memory.store import MemoryStore
+from memskill_cli.records import Provenance, Vector
+
+STATE_DIM, RETRIEVAL_DIM = 24, 8
+
+
+def unit(rng: np.random.Generator, dim: int) -> Vector:
+    vector = rng.standard_normal(dim)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def filled(bank_id: str, store: MemoryStore | None, *, items: int = 40, seed: int = 0) -> MemoryBank:
+    """A bank with updates, deletions and awkward texts."""
+    rng = np.random.default_rng(seed)
+    bank = MemoryBank(bank_id, store=store)
+    for step in range(items):
+        origin = Provenance("conv-1", step, ("keep-facts", "note-dates"), step)
+        bank.insert(
+            f"fact {step}: café \U0001f600 \x00 \ud83d\n", unit(rng, STATE_DIM), unit(rng, RETRIEVAL_DIM), origin
+        )
+        if step % 7 == 3:
+            item_id = bank.items[step // 3].item_id
+            bank.update(item_id, f"changed {step}", unit(rng, STATE_DIM), unit(rng, RETRIEVAL_DIM), origin)
+        if step % 11 == 5:
+            bank.delete(bank.items[1].item_id, origin)
+    return bank
+
+
+def assert_same(bank: MemoryBank | None, other: MemoryBank) -> None:
+    assert bank is not None
+    assert bank.items == other.items
+    assert bank.deleted == other.deleted
+    rng = np.random.default_rng(99)
+    for space, dim in (("state", STATE_DIM), ("retrieval", RETRIEVAL_DIM)):
+        ids = [item.item_id for item in bank.items]
+        assert np.array_equal(bank.vectors(ids, space), other.vectors(ids, space))
+        for _ in range(5):
+            query = unit(rng, dim)
+            assert bank.retrieve(query, 20, space) == other.retrieve(query, 20, space)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[MemoryStore]:
+    with MemoryStore(tmp_path / "memory") as opened:
+        yield opened
+
+
+def test_a_saved_bank_comes_back_whole(store):
+    bank = filled("conv/1 – ü", store)
+    assert bank.deleted
+    assert bank.complete is None
+    bank.save({"checkpoint": "000010"})
+    again = MemoryBank.open("conv/1 – ü", store)
+    assert_same(again, bank)
+    assert again.complete == bank.complete == {"checkpoint": "000010"}
+
+
+def test_an_opened_bank_goes_on_where_it_stopped(store):
+    bank = filled("a", store)
+    bank.save()
+    again = MemoryBank.open("a", store)
+    origin = Provenance("conv-1", 99, (), 99)
+    rng = np.random.default_rng(5)
+    vectors = unit(rng, STATE_DIM), unit(rng, RETRIEVAL_DIM)
+    assert again.insert("later", *vectors, origin) == bank.insert("later", *vectors, origin)
+    again.delete(again.items[0].item_id, origin)
+    again.save()
+    assert_same(MemoryBank.open("a", store), again)
+
+
+def test_saving_replaces_what_was_there(store):
+    filled("a", store, seed=1, items=30).save({"checkpoint": "old"})
+    newer = filled("a", store, seed=2, items=9)
+    newer.save({"checkpoint": "new"})
+    again = MemoryBank.open("a", store)
+    assert_same(again, newer)
+    assert again.complete == {"checkpoint": "new"}
+
+
+def test_banks_of_one_store_do_not_mix(store):
+    banks = [filled(f"trace {number}", store, seed=number, items=5 + number) for number in range(4)]
+    threads = [threading.Thread(target=bank.save) for bank in banks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for bank in banks:
+        assert_same(MemoryBank.open(bank.bank_id, store), bank)
+    assert MemoryBank.open("trace 9", store) is None
+
+
+def test_an_empty_bank_is_saved_too(store):
+    MemoryBank("empty", store=store).save({"why": "nothing was worth keeping"})
+    again = MemoryBank.open("empty", store)
+    assert again is not None
+    assert len(again) == 0
+    assert again.complete == {"why": "nothing was worth keeping"}
+
+
+def test_more_items_than_chroma_takes_at_once_keep_their_order(store, monkeypatch):
+    monkeypatch.setattr(type(store._client), "get_max_batch_size", lambda self: 7)
+    bank = filled("a", store)
+    bank.save()
+    assert_same(MemoryBank.open("a", store), bank)
+
+
+CRASH = """
+    import os, sys
+    sys.path.insert(0, {tests!r})
+    from test_memory_store import filled
+    from memskill_cli.memory.store import MemoryStore
+    store = MemoryStore({folder!r})
+    filled("whole", store, seed=3).save({{"checkpoint": "1"}})
+    bank = filled("half", store, seed=4)
+    {before}
+    fill, calls = MemoryStore._fill, []
+    def die(self, collection, items, vectors):
+        calls.append(collection)
+        if len(calls) == 2:
+            os._exit(9)
+        fill(self, collection, items, vectors)
+    MemoryStore._fill = die
+    bank.save()
+"""
+
+
+@pytest.mark.parametrize("before", ["pass", "bank.save()"], ids=["never saved before", "saved before"])
+def test_a_bank_whose_saving_was_cut_short_is_not_opened_and_others_survive(tmp_path, before):
+    code = textwrap.dedent(CRASH).format(tests=str(Path(__file__).parent), folder=str(tmp_path), before=before)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 9, done.stderr
+    with MemoryStore(tmp_path) as store:
+        assert MemoryBank.open("half", store) is None
+        assert_same(MemoryBank.open("whole", store), filled("whole", None, seed=3))
+        again = filled("half", store, seed=4)
+        again.save()
+        assert_same(MemoryBank.open("half", store), again)
+
+
+def test_a_bank_with_missing_items_is_named(store):
+    filled("a", store).save()
+    name = next(c.name for c in store._client.list_collections() if c.name.endswith("-retrieval"))
+    store._client.get_collection(name, embedding_function=None).delete(ids=["m000001"])
+    with pytest.raises(MemoryBankError, match=r"bank a is damaged.*retrieval"):
+        MemoryBank.open("a", store)
+
+
+def test_chroma_alone_can_read_a_bank(store):
+    filled("a", store).save()
+    collection = next(c for c in store._client.list_collections() if c.name.endswith("-state"))
+    found = collection.get(where={"span_index": 20})
+    assert len(found["ids"]) == 1
+    assert found["metadatas"][0]["skills"] == "keep-facts, note-dates"
+    assert found["metadatas"][0]["trace_id"] == "conv-1"
+    assert collection.metadata["bank_id"] == "a"
+
+
+@pytest.mark.parametrize("kind", ["file", "broken", "nobody"])
+def test_a_place_that_cannot_be_used_is_an_error_with_a_hint(tmp_path, kind):
+    location: Path | str = tmp_path / "memory"
+    if kind == "file":
+        location.write_text("a file")
+    elif kind == "broken":
+        location.mkdir()
+        (location / "chroma.sqlite3").write_bytes(b"no database" * 1000)
+    else:
+        location = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(MemoryBankError, match=str(location)) as caught:
+        MemoryStore(location)
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+def test_nothing_is_sent_home(store):
+    assert store._client.get_settings().anonymized_telemetry is False
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    command = [
+        Path(sys.executable).parent / "chroma",
+        "run",
+        "--path",
+        tmp_path,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.mark.slow
+def test_a_chroma_server_works_the_same(server):
+    with MemoryStore(server) as store:
+        assert MemoryBank.open("a", store) is None
+        bank = filled("a", store, items=60)
+        bank.save({"checkpoint": "7"})
+        assert_same(MemoryBank.open("a", store), bank)
+    with MemoryStore(server) as store:
+        again = MemoryBank.open("a", store)
+        assert_same(again, bank)
+        assert again.complete == {"checkpoint": "7"}
