@@ -1,5 +1,205 @@
-"""Not here yet."""
+"""``memskill inspect-skills``: the bank as a table, one skill in full, the lineage, a diff, or SKILL.md folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from memskill_cli.cli import options
+from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, safe
+from memskill_cli.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+    from memskill_cli.skills.bank import SkillBank
+    from memskill_cli.skills.skill import Skill
+    from memskill_cli.skills.stages import SkillChange, Stage
+
+VIEW = "What to show"
 
 
-def inspect_skills() -> None:
-    """Not here yet."""
+def inspect_skills(
+    name: Annotated[str | None, typer.Argument(help="Show this skill in full.", show_default=False)] = None,
+    run: options.Run = None,
+    stage: Annotated[
+        int | None, options.option("--stage", panel=VIEW, help="The bank as it was in this stage.")
+    ] = None,
+    history: Annotated[bool, options.option("--history", panel=VIEW, help="The stages and what each earned.")] = False,
+    diff: Annotated[
+        tuple[int, int] | None, options.option("--diff", panel=VIEW, help="What changed between two stages.")
+    ] = None,
+    export: Annotated[
+        Path | None, options.option("--export", panel=VIEW, help="Write the bank as SKILL.md folders into this one.")
+    ] = None,
+    runs_dir: options.RunsDir = Path("runs"),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show the skill bank of a run: what the skills say, how they were used, how they came to be."""
+    with console(json, quiet, debug) as out:
+        from memskill_cli.runs.run_dir import find_run
+
+        if sum((name is not None, history, diff is not None, export is not None)) > 1:
+            raise UsageError("a skill's name, --history, --diff and --export each ask for another view: choose one")
+        if stage is not None and (history or diff):
+            raise UsageError("--stage chooses one bank, --history and --diff are about several: choose one")
+        found = find_run(runs_dir, run)
+        if history or diff:
+            folder = _needed(found, runs_dir)
+            _show_history(out, folder) if diff is None else _show_diff(out, folder, *diff)
+            return
+        shown = _load(out, found, runs_dir, stage)
+        if export is not None:
+            _export(out, shown, export)
+        elif name is not None:
+            _show_skill(out, shown, shown.bank[name])
+        else:
+            _show_bank(out, shown)
+
+
+class _Shown(NamedTuple):
+    bank: SkillBank
+    run: str | None
+
+    def facts(self) -> dict[str, Any]:
+        return {"run": self.run, "source": "run" if self.run else "seeds"}
+
+
+def _needed(run: Path | None, runs_dir: Path) -> Path:
+    if run is None:
+        raise RunError(f"there is no run in {runs_dir} yet, so no stages", hint="memskill train --dataset locomo")
+    return run
+
+
+def _load(out: Console, run: Path | None, runs_dir: Path, stage: int | None) -> _Shown:
+    from memskill_cli.skills.bank import SkillBank
+    from memskill_cli.skills.seeds import seed_bank
+    from memskill_cli.skills.stages import read_stage
+
+    if stage is not None:
+        folder = _needed(run, runs_dir)
+        return _Shown(read_stage(folder, stage).bank, folder.name)
+    if run is None:
+        out.notice(f"no run in {runs_dir} yet: these are the seed skills that training starts from")
+        return _Shown(seed_bank(), None)
+    return _Shown(SkillBank.load(run / "skill_bank.json"), run.name)
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text of a model or a file, to be shown and not obeyed."""
+    from rich.text import Text
+
+    return Text.from_markup(safe(text), emoji=False, style=style)
+
+
+def _reward(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _show_bank(out: Console, shown: _Shown) -> None:
+    from rich.table import Table
+
+    bank = shown.bank
+    title = f"{shown.run or 'seed skills'} · stage {bank.stage} · {len(bank)} of at most {bank.capacity} skills"
+    table = Table(title=_text(title), title_justify="left", title_style="bold")
+    for header in ("name", "action", "origin"):
+        table.add_column(header, no_wrap=header == "action")
+    table.add_column("uses", justify="right")
+    table.add_column("mean reward", justify="right")
+    table.add_column("what it is for", ratio=1)
+    for skill in bank.skills:
+        label = _text(skill.name, "bold").append(" new" if skill.name in bank.new else "", "green")
+        reward = _reward(skill.stats.mean_reward if skill.stats.uses else None)
+        table.add_row(label, skill.action.value, skill.origin, str(skill.stats.uses), reward, _text(skill.description))
+    out.result({**shown.facts(), **bank.to_dict()}, table)
+    out.next_command(f"memskill inspect-skills {bank.names[0]}")
+
+
+def _show_skill(out: Console, shown: _Shown, skill: Skill) -> None:
+    data = next(item for item in shown.bank.to_dict()["skills"] if item["name"] == skill.name)
+    out.result({**shown.facts(), **data, "new": skill.name in shown.bank.new}, *_sheet(shown, skill))
+
+
+def _sheet(shown: _Shown, skill: Skill) -> Iterator[RenderableType]:
+    stats = skill.stats
+    yield _text(skill.name, "bold").append(f"  {skill.action} · {skill.origin} · {shown.run or 'seed skills'}", "dim")
+    yield _text(skill.description, "italic")
+    yield _text(
+        f"made in stage {skill.created_stage}, last changed in stage {skill.modified_stage} · used {stats.uses} times"
+        f" · mean reward {_reward(stats.mean_reward if stats.uses else None)} · recent usage {stats.usage_ema:.0%}",
+        "dim",
+    )
+    yield ""
+    for line in skill.body.splitlines():
+        yield _text(line, "bold cyan" if line.startswith("#") else "")
+
+
+def _export(out: Console, shown: _Shown, folder: Path) -> None:
+    from memskill_cli.skills.markdown import export
+
+    files = export(shown.bank, folder)
+    out.result(
+        {**shown.facts(), "exported": [str(file) for file in files]}, *(_text(f"wrote {file}") for file in files)
+    )
+
+
+def _show_history(out: Console, run: Path) -> None:
+    from rich.table import Table
+
+    from memskill_cli.skills.stages import lineage, read_stages
+
+    rows = list(lineage(read_stages(run)))
+    table = Table(title=_text(f"{run.name} · {len(rows)} stages"), title_justify="left", title_style="bold")
+    for header in ("stage", "from", "reward", "outcome", "skills"):
+        table.add_column(header, justify="right" if header in ("stage", "from", "reward", "skills") else "left")
+    table.add_column("what changed, and why", ratio=1)
+    for stage, kinds in rows:
+        parent = "" if stage.parent is None else str(stage.parent)
+        what = "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names)
+        why = _text("\n".join(filter(None, (what, stage.summary, stage.rationale))))
+        table.add_row(str(stage.number), parent, _reward(stage.reward), _outcome(stage), str(len(stage.bank)), why)
+    data = [{**_facts(stage), **kinds} for stage, kinds in rows]
+    out.result({"run": run.name, "stages": data}, table)
+
+
+def _outcome(stage: Stage) -> str:
+    if stage.is_best:
+        return "[green]best[/green]"
+    return {None: "running", True: "kept", False: "[red]rolled back[/red]"}[stage.kept]
+
+
+def _facts(stage: Stage) -> dict[str, Any]:
+    return {
+        "stage": stage.number,
+        "parent": stage.parent,
+        "reward": stage.reward,
+        "is_best": stage.is_best,
+        "kept": stage.kept,
+        "summary": stage.summary,
+        "rationale": stage.rationale,
+        "skills": len(stage.bank),
+    }
+
+
+def _show_diff(out: Console, run: Path, old: int, new: int) -> None:
+    from memskill_cli.skills.stages import diff_banks, read_stage
+
+    changes = diff_banks(read_stage(run, old).bank, read_stage(run, new).bank)
+    data = [{"name": change.name, "change": change.kind, "diff": "\n".join(change.lines())} for change in changes]
+    human = [part for change in changes for part in _diff(change)]
+    nothing = _text(f"stages {old} and {new} of {run.name} have the same skills")
+    out.result({"run": run.name, "from": old, "to": new, "changes": data}, *(human or [nothing]))
+
+
+def _diff(change: SkillChange) -> Iterator[RenderableType]:
+    yield _text(f"{change.name} ({change.kind})", "bold")
+    for line in change.lines():
+        style = {"+": "green", "-": "red", "@": "dim"}.get(line[:1], "")
+        yield _text(f"  {line}", style)
+    yield ""

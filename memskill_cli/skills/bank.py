@@ -6,6 +6,7 @@ order of ``skills`` (by name) is what the controller's indices mean.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from memskill_cli.config import digest
 from memskill_cli.errors import SkillBankError
 from memskill_cli.files import write_atomic
 from memskill_cli.records import Action
+from memskill_cli.skills.schema import FORMAT, read_bank
 from memskill_cli.skills.skill import Skill, SkillStats, check_skill
 
-FORMAT = 1
 CAPACITY = 30
 USAGE_ALPHA = 0.1
 """Weight of one step in the usage EMA."""
@@ -58,7 +59,9 @@ class SkillBank:
         try:
             return self._skills[name]
         except KeyError:
-            raise SkillBankError(f"no skill is called {name}", hint="there are: " + ", ".join(self.names)) from None
+            near = difflib.get_close_matches(name, self.names, n=1)
+            hint = f"did you mean {near[0]}?" if near else "there are: " + ", ".join(self.names)
+            raise SkillBankError(f"no skill is called {name}", hint=hint) from None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SkillBank) and self.to_dict() == other.to_dict()
@@ -150,8 +153,6 @@ class SkillBank:
 
         Raises SkillBankError ("<where>:<line>: <reason>") if it is no JSON, breaks the schema, or makes no sense.
         """
-        from memskill_cli.skills.schema import read_bank
-
         data = read_bank(text, where, at)
         skills = [_skill(item) for item in data["skills"]]
         return cls(skills, stage=data["stage"], capacity=data["capacity"], new=data["new"])

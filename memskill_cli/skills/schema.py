@@ -55,10 +55,12 @@ def read_bank(text: str, where: str, at: Place = ()) -> dict[str, Any]:
             f"{where}: written in format {data['format']}, this memskill reads up to {FORMAT}",
             hint="upgrade with: pip install --upgrade memskill",
         )
-    faults = list(_schema_faults(data)) or list(_sense_faults(data))
-    if faults:
+    found = list(_schema_faults(data)) or list(_sense_faults(data))
+    if found:
         lines = line_numbers(text)
-        line, fault = min(((lines.get(at + f.place, 1), f) for f in faults), key=lambda pair: pair[0])
+        # A misspelt key explains the missing one, so it comes first; else the first in the file.
+        fault = min(found, key=lambda fault: (not fault.hint, lines.get(at + fault.place, 1)))
+        line = lines.get(at + fault.place, 1)
         raise SkillBankError(f"{where}:{line}: {_path(fault.place)} {fault.reason}", hint=fault.hint)
     return data
 

@@ -1,0 +1,129 @@
+"""Skills as ``SKILL.md`` files: written by the agent-skills convention, read in that and in the plain heading style.
+
+Written: ``<folder>/<name>/SKILL.md``, YAML front matter with ``name`` (a–z, 0–9 and single hyphens, at most 64
+characters), ``description`` and ``metadata`` (action, origin, and the name in the bank where it differs), then the
+body. Read as well: ``# Title``, ``## Description``, further sections, ``Action type: INSERT only.``
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from memskill_cli.errors import SkillBankError
+from memskill_cli.files import write_atomic
+from memskill_cli.records import Action
+from memskill_cli.skills.bank import SkillBank
+from memskill_cli.skills.skill import ORIGINS, Skill, check_skill
+
+_MAX_NAME = 64
+_FRONT = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)(.*)\Z", re.DOTALL | re.MULTILINE)
+_TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
+_DESCRIPTION = re.compile(r"^## description[ \t]*\n(.*?)(?=^#|\Z)", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+_ACTION = re.compile(r"^\W*action type\W+(insert|update|delete|noop)\b", re.MULTILINE | re.IGNORECASE)
+
+
+def to_markdown(skill: Skill, folder_name: str | None = None) -> str:
+    """The ``SKILL.md`` of a skill. Statistics and stages stay behind; ``folder_name`` settles a collision."""
+    import yaml  # type: ignore[import-untyped]
+
+    name = folder_name or convention_name(skill.name)
+    metadata = {"action": skill.action.value, "origin": skill.origin}
+    if name != skill.name:
+        metadata["bank-name"] = skill.name
+    front = {"name": name, "description": skill.description, "metadata": metadata}
+    text = yaml.safe_dump(front, allow_unicode=True, sort_keys=False, width=10**6)
+    return f"---\n{text}---\n\n{skill.body}\n"
+
+
+def from_markdown(text: str, where: str = "SKILL.md") -> Skill:
+    """The skill that a ``SKILL.md`` describes, of stage 0 and unused.
+
+    Raises SkillBankError if it has no name, description or action type, or they break the bank's rules.
+    """
+    text = text.replace("\r\n", "\n").removeprefix("\ufeff")
+    front = _FRONT.match(text)
+    try:
+        skill = _from_front_matter(front[1], front[2]) if front else _from_headings(text)
+        check_skill(skill)
+    except SkillBankError as error:
+        raise SkillBankError(f"{where}: {error.message}", hint=error.hint) from None
+    return skill
+
+
+def export(bank: SkillBank, folder: Path) -> list[Path]:
+    """Write every skill as ``folder/<name>/SKILL.md``; the files, in name order. Other files there are left alone."""
+    folders = folder_names(bank.names)
+    files = []
+    for skill in bank.skills:
+        files.append(folder / folders[skill.name] / "SKILL.md")
+        try:
+            write_atomic(files[-1], to_markdown(skill, folders[skill.name]))
+        except (FileExistsError, NotADirectoryError) as error:
+            raise SkillBankError(f"cannot export to {folder}: {error.filename} is a file") from None
+    return files
+
+
+def folder_names(names: Iterable[str]) -> dict[str, str]:
+    """A distinct name by the convention for each name; one that follows it already keeps itself."""
+    folders: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (convention_name(name) != name, name)):
+        stem = folder = convention_name(name)
+        number = 1
+        while folder in folders.values():
+            number += 1
+            tail = f"-{number}"
+            folder = stem[: _MAX_NAME - len(tail)].rstrip("-") + tail
+        folders[name] = folder
+    return folders
+
+
+def convention_name(text: str) -> str:
+    """``text`` in a–z, 0–9 and single hyphens, at most 64 characters; "" if nothing is left."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_MAX_NAME].rstrip("-")
+
+
+def _from_front_matter(front: str, body: str) -> Skill:
+    import yaml
+
+    try:
+        fields = yaml.safe_load(front)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-99-99
+        raise SkillBankError(f"the front matter is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(fields, dict):
+        raise SkillBankError("the front matter is not a list of keys and values")
+    metadata = fields["metadata"] if isinstance(fields.get("metadata"), dict) else {}
+    name = metadata.get("bank-name") or _text(fields, "name")
+    return _skill(str(name), _text(fields, "description"), body, metadata)
+
+
+def _text(fields: dict[str, Any], key: str) -> str:
+    value = fields.get(key)
+    if not isinstance(value, str):
+        raise SkillBankError(f"the front matter has no text called {key}")
+    return value
+
+
+def _from_headings(text: str) -> Skill:
+    title, description = _TITLE.search(text), _DESCRIPTION.search(text)
+    if title is None or description is None:
+        raise SkillBankError(
+            "found neither front matter nor a '# Title' with a '## Description'",
+            hint="begin the file with lines of: --- / name: … / description: … / metadata: {action: insert} / ---",
+        )
+    body = _DESCRIPTION.sub("", text.replace(title[0], "", 1), count=1)
+    return _skill(convention_name(title[1]), " ".join(description[1].split()), body, {})
+
+
+def _skill(name: str, description: str, body: str, metadata: dict[str, Any]) -> Skill:
+    action, origin = metadata.get("action"), metadata.get("origin")
+    if action is None and (found := _ACTION.search(body)):
+        action = found[1].lower()
+    if action not in tuple(Action):
+        raise SkillBankError(
+            f"its action type is {action!r}, expected one of {', '.join(Action)}",
+            hint="say it in the front matter: metadata: {action: insert}",
+        )
+    return Skill(name, description, body.strip(), Action(action), origin if origin in ORIGINS else "import")
