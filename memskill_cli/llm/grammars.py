@@ -12,10 +12,11 @@ from functools import lru_cache
 from memskill_cli.records import Action
 
 MAX_CHARS = 300
-"""Longest memory text or explanation, in characters: a small model that repeats itself is stopped there."""
+"""Longest memory text, in characters: a small model that repeats itself is stopped there."""
+_MAX_EXPLANATION = 150
 _TEXT = rf"text ::= [^\x00-\x20\x7F] [^\x00-\x1F\x7F]{{0,{MAX_CHARS - 1}}}"
 _JUDGE = rf"""
-root ::= "{{\"explanation\": \"" char{{1,{MAX_CHARS}}} "\", \"score\": " ("0" | "0.5" | "1") "}}"
+root ::= "{{\"explanation\": \"" char{{1,{_MAX_EXPLANATION}}} "\", \"score\": " ("0" | "0.5" | "1") "}}"
 char ::= [^"\\\x00-\x1F\x7F] | "\\" ["\\/bfnrt]
 """.lstrip()
 
