@@ -28,7 +28,7 @@ _INDEX = re.compile(
     rf"[^\w{_MINUS}]{{0,8}}(?:memory|item|index)?[^\w{_MINUS}]{{0,8}}(-?\d{{1,9}})\W*(?:\(.*|[:{_MINUS}]\s.*)?",
     re.IGNORECASE | re.DOTALL,
 )
-_OPENING = re.compile(r"[{\[](?=\s*[{\[\"'}\]])")
+_OPENING = re.compile(r"[{\[](?=\s*[{\"'}\]])")
 _JSON_START = re.compile(r"\s*(?:(?:```|~~~)\w*\s*)?[{\[]")
 
 
@@ -229,9 +229,11 @@ def json_entries(reply: str) -> list[Entry] | None:
         at = opening.start() + 1
         try:
             value, end = json.JSONDecoder(strict=False).raw_decode(text, opening.start())
-        except (ValueError, RecursionError):
+        except ValueError:
             broken = opening.start() if broken is None else broken
             continue
+        except RecursionError:  # no reply of ours nests a thousand deep
+            return entries
         if (found := _from_json(value)) is not None:
             entries, at = [*(entries or []), *found], end
     mended = _mended(text[broken:]) if broken is not None and "action" in text[broken:].lower() else None
@@ -260,11 +262,16 @@ def _from_json(value: Any) -> list[Entry] | None:
         return None
     if isinstance(actions, dict | list):
         items = actions if isinstance(actions, list) else [actions]
-        return [entry for item in items for entry in _from_json(item) or [Entry(str(item))]]
+        return [entry for item in items for entry in _from_json(item) or _bare(item)]
     index = next((fields[name] for name in ("index", "memory_index") if fields.get(name) is not None), None)
     names = ("memory", "updated_memory", "memory_item", "text")
     memory = next((fields[name] for name in names if isinstance(fields.get(name), str)), None)
     return [Entry(str(actions), None if index is None else _whole(index), memory)]
+
+
+def _bare(item: Any) -> list[Entry]:
+    """"NOOP" in place of {"action": "NOOP"}; other texts are chatter that mending swept in."""
+    return [Entry(item)] if isinstance(item, str) and read_verb(item) else []
 
 
 def _whole(index: Any) -> str:
