@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,9 +48,34 @@ def prepare(
                 dataset, data_dir=data_dir, source=source, sample=sample, force=force, report=_Bars(out, stack)
             )
         _show(out, result)
-        flags = ["" if data_dir == Path("data") else f" --data-dir {data_dir}"]
-        flags += [" --preset demo"] if result.manifest.source.startswith("sample:") else []
-        out.next_command(f"memskill train --dataset {dataset}{''.join(flags)}")
+        flags = [] if data_dir == Path("data") else ["--data-dir", str(data_dir)]
+        flags += ["--preset", "demo"] if result.manifest.source.startswith("sample:") else []
+        out.next_command(shlex.join(["memskill", "train", "--dataset", dataset, *flags]))
+
+
+def ensure_prepared(out: Console, dataset: str, data_dir: Path) -> None:
+    """Prepare ``dataset`` from its official place unless something is prepared, for a command that needs it.
+
+    Raises DataError with the exact commands to type when it cannot be had.
+    """
+    from memskill_cli.datasets.base import get
+    from memskill_cli.datasets.prepare import prepare
+    from memskill_cli.errors import DataError
+
+    if (data_dir / get(dataset).name / "manifest.json").exists():
+        return
+    out.notice(f"{dataset} is not prepared in {data_dir}: preparing it first")
+    try:
+        with ExitStack() as stack:
+            result = prepare(dataset, data_dir=data_dir, report=_Bars(out, stack))
+    except DataError as error:
+        where = "" if data_dir == Path("data") else f" --data-dir {data_dir}"
+        raise DataError(
+            f"{dataset} is not prepared, and could not be: {error.message}",
+            hint=f"memskill prepare --dataset {dataset} --source FILE{where}   (or --sample for the small one)",
+        ) from None
+    for note in result.manifest.notes:
+        out.notice(note)
 
 
 TITLES: dict[str, tuple[str, str]] = {"download": ("downloading", "bytes"), "normalise": ("normalising", "traces")}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def get(name: str) -> Dataset:
 def command(dataset: str, data_dir: Path | None = None, *flags: str) -> str:
     """The ``prepare`` command to suggest, as it would be typed."""
     place = [] if data_dir in (None, Path("data")) else ["--data-dir", str(data_dir)]
-    return " ".join(["memskill prepare --dataset", dataset, *place, *flags])
+    return shlex.join(["memskill", "prepare", "--dataset", dataset, *place, *flags])
 
 
 class SplitSize(NamedTuple):

@@ -87,7 +87,7 @@ def _attempt(client: httpx.Client, url: str, goal: Path, report: Report) -> None
             part.write_bytes(b"")  # before the note: bytes are never taken for part of something else
             write_json(note, known._asdict())
         elif not _continues(response, known, done):
-            part.unlink()
+            part.unlink(missing_ok=True)
             raise _LostError("what was begun does not fit what the server has now")
         total = known.total if known else None
         report(done, total)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from memskill_cli.datasets.base import SPLITS, Note
+from memskill_cli.datasets.base import SPLITS, Dataset, Note
 from memskill_cli.errors import DataError
 from memskill_cli.records import Query, Session, Trace, Turn
 
@@ -52,7 +52,7 @@ class LoCoMo:
             yield Trace(trace_id, self.name, split, sessions, queries)
 
 
-DATASET = LoCoMo()
+DATASET: Dataset = LoCoMo()
 
 
 def _load(path: Path) -> list[Any]:

@@ -88,7 +88,10 @@ def prepare(
     reader = get(dataset)
     origin = _origin(reader, data_dir, source, sample)
     folder = data_dir / reader.name
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"{data_dir} cannot hold data: it is not a folder", hint="choose another --data-dir") from None
     with _alone(folder):
         found = None if force else _prepared(dataset, data_dir)
         if found is None:

@@ -218,6 +218,18 @@ def test_senseless_sources(data, tmp_path):
         prepare("locomo", data_dir=data, source=str(tmp_path))
 
 
+def test_a_data_dir_that_is_a_file(tmp_path):
+    (tmp_path / "data").write_text("mine")
+    with pytest.raises(UsageError, match="not a folder"):
+        prepare("locomo", data_dir=tmp_path / "data", sample=True)
+
+
+def test_a_suggested_command_can_be_pasted(tmp_path):
+    with pytest.raises(DataError) as caught:
+        load_manifest("locomo", Path("my data"))
+    assert caught.value.hint == "memskill prepare --dataset locomo --data-dir 'my data'"
+
+
 def test_two_at_once_prepare_it_once(data):
     results = []
     threads = [
