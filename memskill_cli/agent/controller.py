@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -57,9 +57,10 @@ class Controller(nn.Module):
         states_NH, skills_SH = self.state_net(states_N2D), self.op_net(skills_SD)
         # The first layer of actor_head over [h_s ; h_a] is a sum of two products, so the N x S pairs need never be
         # laid side by side: N + S rows are multiplied instead of N * S.
-        first, hidden = self.actor_head[0], states_NH.shape[1]
-        from_state_NH = functional.linear(states_NH, first.weight[:, :hidden], first.bias)
-        from_skill_SH = functional.linear(skills_SH, first.weight[:, hidden:])
+        first = cast(nn.Linear, self.actor_head[0])
+        for_state_HH, for_skill_HH = first.weight.chunk(2, dim=1)
+        from_state_NH = functional.linear(states_NH, for_state_HH, first.bias)
+        from_skill_SH = functional.linear(skills_SH, for_skill_HH)
         pairs_NSH = torch.relu(from_state_NH[:, None, :] + from_skill_SH[None, :, :])
         return Policy(self.actor_head[2](pairs_NSH).squeeze(-1), self.critic_head(states_NH).squeeze(-1))
 

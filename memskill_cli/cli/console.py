@@ -38,6 +38,11 @@ def safe(text: str) -> str:
     return escape(shown)
 
 
+def percent(value: float | None) -> str:
+    """A score of 0 to 1 as papers print it: 38.78."""
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
 Advance = Callable[..., None]
 """``advance(n=1, note="")``: n more are done; ``total=`` corrects the total."""
 
@@ -134,7 +139,7 @@ def console(json: bool, quiet: bool, debug: bool) -> Iterator[Console]:
     out = Console(json=json, quiet=quiet)
     try:
         yield out
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, SystemExit):  # SystemExit: rich, when whoever read our output has gone
         raise
     except BaseException as error:
         if debug:

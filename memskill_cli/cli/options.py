@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from memskill_cli.config import Config, load
+from memskill_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from memskill_cli.services import Access
 
 MODEL, METHOD, LIMITS, WHERE = "Models", "Method", "Limits and machine", "Settings and places"
 
@@ -56,16 +62,72 @@ MemTopK = Annotated[int | None, option("--mem-top-k", panel=METHOD, help="Memori
 Seed = Annotated[int | None, option("--seed", panel=METHOD, help="Everything random comes from this.")]
 Concurrency = Annotated[int | None, option("--concurrency", panel=LIMITS, help="Model calls in flight.")]
 MaxCost = Annotated[float | None, option("--max-cost", panel=LIMITS, help="US dollars to spend at most; then exit 3.")]
-Engine = Annotated[str | None, option("--engine", panel=LIMITS, help="local (ray: later).")]
+Engine = Annotated[str | None, option("--engine", panel=LIMITS, help="Where episodes run; this version: local.")]
+Reward = Annotated[str | None, option("--reward", panel=METHOD, help="Score of a query while training: f1 or judge.")]
+Judge = Annotated[
+    bool | None, option("--judge/--no-judge", panel=METHOD, help="Whether evaluation asks the judge beside F1.")
+]
+OuterEpochs = Annotated[int | None, option("--outer-epochs", panel=METHOD, help="Stages of the training.")]
+InnerEpochs = Annotated[int | None, option("--inner-epochs", panel=METHOD, help="PPO updates in a stage.")]
+BatchSize = Annotated[int | None, option("--batch-size", panel=METHOD, help="Episodes in an inner epoch.")]
+Evolve = Annotated[bool | None, option("--evolve/--no-evolve", panel=METHOD, help="Whether the designer may act.")]
+Tracker = Annotated[
+    str | None, option("--tracker", panel=LIMITS, help="Metrics beside metrics.jsonl; this version: none.")
+]
+
+SETTINGS = {
+    "judge_model": "models.judge",
+    "designer_model": "models.designer",
+    "api_base": "models.api_base",
+    "encoder": "encoders.state",
+    "retriever": "encoders.retrieval",
+    "span_mode": "{section}.span_mode",
+    "chunk_size": "{section}.chunk_size",
+    "chunk_overlap": "{section}.chunk_overlap",
+    "top_k": "{section}.top_k",
+    "mem_top_k": "memory.top_k",
+    "reward": "reward.kind",
+    "judge": "eval.judge",
+    "outer_epochs": "train.outer_epochs",
+    "inner_epochs": "train.inner_epochs",
+    "batch_size": "train.batch_size",
+    "evolve": "train.evolve",
+    "seed": "seed",
+    "concurrency": "limits.concurrency",
+    "max_cost": "limits.max_cost",
+    "engine": "engine",
+    "tracker": "tracker",
+    "dataset": "dataset",
+}
+"""Which setting each flag is; ``{section}`` is the command's own (train or eval)."""
 
 
-def model_overrides(
-    model: str | None, judge_model: str | None, designer_model: str | None, api_base: str | None
-) -> dict[str, Any]:
-    """Settings from the model flags: ``--model`` is all four roles, the others one each."""
-    roles = {f"models.{role}": model for role in ("executor", "answer", "judge", "designer")}
-    if judge_model:
-        roles["models.judge"] = judge_model
-    if designer_model:
-        roles["models.designer"] = designer_model
-    return {**roles, "models.api_base": api_base}
+def settings_of(flags: dict[str, Any], section: str, base: Config | None = None) -> Config:
+    """The settings of a command from its parsed flags (typer's ``ctx.params``); ``base`` are a run's own.
+
+    Raises UsageError for anything that is no setting or makes no sense.
+    """
+    roles = {f"models.{role}": flags["model"] for role in ("executor", "answer", "judge", "designer")}
+    named = {
+        setting.format(section=section): flags[flag]
+        for flag, setting in SETTINGS.items()
+        if flags.get(flag) is not None
+    }
+    settings = load(
+        preset=flags["preset"],
+        file=flags["config"],
+        sets=flags["set_"] or (),
+        overrides={**roles, **named},
+        base=base,
+    )
+    for setting, only, version in (("engine", "local", "Ray"), ("tracker", "none", "trackers")):
+        if getattr(settings, setting) != only:
+            raise UsageError(f"{setting} {getattr(settings, setting)}: {version} are not in this version")
+    return settings
+
+
+def access_of(flags: dict[str, Any]) -> Access:
+    """Keys and caches from the parsed flags."""
+    from memskill_cli.services import Access
+
+    return Access(tuple(flags["api_key"] or ()), flags["keys"], flags["cache_dir"])

@@ -1,5 +1,160 @@
-"""Not here yet."""
+"""``memskill train``: train the controller on a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memskill_cli.cli import options as o
+from memskill_cli.cli.console import Advance, Console, Debug, Json, Quiet, console, percent
+
+if TYPE_CHECKING:
+    from memskill_cli.config import Config
+    from memskill_cli.runs.run_dir import RunDir
+
+Resume = Annotated[bool, o.option("--resume", panel=o.WHERE, help="Go on with a run (the newest, or --run).")]
+Override = Annotated[bool, o.option("--override", panel=o.WHERE, help="Resume although settings differ.")]
 
 
-def train() -> None:
-    """Not here yet."""
+def train(
+    ctx: typer.Context,
+    dataset: o.Dataset = "locomo",
+    run: o.Run = None,
+    resume: Resume = False,
+    override: Override = False,
+    preset: o.Preset = "default",
+    config: o.ConfigFile = None,
+    set_: o.Set = None,
+    runs_dir: o.RunsDir = Path("runs"),
+    data_dir: o.DataDir = Path("data"),
+    cache_dir: o.CacheDir = None,
+    model: o.Model = None,
+    judge_model: o.JudgeModel = None,
+    designer_model: o.DesignerModel = None,
+    api_base: o.ApiBase = None,
+    api_key: o.ApiKey = None,
+    keys: o.Keys = None,
+    encoder: o.Encoder = None,
+    retriever: o.Retriever = None,
+    outer_epochs: o.OuterEpochs = None,
+    inner_epochs: o.InnerEpochs = None,
+    batch_size: o.BatchSize = None,
+    span_mode: o.SpanMode = None,
+    chunk_size: o.ChunkSize = None,
+    chunk_overlap: o.ChunkOverlap = None,
+    top_k: o.TopK = None,
+    mem_top_k: o.MemTopK = None,
+    reward: o.Reward = None,
+    judge: o.Judge = None,
+    evolve: o.Evolve = None,
+    seed: o.Seed = None,
+    concurrency: o.Concurrency = None,
+    max_cost: o.MaxCost = None,
+    engine: o.Engine = None,
+    tracker: o.Tracker = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train the controller to pick the right memory skills.
+
+    Reads a batch of conversations with the skills the controller picks, answers their questions from the memory that
+    left, and teaches the controller by PPO from the scores. Every inner epoch ends in a checkpoint; stopped at any
+    moment, the same command with --resume goes on.
+    """
+    with console(json, quiet, debug) as out:
+        import asyncio
+
+        from memskill_cli.cli.prepare import ensure_prepared
+        from memskill_cli.training import launch
+
+        if resume:
+            opened = launch.reopen(runs_dir, run, data_dir)
+            settings = launch.agree(opened, _resumed(ctx.params, opened), override)
+        else:
+            settings = o.settings_of(ctx.params, "train")
+            ensure_prepared(out, settings.dataset, data_dir)
+            opened = launch.start(runs_dir, run, settings, data_dir)
+        access = o.access_of(ctx.params)
+        with Bar(out) as progress:
+            asyncio.run(launch.train(opened, settings, data_dir, access, progress))
+        show(out, opened)
+        flag = f" --runs-dir {runs_dir}" if runs_dir != Path("runs") else ""
+        out.next_command(f"memskill eval --dataset {settings.dataset} --run {opened.name}{flag}")
+
+
+def _resumed(flags: dict[str, Any], run: RunDir) -> Config:
+    """What the flags of a resuming command ask for, on top of the run's own settings."""
+    own = run.settings()
+    given = {**flags, "dataset": own.dataset if flags["dataset"] == "locomo" else flags["dataset"]}
+    return o.settings_of(given, "train", own)
+
+
+class Bar:
+    """Progress of a training: a bar of spans, and a line for every inner epoch."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+
+    def __enter__(self) -> Any:
+        from contextlib import ExitStack
+
+        from memskill_cli.training.launch import Progress
+
+        self._stack = ExitStack()
+        return Progress(self._begin, self._out.notice)
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.close()
+
+    def _begin(self, spans: int, notice: Callable[[str], None]) -> Any:
+        from memskill_cli.training.trainer import Watcher
+
+        self._advance: Advance = self._stack.enter_context(self._out.progress("training", spans, "spans"))
+        self._notice = notice
+        return Watcher(self._advance, self._epoch, notice)
+
+    def _epoch(self, row: dict[str, Any]) -> None:
+        used = sorted(row["skill_usage"].items(), key=lambda pair: (-pair[1], pair[0]))
+        self._notice(
+            f"outer {row['outer']} inner {row['inner']}: reward {percent(row['episode_reward_mean'])} "
+            f"over {row['steps']} steps; skills {', '.join(f'{name} {count}' for name, count in used)}; "
+            f"{row['llm_calls']} calls ({row['cached_calls']} cached), ${row['cost_usd']:.4f}, {row['seconds']:.0f} s"
+        )
+
+
+def show(out: Console, run: RunDir) -> None:
+    """The outcome: rewards stage by stage, and where everything lies."""
+    from rich.table import Table
+
+    from memskill_cli import files
+    from memskill_cli.training import stages
+
+    rows = list(files.read_jsonl(run.metrics))
+    table = Table(title=f"run {run.name}", title_justify="left")
+    for name in ("stage", "inner epochs", "first reward", "last reward", "stage reward", ""):
+        table.add_column(name, justify="left" if name in ("stage", "") else "right")
+    found = stages.read_all(run.stages)
+    champion = stages.best(found)
+    for stage in found:
+        inner = [row["episode_reward_mean"] for row in rows if row["outer"] == stage.number]
+        best = "best" if champion and stage.number == champion.number else ""
+        numbers = (str(len(inner)), percent(inner[0]), percent(inner[-1]), percent(stage.reward))
+        table.add_row(f"{stage.number:03d}", *numbers, best)
+    out.result(
+        {
+            "run": run.name,
+            "folder": str(run.path),
+            "status": run.manifest().status,
+            "inner_epochs": len(rows),
+            "stages": [{"stage": s.number, "reward": s.reward, "is_best": s.is_best} for s in found],
+            "best_checkpoint": str(run.checkpoints / f"{champion.checkpoint:06d}") if champion else None,
+            "cost_usd": sum(row["cost_usd"] for row in rows),
+            "llm_calls": sum(row["llm_calls"] for row in rows),
+        },
+        table,
+        f"rewards are token F1 x 100 unless --reward judge; everything is in [bold]{run.path}[/bold]",
+    )

@@ -3,15 +3,153 @@
 from __future__ import annotations
 
 import difflib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from memskill_cli.errors import RunError
+from memskill_cli import __version__, config, files
+from memskill_cli.errors import RunError, RunLockedError
 
 FORMAT = 1
 UNTRAINED = "untrained"
 """Name of the run that holds evaluations made without any trained run."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``run.json``. ``status`` is new, running, paused (resumable), finished or untrained."""
+
+    format: int
+    memskill: str
+    dataset: str
+    data_digest: str
+    seed: int
+    status: str
+    created: str
+    updated: str
+
+
+class RunDir:
+    """Paths of a run and its manifest. Everything a run writes lies below ``path``; the layout is the contract's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.config_file = path / "config.toml"
+        self.skill_bank = path / "skill_bank.json"
+        self.stages = path / "stages"
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.usage = path / "usage.jsonl"
+        self.memory = path / "memory"
+        self.evals = path / "evals"
+        self.log = path / "logs" / "memskill.log"
+
+    @classmethod
+    def create(
+        cls, runs_dir: Path, name: str, settings: config.Config, data_digest: str, status: str = "new"
+    ) -> RunDir:
+        """Make the directory. Raises RunError if the name is taken or is no plain folder name."""
+        run = cls(runs_dir / name)
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise RunError(f"{name!r} cannot name a run: it must be a plain folder name")
+        if (run.path / "run.json").exists():
+            raise RunError(
+                f"run {name} exists already",
+                hint=f"go on with it: memskill train --run {name} --resume; or choose another --run",
+            )
+        (run.path / "logs").mkdir(parents=True, exist_ok=True)
+        run.write_config(settings)
+        now = _now()
+        run._write(Manifest(FORMAT, __version__, settings.dataset, data_digest, settings.seed, status, now, now))
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """An existing run. Raises RunError if its manifest is damaged or of a newer format."""
+        run = cls(path)
+        found = run.manifest().format
+        if found > FORMAT:
+            raise RunError(
+                f"run {run.name} has format {found}; this memskill reads up to {FORMAT}", hint="pip install -U memskill"
+            )
+        return run
+
+    def manifest(self) -> Manifest:
+        file = self.path / "run.json"
+        try:
+            return Manifest(**orjson.loads(file.read_bytes()))
+        except (OSError, orjson.JSONDecodeError, TypeError) as error:
+            raise RunError(f"{file}: not a run's manifest: {error}") from None
+
+    def set_status(self, status: str) -> None:
+        self._write(replace(self.manifest(), status=status, updated=_now()))
+
+    def write_config(self, settings: config.Config) -> None:
+        files.write_atomic(self.config_file, config.to_toml(settings))
+
+    def settings(self) -> config.Config:
+        return config.from_dict(config.read_toml(self.config_file), str(self.config_file))
+
+    @contextmanager
+    def logged(self, notice: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+        """A ``notice`` that also writes to ``logs/memskill.log``; an error that ends the block is written there too."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a", encoding="utf-8") as file:
+
+            def log(text: str) -> None:
+                print(f"{_now()} {os.getpid()} {text}", file=file, flush=True)
+
+            def tell(text: str) -> None:
+                log(text)
+                notice(text)
+
+            try:
+                yield tell
+            except BaseException as error:
+                log(f"ended by {type(error).__name__}: {error}")
+                raise
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Own the run while the block lasts. Raises RunLockedError with the holder's pid at once if another does.
+
+        The lock is the operating system's, so that of a process that died is gone with it.
+        """
+        with locked(self.path, f"run {self.name}"):
+            yield
+
+    def _write(self, manifest: Manifest) -> None:
+        files.write_json(self.path / "run.json", asdict(manifest))
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Own ``folder`` (``what`` in messages) while the block lasts; RunLockedError at once if another process does."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = folder / ".owner"
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        pid = owner.read_text("utf-8").strip() if owner.exists() else "unknown"
+        raise RunLockedError(
+            f"{what} is in use by process {pid}", hint=f"wait for it, or stop it with: kill {pid}"
+        ) from None
+    try:
+        files.write_atomic(owner, f"{os.getpid()}\n")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
 
 
 def find_run(runs_dir: Path, name: str | None) -> Path | None:
@@ -30,8 +168,24 @@ def find_run(runs_dir: Path, name: str | None) -> Path | None:
     return max(trained, key=lambda run: (_created(run), run.name), default=None)
 
 
+def new_name(dataset: str) -> str:
+    return f"{dataset}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
 def _created(run: Path) -> str:
     try:
         return str(orjson.loads((run / "run.json").read_bytes())["created"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def read_json(file: Path) -> Any:
+    """A JSON file of a run; RunError names it when it is damaged."""
+    try:
+        return orjson.loads(file.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise RunError(f"{file}: {error}") from None

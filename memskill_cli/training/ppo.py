@@ -129,4 +129,5 @@ def update(
             measured.append([x.item() for x in (policy_loss, value_loss, entropy, approx_kl, clipfrac)])
         if np.mean([row[3] for row in measured]) > config.target_kl:
             break
-    return PPOStats(*(float(x) for x in np.mean(measured, axis=0)), explained_variance=before)
+    policy_loss, value_loss, entropy, approx_kl, clipfrac = np.mean(measured, axis=0).tolist()
+    return PPOStats(policy_loss, value_loss, entropy, approx_kl, clipfrac, before)

@@ -1,0 +1,88 @@
+"""The executor: one call of a frozen LLM reads a span and writes memory (section 3 of the method)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memskill_cli.agent.parsing import ParsedReply, check_actions, parse_reply
+from memskill_cli.agent.prompts import Message, messages, numbered
+from memskill_cli.config import MemoryConfig
+from memskill_cli.errors import UnreadableReplyError
+from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.grammars import executor_grammar
+from memskill_cli.memory.bank import MemoryBank
+from memskill_cli.memory.spaces import Spaces
+from memskill_cli.records import Action, Execution, MemoryAction, Provenance, Retrieved, Span
+from memskill_cli.skills.skill import Skill
+
+
+class Executor:
+    """Turns (span, memories shown, skills chosen) into changes of a memory bank."""
+
+    def __init__(self, gateway: Gateway, spaces: Spaces, config: MemoryConfig) -> None:
+        self._gateway = gateway
+        self._spaces = spaces
+        self._config = config
+
+    async def execute(
+        self, bank: MemoryBank, span: Span, shown: Sequence[Retrieved], skills: Sequence[Skill]
+    ) -> Execution:
+        """Ask once (once more if the reply cannot be read) and apply what the reply may do.
+
+        What is rejected is counted by reason; a reply that stays unreadable changes nothing and says so. Raises
+        ModelError when the call itself fails: that is never "no memory written".
+        """
+        allowed = {skill.action for skill in skills}
+        try:
+            reply = await self._gateway.ask(
+                "executor",
+                executor_messages(span, shown, skills),
+                parse=_parse,
+                grammar=executor_grammar(allowed, len(shown)),
+            )
+        except UnreadableReplyError:
+            return Execution((), {}, unreadable=True)
+        actions, rejected = check_actions(
+            reply.value.actions,
+            allowed=allowed,
+            shown=len(shown),
+            max_chars=self._config.max_chars,
+            max_actions=self._config.max_actions,
+        )
+        for outcome, count in reply.value.rejected.items():
+            rejected[outcome] = rejected.get(outcome, 0) + count
+        provenance = Provenance(span.trace_id, span.index, tuple(skill.name for skill in skills), span.index)
+        await self._apply(bank, actions, shown, provenance)
+        return Execution(tuple(actions), rejected)
+
+    async def _apply(
+        self, bank: MemoryBank, actions: Sequence[MemoryAction], shown: Sequence[Retrieved], provenance: Provenance
+    ) -> None:
+        writes = [action for action in actions if action.action in (Action.INSERT, Action.UPDATE)]
+        state, retrieval = await self._spaces.embed([action.text for action in writes])
+        vectors = dict(zip(map(id, writes), zip(state, retrieval, strict=True), strict=True))
+        for action in actions:
+            # Ids, not positions, are what is changed: an index means the memory that was shown there.
+            item_id = shown[action.index].item.item_id if action.index is not None else ""
+            match action.action:
+                case Action.INSERT:
+                    bank.insert(action.text, *vectors[id(action)], provenance)
+                case Action.UPDATE:
+                    bank.update(item_id, action.text, *vectors[id(action)], provenance)
+                case Action.DELETE:
+                    bank.delete(item_id, provenance)
+                case Action.NOOP:
+                    pass
+
+
+def executor_messages(span: Span, shown: Sequence[Retrieved], skills: Sequence[Skill]) -> list[Message]:
+    """The prompt: skills first (they repeat), then the memories, then the span."""
+    described = "\n\n".join(f"### {s.name}\nAction type: {s.action.value.upper()}\n{s.body}" for s in skills)
+    return messages("executor", skills=described, memories=numbered(m.item.text for m in shown), span=span.text)
+
+
+def _parse(text: str) -> ParsedReply:
+    reply = parse_reply(text)
+    if not reply.found:
+        raise UnreadableReplyError("no memory action found; expected blocks that start with ACTION: INSERT (or NOOP)")
+    return reply

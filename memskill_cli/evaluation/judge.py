@@ -1,0 +1,45 @@
+"""The LLM judge: 1, 0.5 or 0 with an explanation (section 5 of the method)."""
+
+from __future__ import annotations
+
+import math
+
+from json_repair import repair_json
+
+from memskill_cli.agent.prompts import messages
+from memskill_cli.errors import UnreadableReplyError
+from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.grammars import judge_grammar
+from memskill_cli.records import Query
+
+SCORES = (0.0, 0.5, 1.0)
+
+
+def parse_verdict(text: str) -> float:
+    """The score of a judge's reply.
+
+    Raises UnreadableReplyError for anything that is not JSON with a score of 0, 0.5 or 1 (a 10, a NaN, a missing
+    score): such a reply is asked again, and counted, and never taken for a 0.
+    """
+    start, end = text.find("{"), text.rfind("}")
+    verdict = repair_json(text[start : end + 1], return_objects=True) if 0 <= start < end else None
+    score = verdict.get("score") if isinstance(verdict, dict) else None
+    try:
+        value = float(score) if not isinstance(score, bool) else math.nan  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        value = math.nan
+    if value not in SCORES:
+        raise UnreadableReplyError(f'expected JSON with "score" 0, 0.5 or 1, not {text[:80]!r}')
+    return value
+
+
+async def judge(gateway: Gateway, query: Query, prediction: str) -> float:
+    """How well ``prediction`` answers ``query``: 0, 0.5 or 1.
+
+    An empty prediction is 0 without a call. Raises UnreadableReplyError or ModelError when there is no verdict.
+    """
+    if not prediction.strip():
+        return 0.0
+    truth = " / ".join(query.truths)
+    prompt = messages("judge", question=query.question, truth=truth, answer=prediction)
+    return (await gateway.ask("judge", prompt, parse=parse_verdict, grammar=judge_grammar())).value

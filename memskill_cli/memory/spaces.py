@@ -1,0 +1,21 @@
+"""The two embedding spaces a memory item lives in, which may be one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from memskill_cli.memory.encoders import CachedEncoder
+from memskill_cli.records import Matrix
+
+
+class Spaces(NamedTuple):
+    """``state`` embeds what the controller sees; ``retrieval`` finds memories for queries."""
+
+    state: CachedEncoder
+    retrieval: CachedEncoder
+
+    async def embed(self, texts: Sequence[str]) -> tuple[Matrix, Matrix]:
+        """Texts of memories in both spaces: two matrices of shape (N, D_state) and (N, D_retrieval)."""
+        state = await self.state.aencode(texts)
+        return state, state if self.retrieval is self.state else await self.retrieval.aencode(texts)

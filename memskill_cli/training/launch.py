@@ -1,0 +1,99 @@
+"""Starting and resuming a training: the run directory, its data and its settings, then the trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from memskill_cli.config import Config, to_dict
+from memskill_cli.datasets.base import PreparedSplit, load_manifest, load_split
+from memskill_cli.errors import DataError, RunError
+from memskill_cli.runs.run_dir import RunDir, find_run, new_name
+from memskill_cli.services import Access, services
+from memskill_cli.skills.seeds import seed_bank
+from memskill_cli.training.trainer import Trainer, Watcher
+
+FREE_TO_CHANGE = ("limits", "models.api_base", "models.timeout", "models.retries", "preset", "train.keep_checkpoints")
+"""Settings a resumed run may change without becoming another experiment."""
+
+
+def start(runs_dir: Path, name: str | None, settings: Config, data_dir: Path) -> RunDir:
+    """A new run directory for prepared data."""
+    manifest = load_manifest(settings.dataset, data_dir)
+    return RunDir.create(runs_dir, name or new_name(settings.dataset), settings, manifest.digest)
+
+
+def reopen(runs_dir: Path, name: str | None, data_dir: Path) -> RunDir:
+    """The run to go on with. RunError if there is none, DataError if its data are no longer those it began with."""
+    path = find_run(runs_dir, name)
+    if path is None:
+        raise RunError(f"no run in {runs_dir} to resume", hint="start one: memskill train --dataset locomo")
+    run = RunDir.open(path)
+    manifest = run.manifest()
+    if load_manifest(manifest.dataset, data_dir).digest != manifest.data_digest:
+        raise DataError(
+            f"run {run.name} began on other {manifest.dataset} data than {data_dir} now holds",
+            hint="prepare the same file again, or start a new run",
+        )
+    return run
+
+
+def agree(run: RunDir, asked: Config, override: bool) -> Config:
+    """The settings a resumed run goes on with.
+
+    Raises RunError with the list of what differs from the run's own, unless ``override``.
+    """
+    own = run.settings()
+    differs = [
+        f"{name}: {before!r} -> {after!r}"
+        for name, before, after in _differences(to_dict(own), to_dict(asked))
+        if not name.startswith(FREE_TO_CHANGE)
+    ]
+    if differs and not override:
+        raise RunError(
+            f"run {run.name} was started with other settings ({'; '.join(differs)})",
+            hint="leave them out to go on as it began, or add --override to go on with the new ones",
+        )
+    run.write_config(asked)
+    return asked
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    found: list[tuple[str, Any, Any]] = []
+    for name, value in before.items():
+        if isinstance(value, dict):
+            found += _differences(value, after[name], f"{prefix}{name}.")
+        elif value != after[name]:
+            found.append((prefix + name, value, after[name]))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How a training is watched: told the number of spans ahead and where notices go, gives back the watcher."""
+
+    begin: Callable[[int, Callable[[str], None]], Watcher]
+    notice: Callable[[str], None]
+
+
+async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, progress: Progress) -> None:
+    """Train ``run`` to its end from where it is, owning it meanwhile. Stopped early, it is left ``paused``."""
+    with run.owned(), run.logged(progress.notice) as notice:
+        traces: PreparedSplit = load_split(settings.dataset, data_dir, "train")
+        if not len(traces):
+            raise DataError(f"{settings.dataset} has no training traces in {data_dir}")
+        run.set_status("running")
+        finished = False
+        try:
+            async with services(settings, access, run.usage, "train", notice) as opened:
+                bank = seed_bank(noop=settings.controller.noop_seed)
+                trainer = Trainer(run, settings, opened.world, opened.ledger, traces, bank, Watcher())
+                trainer.resume()
+                notice(f"run {run.name}: inner epochs {trainer.done} to {trainer.total}, {len(traces)} traces")
+                trainer.watcher = progress.begin(trainer.spans_ahead(), notice)
+                await trainer.train()
+                finished = True
+        finally:
+            run.set_status("finished" if finished else "paused")

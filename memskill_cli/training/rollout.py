@@ -1,0 +1,125 @@
+"""One episode: read a trace span by span with the skill bank fixed, then ask its memory the queries (section 3).
+
+Evaluation reads and asks in the same way, with another way to choose skills.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from memskill_cli.agent.answerer import answer, retrieve
+from memskill_cli.agent.controller import ChooseSkills, make_state
+from memskill_cli.agent.executor import Executor
+from memskill_cli.config import MemoryConfig, RewardConfig
+from memskill_cli.errors import ModelError, UnreadableReplyError
+from memskill_cli.evaluation.judge import judge
+from memskill_cli.evaluation.scoring import score_f1
+from memskill_cli.llm.gateway import Gateway
+from memskill_cli.memory.bank import MemoryBank
+from memskill_cli.memory.spaces import Spaces
+from memskill_cli.records import Answer, Episode, Query, Span, Step
+from memskill_cli.skills.bank import SkillBank
+from memskill_cli.training.rewards import process_reward, spread
+
+
+def no_progress() -> None:
+    """For callers who do not watch."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What every episode shares: the models, the encoders and the settings. Nothing in it changes."""
+
+    gateway: Gateway
+    spaces: Spaces
+    memory: MemoryConfig
+    reward: RewardConfig
+    dataset: str
+
+
+async def read(
+    world: World,
+    spans: Sequence[Span],
+    skills: SkillBank,
+    choose: ChooseSkills,
+    bank: MemoryBank,
+    advance: Callable[[], None] = no_progress,
+) -> list[Step]:
+    """Read ``spans`` in order into ``bank``; the steps, their episode reward still to come.
+
+    Spans depend on each other through the memory they leave, so a trace is a chain of calls.
+    """
+    executor = Executor(world.gateway, world.spaces, world.memory)
+    span_vectors = await world.spaces.state.aencode([span.text for span in spans])
+    steps = []
+    for span, vector in zip(spans, span_vectors, strict=True):
+        shown = bank.retrieve(vector, world.memory.top_k, "state")
+        memories = bank.vectors([found.item.item_id for found in shown], "state")
+        state = make_state(vector, memories, fuse=world.memory.fuse, tau=world.memory.tau)
+        choice = choose(state)
+        chosen = [skills.skills[index] for index in choice.skills]
+        execution = await executor.execute(bank, span, shown, chosen)
+        own = process_reward({skill.action for skill in chosen}, execution, len(spans), world.reward)
+        steps.append(Step(state, choice, execution, own))
+        advance()
+    return steps
+
+
+async def ask(world: World, bank: MemoryBank, query: Query, *, judged: bool) -> Answer:
+    """One query answered and scored.
+
+    A verdict that stays unreadable is this answer's ``error`` and leaves ``judge`` None: never a 0. Raises ModelError
+    when a call fails for good.
+    """
+    retrieved = await retrieve(bank, query, world.spaces, world.memory.top_k)
+    prediction = await answer(world.gateway, query, retrieved)
+    scored = Answer(query, prediction, tuple(retrieved), score_f1(world.dataset, query, prediction))
+    if not judged:
+        return scored
+    try:
+        return dataclasses.replace(scored, judge=await judge(world.gateway, query, prediction))
+    except UnreadableReplyError as error:
+        return dataclasses.replace(scored, error=f"judge: {error.message}")
+
+
+async def run_episode(
+    world: World,
+    spans: Sequence[Span],
+    queries: Sequence[Query],
+    skills: SkillBank,
+    choose: ChooseSkills,
+    advance: Callable[[], None] = no_progress,
+) -> Episode:
+    """One trace read once, with the reward each step has earned.
+
+    The memory bank lives and dies with the episode. Raises ModelError if a call fails for good: an episode whose
+    score is unknown is no episode, and the run is resumed rather than taught by it.
+    """
+    trace_id = spans[0].trace_id
+    bank = MemoryBank(trace_id)
+    steps = await read(world, spans, skills, choose, bank, advance)
+    judged = world.reward.kind == "judge"
+    answers = await asyncio.gather(*(ask(world, bank, query, judged=judged) for query in queries))
+    reward = episode_reward(answers, world.reward.kind)
+    shares = spread(reward, len(steps), world.reward)
+    earned = tuple(
+        dataclasses.replace(step, reward=share + step.process_reward) for step, share in zip(steps, shares, strict=True)
+    )
+    return Episode(trace_id, earned, tuple(answers), reward, memories=len(bank))
+
+
+def episode_reward(answers: Sequence[Answer], kind: str) -> float:
+    """R: the mean score of the queries that have one. Raises ModelError if none has."""
+    scores = [answer.judge if kind == "judge" else answer.f1 for answer in answers]
+    known = [score for score in scores if score is not None]
+    if not known:
+        raise ModelError(
+            f"none of {len(answers)} answers could be scored: {answers[0].error if answers else 'no queries'}",
+            hint="nothing is lost: the same command with --resume goes on; --judge-model chooses another judge",
+        )
+    return float(np.mean(known))

@@ -1,0 +1,244 @@
+"""The whole method: inner epochs of rollout and PPO, in stages (algorithm of arXiv 2602.02474).
+
+    for each outer epoch (a stage):
+        for each inner epoch:
+            read a batch of traces, each an episode, with the skill bank fixed      rollout.py
+            reward every step                                                       rewards.py
+            update the controller                                                   ppo.py
+            write metrics, then a checkpoint                                        runs/checkpoint.py
+        the stage's reward is the mean of its last quarter                          stages.py
+
+Every random draw is seeded from (seed, outer, inner, episode) and episodes are merged in batch order, so a run's
+result depends neither on concurrency nor on being interrupted and resumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from memskill_cli import files
+from memskill_cli.agent.controller import Controller, Exploration, choose
+from memskill_cli.config import Config
+from memskill_cli.datasets.spans import cut
+from memskill_cli.evaluation.scoring import sample_queries
+from memskill_cli.llm.ledger import Ledger
+from memskill_cli.randomness import batch_of, seed_from
+from memskill_cli.records import Episode, Span, Trace, Usage
+from memskill_cli.runs import checkpoint
+from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.skills.bank import SkillBank
+from memskill_cli.training import ppo, stages
+from memskill_cli.training.rollout import World, run_episode
+
+
+@dataclasses.dataclass(frozen=True)
+class Watcher:
+    """What a training tells while it runs: spans read, inner epochs done, and things worth a line."""
+
+    span: Callable[[], None] = lambda: None
+    epoch: Callable[[dict[str, Any]], None] = lambda row: None
+    notice: Callable[[str], None] = lambda text: None
+
+
+class Trainer:
+    """One run in memory: controller, optimizer and bank after ``done`` inner epochs."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        settings: Config,
+        world: World,
+        ledger: Ledger,
+        traces: Sequence[Trace],
+        bank: SkillBank,
+        watcher: Watcher,
+    ) -> None:
+        self.run, self.settings, self.world, self.ledger = run, settings, world, ledger
+        self.traces, self.bank, self.watcher = traces, bank, watcher
+        self.controller = Controller.seeded(world.spaces.state.dim, settings.controller.hidden, settings.seed)
+        self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.ppo.learning_rate)
+        self.done = 0
+        self._spans: dict[int, list[Span]] = {}
+
+    @property
+    def total(self) -> int:
+        """Inner epochs of the whole run."""
+        return self.settings.train.outer_epochs * self.settings.train.inner_epochs
+
+    def spans_ahead(self) -> int:
+        """Spans still to be read, for a progress bar; the batches are known from their numbers."""
+        return sum(len(self.spans(trace)) for number in range(self.done, self.total) for trace in self._batch(number))
+
+    def resume(self) -> None:
+        """Go back to the newest sound checkpoint and drop the metrics that came after it."""
+        found = checkpoint.load_latest(self.run.checkpoints, self.watcher.notice)
+        if found is not None:
+            self.controller.load_state_dict(found.controller)
+            checkpoint.restore_optimizer(self.optimizer, found.optimizer)
+            self.bank, self.done = found.bank, found.done
+        kept = [row for row in files.read_jsonl(self.run.metrics) if self._number(row) < self.done]
+        files.write_atomic(self.run.metrics, b"".join(map(files.to_json, kept)))
+
+    async def train(self) -> None:
+        """All inner epochs that are left; then the run's bank is its best stage's."""
+        self.bank.save(self.run.skill_bank)
+        while self.done < self.total:
+            outer, inner = divmod(self.done, self.settings.train.inner_epochs)
+            began, before = time.monotonic(), self.ledger.usage()
+            skills_SD = await self._skill_vectors()
+            episodes = await self._collect(outer, inner, skills_SD)
+            stats = self._learn(episodes, outer, inner, skills_SD)
+            self.done += 1
+            row = self._metrics(outer, inner, episodes, stats, before, time.monotonic() - began)
+            files.append_line(self.run.metrics, row)
+            if inner + 1 == self.settings.train.inner_epochs:
+                self._close_stage(outer)
+            self._save()
+            self.watcher.epoch(row)
+        self._end_on_best()
+
+    async def _skill_vectors(self) -> torch.Tensor:
+        return torch.from_numpy(await self.world.spaces.state.aencode([s.description for s in self.bank.skills]))
+
+    async def _collect(self, outer: int, inner: int, skills_SD: torch.Tensor) -> list[Episode]:
+        """One batch of episodes, run together and returned in batch order."""
+        number = outer * self.settings.train.inner_epochs + inner
+        tasks = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index, trace in enumerate(self._batch(number)):
+                    tasks.append(group.create_task(self._episode(outer, inner, index, trace, skills_SD)))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _episode(self, outer: int, inner: int, index: int, trace: int, skills_SD: torch.Tensor) -> Episode:
+        settings = self.settings
+        generator = torch.Generator().manual_seed(seed_from(settings.seed, outer, inner, index))
+        pick = partial(
+            choose,
+            self.controller,
+            skills_SD=skills_SD,
+            k=settings.train.top_k,
+            generator=generator,
+            exploration=self._exploration(),
+        )
+        source = self.traces[trace]
+        queries = sample_queries(
+            source.queries, settings.reward.query_ratio, (settings.seed, source.trace_id, outer, inner)
+        )
+        return await run_episode(self.world, self.spans(trace), queries, self.bank, pick, self.watcher.span)
+
+    def _learn(self, episodes: Sequence[Episode], outer: int, inner: int, skills_SD: torch.Tensor) -> ppo.PPOStats:
+        generator = torch.Generator().manual_seed(seed_from(self.settings.seed, "ppo", outer, inner))
+        stats = ppo.update(
+            self.controller,
+            self.optimizer,
+            ppo.Batch.of(episodes),
+            skills_SD,
+            self._exploration().new_S,
+            self.settings.ppo,
+            generator,
+        )
+        # A skill is credited with the whole episode's reward: a step's own share says more about its place than
+        # about its skills.
+        used = [(step.choice.skills, episode.reward) for episode in episodes for step in episode.steps]
+        self.bank.record_batch([skills for skills, _ in used], [reward for _, reward in used])
+        return stats
+
+    def _exploration(self) -> Exploration:
+        """The window for new skills; the bank starts with none and only the designer makes some."""
+        return Exploration.none(len(self.bank))
+
+    def _metrics(
+        self,
+        outer: int,
+        inner: int,
+        episodes: Sequence[Episode],
+        stats: ppo.PPOStats,
+        before: Usage,
+        seconds: float,
+    ) -> dict[str, Any]:
+        """One line of ``metrics.jsonl``."""
+        steps = [step for episode in episodes for step in episode.steps]
+        rewards = [episode.reward for episode in episodes]
+        names = self.bank.names
+        now = self.ledger.usage()
+        return {
+            "outer": outer,
+            "inner": inner,
+            "episode_reward_mean": float(np.mean(rewards)),
+            "episode_reward_std": float(np.std(rewards)),
+            "process_reward_mean": float(np.mean([step.process_reward for step in steps])),
+            **dataclasses.asdict(stats),
+            "steps": len(steps),
+            "skill_usage": dict(Counter(names[index] for step in steps for index in step.choice.skills)),
+            "actions": dict(Counter(a.action.value for step in steps for a in step.execution.applied)),
+            "rejected_actions": sum(sum(step.execution.rejected.values()) for step in steps),
+            "rejected": dict(sum((Counter(step.execution.rejected) for step in steps), Counter())),
+            "unreadable_replies": sum(step.execution.unreadable for step in steps),
+            "memories_mean": float(np.mean([episode.memories for episode in episodes])),
+            "llm_calls": now.calls - before.calls,
+            "cached_calls": now.cached_calls - before.cached_calls,
+            "cost_usd": round(now.cost_usd - before.cost_usd, 6),
+            "seconds": round(seconds, 3),
+        }
+
+    def _close_stage(self, outer: int) -> None:
+        """Write the stage that has just ended, judged by the last quarter of its rewards."""
+        rows = [row for row in files.read_jsonl(self.run.metrics) if row["outer"] == outer]
+        reward = stages.stage_reward([row["episode_reward_mean"] for row in rows])
+        earlier = [stage for stage in stages.read_all(self.run.stages) if stage.number < outer]
+        champion = stages.best(earlier)
+        is_best = champion is None or reward > (champion.reward or 0.0)
+        stages.write(self.run.stages, stages.Stage(outer, self.bank, reward, is_best, self.done, {}, kept=True))
+        if champion is not None and is_best:
+            stages.write(self.run.stages, dataclasses.replace(champion, is_best=False))
+
+    def _save(self) -> None:
+        contents = checkpoint.Checkpoint(
+            self.done,
+            self.controller.state_dict(),
+            checkpoint.optimizer_tensors(self.optimizer),
+            self.bank,
+            {"dim": self.world.spaces.state.dim, "hidden": self.settings.controller.hidden},
+        )
+        checkpoint.save(self.run.checkpoints, contents)
+        self.bank.save(self.run.skill_bank)
+        champion = stages.best(stages.read_all(self.run.stages))
+        keep = champion.checkpoint if champion else None
+        checkpoint.prune(self.run.checkpoints, self.settings.train.keep_checkpoints, keep)
+
+    def _end_on_best(self) -> None:
+        """A run ends on its best snapshot, statistics and all."""
+        champion = stages.best(stages.read_all(self.run.stages))
+        if champion is not None:
+            champion.bank.save(self.run.skill_bank)
+
+    def spans(self, trace: int) -> list[Span]:
+        """The spans of a training trace, cut once."""
+        if trace not in self._spans:
+            how = self.settings.train
+            self._spans[trace] = cut(
+                self.traces[trace],
+                how.span_mode,
+                chunk_size=how.chunk_size,
+                chunk_overlap=how.chunk_overlap,
+                max_spans=how.max_spans,
+            )
+        return self._spans[trace]
+
+    def _batch(self, number: int) -> list[int]:
+        return batch_of(self.settings.train.batch_size, len(self.traces), number, self.settings.seed)
+
+    def _number(self, row: dict[str, Any]) -> int:
+        return int(row["outer"]) * self.settings.train.inner_epochs + int(row["inner"])
