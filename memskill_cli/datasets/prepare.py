@@ -152,6 +152,7 @@ def _make(reader: Dataset, origin: _Origin, folder: Path, report: Progress) -> M
     for trace in reader.read(file, notes.append):
         traces.append(trace)
         report("normalise", len(traces), None)
+    report("normalise", len(traces), len(traces))
     manifest = _describe(reader, origin, _sha256(file), traces, notes)
     _store(folder, traces, manifest)
     return manifest
