@@ -20,6 +20,7 @@ from memskill_cli.testing.script import Request
 MAX_INSERTS = 8
 ANSWER_WORDS = 12
 _MAX_CHARS = 300
+_DATE_LINE_CHARS = 60
 _DIMENSIONS = 64
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 _DATE = re.compile(rf"\d{{1,2}} (?:{_MONTHS}),? \d{{4}}|(?:{_MONTHS}) \d{{1,2}},? \d{{4}}|\d{{4}}[/-]\d\d[/-]\d\d")
@@ -37,7 +38,7 @@ _STOP_WORDS = frozenset(
 
 
 class _Line(NamedTuple):
-    """One utterance of a span, with the date line it stands under ("" without one)."""
+    """One line of a span, with the date it stands under; ``date`` and ``speaker`` are "" where there is none."""
 
     date: str
     speaker: str
@@ -46,7 +47,8 @@ class _Line(NamedTuple):
     @property
     def memory(self) -> str:
         stamp = f"{self.date} | " if self.date else ""
-        return f"{stamp}{self.speaker}: {self.text}"[:_MAX_CHARS].rstrip()
+        who = f"{self.speaker}: " if self.speaker else ""
+        return f"{stamp}{who}{self.text}"[:_MAX_CHARS].rstrip()
 
 
 def reply(request: Request) -> str:
@@ -155,19 +157,21 @@ def _stem(word: str) -> str:
 
 def _informative(span: str) -> list[_Line]:
     """The lines of a span worth remembering, most telling first."""
-    lines = _utterances(span)
+    lines = _lines(span)
     ranked = sorted(range(len(lines)), key=lambda i: (-_worth(lines[i]), i))
     return [lines[i] for i in ranked if _worth(lines[i]) > 0]
 
 
-def _utterances(span: str) -> list[_Line]:
+def _lines(span: str) -> list[_Line]:
     date, lines = "", []
-    for raw in span.splitlines():
-        found = _UTTERANCE.match(raw.strip())
+    for raw in filter(None, map(str.strip, span.splitlines())):
+        found = _UTTERANCE.match(raw)
         if found and found["speaker"].lower() not in _DATE_LABELS:
             lines.append(_Line(date, found["speaker"], found["text"]))
-        elif stamp := _DATE.search(raw):
+        elif (stamp := _DATE.search(raw)) and len(raw) <= _DATE_LINE_CHARS:
             date = stamp.group()
+        else:
+            lines.append(_Line(date, "", raw))
     return lines
 
 
