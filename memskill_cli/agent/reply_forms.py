@@ -61,13 +61,15 @@ def read_verb(text: str) -> Action | None:
 
 
 def read_entries(reply: str) -> list[Entry] | None:
-    """The entries of a reply, in order; None if there is nothing in it that looks like an action."""
-    if _JSON_START.match(reply) and (entries := json_entries(reply)) is not None:
-        return entries
+    """The entries of a reply, in order; None if there is nothing in it that looks like an action.
+
+    Blocks are looked for first, unless the reply begins with sound JSON.
+    """
     blocks = block_entries(reply)
-    if not any(entry.verb for entry in blocks) and (entries := json_entries(reply)) is not None:
-        return entries
-    return blocks or None
+    if any(entry.verb for entry in blocks):
+        return (_sound_json(reply)[0] if _JSON_START.match(reply) else None) or blocks
+    entries = json_entries(reply)
+    return entries if entries is not None else blocks or None
 
 
 def without_thoughts(text: str) -> str:
@@ -222,22 +224,28 @@ def _unmarked(found: re.Match[str]) -> str:
 
 def json_entries(reply: str) -> list[Entry] | None:
     """The entries of JSON anywhere in the reply, with small errors mended; None if it has no actions in JSON."""
+    entries, broken = _sound_json(reply)
+    mended = _mended(broken) if "action" in broken.lower() else None
+    return mended if mended is not None and len(mended) > len(entries or []) else entries
+
+
+def _sound_json(reply: str) -> tuple[list[Entry] | None, str]:
+    """The entries of all JSON without errors, and the rest of the text from the first JSON with errors on."""
     text = "\n".join(line for line in reply.split("\n") if not _FENCE.match(line) or "{" in line or "[" in line)
     entries: list[Entry] | None = None
-    at, broken = 0, None
+    at, broken = 0, ""
     while opening := _OPENING.search(text, at):
         at = opening.start() + 1
         try:
             value, end = json.JSONDecoder(strict=False).raw_decode(text, opening.start())
         except ValueError:
-            broken = opening.start() if broken is None else broken
+            broken = broken or text[opening.start() :]
             continue
         except RecursionError:  # no reply of ours nests a thousand deep
-            return entries
+            return entries, ""
         if (found := _from_json(value)) is not None:
             entries, at = [*(entries or []), *found], end
-    mended = _mended(text[broken:]) if broken is not None and "action" in text[broken:].lower() else None
-    return mended if mended is not None and len(mended) > len(entries or []) else entries
+    return entries, broken
 
 
 def _mended(text: str) -> list[Entry] | None:
@@ -270,7 +278,7 @@ def _from_json(value: Any) -> list[Entry] | None:
 
 
 def _bare(item: Any) -> list[Entry]:
-    """"NOOP" in place of {"action": "NOOP"}; other texts are chatter that mending swept in."""
+    """ "NOOP" in place of {"action": "NOOP"}; other texts are chatter that mending swept in."""
     return [Entry(item)] if isinstance(item, str) and read_verb(item) else []
 
 
