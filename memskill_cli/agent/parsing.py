@@ -15,9 +15,12 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from memskill_cli.agent.reply_forms import Entry, read_entries, without_thoughts
+from memskill_cli.agent.reply_blocks import block_entries, without_thoughts
+from memskill_cli.agent.reply_entry import Entry
+from memskill_cli.agent.reply_json import json_entries, sound_json
 from memskill_cli.records import Action, MemoryAction, Outcome
 
+_JSON_START = re.compile(r"\s*(?:(?:```|~~~)\w*\s*)?[{\[]")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
 _CHANGES = (Action.UPDATE, Action.DELETE)
 _WRITES = (Action.INSERT, Action.UPDATE)
@@ -38,13 +41,25 @@ def parse_reply(text: str) -> ParsedReply:
     A NOOP beside other actions says nothing and is left out; several NOOPs are one. What looks like an action of
     an unknown type is counted in ``rejected``. Indices and texts are as found: :func:`check_actions` judges them.
     """
-    entries = read_entries(without_thoughts(text))
+    entries = _read_entries(without_thoughts(text))
     if entries is None:
         return ParsedReply((), {}, found=False)
     actions = [action for entry in entries if (action := _to_action(entry)) is not None]
     unknown = len(entries) - len(actions)
     does = [action for action in actions if action.action is not Action.NOOP]
     return ParsedReply(tuple(does or actions[:1]), {Outcome.UNKNOWN_ACTION: unknown} if unknown else {}, found=True)
+
+
+def _read_entries(reply: str) -> list[Entry] | None:
+    """The entries of a reply, in order; None if there is nothing in it that looks like an action.
+
+    Blocks are looked for first, unless the reply begins with sound JSON.
+    """
+    blocks = block_entries(reply)
+    if any(entry.verb for entry in blocks):
+        return (sound_json(reply)[0] if _JSON_START.match(reply) else None) or blocks
+    entries = json_entries(reply)
+    return entries if entries is not None else blocks or None
 
 
 def _to_action(entry: Entry) -> MemoryAction | None:

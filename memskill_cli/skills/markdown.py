@@ -34,7 +34,9 @@ def to_markdown(skill: Skill, folder_name: str | None = None) -> str:
     if name != skill.name:
         metadata["bank-name"] = skill.name
     front = {"name": name, "description": skill.description, "metadata": metadata}
-    text = yaml.safe_dump(front, allow_unicode=True, sort_keys=False, width=10**6)
+    # YAML folds the line breaks of a plain text, of which it knows more than "\n"; quoted they are escaped.
+    style = '"' if len(skill.description.splitlines()) > 1 else None
+    text = yaml.safe_dump(front, allow_unicode=True, sort_keys=False, width=10**6, default_style=style)
     return f"---\n{text}---\n\n{skill.body}\n"
 
 

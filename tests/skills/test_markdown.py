@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memskill_cli.errors import SkillBankError
@@ -25,6 +25,7 @@ _SKILLS = st.builds(
 
 
 @given(_SKILLS)
+@example(Skill("a_b", "one\x85two\u2028three\n---\nfour: {", "---\nbody\n---", Action.NOOP, "seed"))
 def test_round_trip(skill):
     assert from_markdown(to_markdown(skill)) == skill
 

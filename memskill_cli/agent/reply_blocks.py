@@ -1,17 +1,15 @@
-"""The two forms of an executor's reply, blocks and JSON, as entries: what a model wrote for each action, unjudged."""
+"""Replies in blocks of ``ACTION: …`` lines, and what is not to be read in any reply: the model's thoughts."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from memskill_cli.agent.reply_entry import FENCE, VERB, Entry, read_verb
 from memskill_cli.records import Action
 
 _THINK_TAG = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
-_FENCE = re.compile(r"\s*(?:```|~~~)")
 _KEYS = r"(?:memory[ _-]?index|memory[ _-]?item|updated[ _-]?memory|memory|index|action|reasoning)"
 _KEY_LINE = re.compile(
     rf"""[\s>\#]* (?:[-*+•]\s+)? (?:\(?\d{{1,3}}[.):]\s*)? (?P<mark>[*_`]{{0,3}})
@@ -21,55 +19,6 @@ _KEY_LINE = re.compile(
 )
 _INNER_KEY = re.compile(rf"(?<=[\s,;|(])[*_`]{{0,3}}(?={_KEYS}[*_`]{{0,3}}\s?[:：])", re.IGNORECASE)
 _BARE_VERB = re.compile(r"[\s>#*_`(\[-]*(insert|update|delete|no[-_ ]?op)[\s*_`)\].]*", re.IGNORECASE)
-_VERB = re.compile(r"[\s*_`\"'\[(<{]*(insert|update|delete|no[-_ ]?op|skip|none)(?![\w-])", re.IGNORECASE)
-_CHOICE = re.compile(r"\s*(?:[/|,]|\bor\b)\s*(?:insert|update|delete|no[-_ ]?op)\b", re.IGNORECASE)
-_MINUS = r"\-−–—"
-_INDEX = re.compile(
-    rf"[^\w{_MINUS}]{{0,8}}(?:memory|item|index)?[^\w{_MINUS}]{{0,8}}(-?\d{{1,9}})\W*(?:\(.*|[:{_MINUS}]\s.*)?",
-    re.IGNORECASE | re.DOTALL,
-)
-_OPENING = re.compile(r"[{\[](?=\s*[{\"'}\]])")
-_JSON_START = re.compile(r"\s*(?:(?:```|~~~)\w*\s*)?[{\[]")
-
-
-@dataclass(slots=True)
-class Entry:
-    """The fields of one action as the model wrote them; None is a field that it did not write."""
-
-    action: str
-    index: str | None = None
-    memory: str | None = None
-
-    @property
-    def verb(self) -> Action | None:
-        """The action type; None for an unknown one and for a choice that was not made ("INSERT | UPDATE")."""
-        return read_verb(self.action)
-
-    @property
-    def place(self) -> int | None:
-        """The index: 3 of "3", "[3]", "3.", "#3", "memory 3" or "3 (the flat)"; None of anything else."""
-        found = _INDEX.fullmatch((self.index or "").strip())
-        return int(found[1]) if found else None
-
-
-def read_verb(text: str) -> Action | None:
-    found = _VERB.match(text)
-    if found is None or _CHOICE.match(text, found.end()):
-        return None
-    word = found[1].lower()
-    return Action(word) if word in ("insert", "update", "delete") else Action.NOOP
-
-
-def read_entries(reply: str) -> list[Entry] | None:
-    """The entries of a reply, in order; None if there is nothing in it that looks like an action.
-
-    Blocks are looked for first, unless the reply begins with sound JSON.
-    """
-    blocks = block_entries(reply)
-    if any(entry.verb for entry in blocks):
-        return (_sound_json(reply)[0] if _JSON_START.match(reply) else None) or blocks
-    entries = json_entries(reply)
-    return entries if entries is not None else blocks or None
 
 
 def without_thoughts(text: str) -> str:
@@ -94,9 +43,6 @@ def without_thoughts(text: str) -> str:
                 kept.clear()
             start, thinking = tag.end(), False
     return "".join(kept if thinking else [*kept, text[start:]])
-
-
-# --- blocks ------------------------------------------------------------------------------------------------------
 
 
 class _Key(NamedTuple):
@@ -132,7 +78,7 @@ class _BlockReader:
     def _go_on(self, line: str) -> None:
         """One more line of the open text; a blank one ends it, unless nothing or only a heading was said so far."""
         text = self.entries[-1].memory or ""
-        if _FENCE.match(line) or (not line.strip() and text.strip() and not text.rstrip().endswith(":")):
+        if FENCE.match(line) or (not line.strip() and text.strip() and not text.rstrip().endswith(":")):
             self.open = False
         else:
             self.entries[-1].memory = f"{text}\n{line}"
@@ -162,7 +108,7 @@ class _BlockReader:
 
 def _index_beside(action: str) -> str | None:
     """What stands behind the type in "DELETE [3]"."""
-    found = _VERB.match(action)
+    found = VERB.match(action)
     rest = action[found.end() :] if found else ""
     return rest if Entry("", rest).place is not None else None
 
@@ -217,71 +163,3 @@ def _unmarked(found: re.Match[str]) -> str:
     if not mark or found["closed"]:
         return value
     return value.removeprefix(mark).strip() if value.startswith(mark) else value.removesuffix(mark).strip()
-
-
-# --- JSON --------------------------------------------------------------------------------------------------------
-
-
-def json_entries(reply: str) -> list[Entry] | None:
-    """The entries of JSON anywhere in the reply, with small errors mended; None if it has no actions in JSON."""
-    entries, broken = _sound_json(reply)
-    mended = _mended(broken) if "action" in broken.lower() else None
-    return mended if mended is not None and len(mended) > len(entries or []) else entries
-
-
-def _sound_json(reply: str) -> tuple[list[Entry] | None, str]:
-    """The entries of all JSON without errors, and the rest of the text from the first JSON with errors on."""
-    text = "\n".join(line for line in reply.split("\n") if not _FENCE.match(line) or "{" in line or "[" in line)
-    entries: list[Entry] | None = None
-    at, broken = 0, ""
-    while opening := _OPENING.search(text, at):
-        at = opening.start() + 1
-        try:
-            value, end = json.JSONDecoder(strict=False).raw_decode(text, opening.start())
-        except ValueError:
-            broken = broken or text[opening.start() :]
-            continue
-        except RecursionError:  # no reply of ours nests a thousand deep
-            return entries, ""
-        if (found := _from_json(value)) is not None:
-            entries, at = [*(entries or []), *found], end
-    return entries, broken
-
-
-def _mended(text: str) -> list[Entry] | None:
-    import json_repair
-
-    try:
-        return _from_json(json_repair.loads(text))
-    except Exception:  # whatever the library makes of wild text, a mending that fails is none
-        return None
-
-
-def _from_json(value: Any) -> list[Entry] | None:
-    """The entries of a decoded value: {"actions": […]}, one action, or a list of actions; None if it is none."""
-    if isinstance(value, list):
-        found = [_from_json(item) for item in value]
-        return [entry for entries in found for entry in entries or []] if any(e is not None for e in found) else None
-    if not isinstance(value, dict):
-        return None
-    fields = {re.sub(r"\W", "_", str(key).strip().lower()): item for key, item in value.items()}
-    actions = fields.get("actions", fields.get("action"))
-    if actions is None:
-        return None
-    if isinstance(actions, dict | list):
-        items = actions if isinstance(actions, list) else [actions]
-        return [entry for item in items for entry in _from_json(item) or _bare(item)]
-    index = next((fields[name] for name in ("index", "memory_index") if fields.get(name) is not None), None)
-    names = ("memory", "updated_memory", "memory_item", "text")
-    memory = next((fields[name] for name in names if isinstance(fields.get(name), str)), None)
-    return [Entry(str(actions), None if index is None else _whole(index), memory)]
-
-
-def _bare(item: Any) -> list[Entry]:
-    """ "NOOP" in place of {"action": "NOOP"}; other texts are chatter that mending swept in."""
-    return [Entry(item)] if isinstance(item, str) and read_verb(item) else []
-
-
-def _whole(index: Any) -> str:
-    """An index as text: 3 of 3, 3.0 and "3", but not of true."""
-    return str(int(index)) if isinstance(index, float) and index.is_integer() else str(index)

@@ -1,0 +1,76 @@
+"""Replies in JSON, sound or with the small errors that models make."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from memskill_cli.agent.reply_entry import FENCE, Entry, read_verb
+
+_OPENING = re.compile(r"[{\[](?=\s*[{\"'}\]])")
+
+
+def json_entries(reply: str) -> list[Entry] | None:
+    """The entries of JSON anywhere in the reply, with small errors mended; None if it has no actions in JSON."""
+    entries, broken = sound_json(reply)
+    mended = _mended(broken) if "action" in broken.lower() else None
+    return mended if mended is not None and len(mended) > len(entries or []) else entries
+
+
+def sound_json(reply: str) -> tuple[list[Entry] | None, str]:
+    """The entries of all JSON without errors, and the rest of the text from the first JSON with errors on."""
+    text = "\n".join(line for line in reply.split("\n") if not FENCE.match(line) or "{" in line or "[" in line)
+    entries: list[Entry] | None = None
+    at, broken = 0, ""
+    while opening := _OPENING.search(text, at):
+        at = opening.start() + 1
+        try:
+            value, end = json.JSONDecoder(strict=False).raw_decode(text, opening.start())
+        except ValueError:
+            broken = broken or text[opening.start() :]
+            continue
+        except RecursionError:  # no reply of ours nests a thousand deep
+            return entries, ""
+        if (found := _from_json(value)) is not None:
+            entries, at = [*(entries or []), *found], end
+    return entries, broken
+
+
+def _mended(text: str) -> list[Entry] | None:
+    import json_repair
+
+    try:
+        return _from_json(json_repair.loads(text))
+    except Exception:  # whatever the library makes of wild text, a mending that fails is none
+        return None
+
+
+def _from_json(value: Any) -> list[Entry] | None:
+    """The entries of a decoded value: {"actions": […]}, one action, or a list of actions; None if it is none."""
+    if isinstance(value, list):
+        found = [_from_json(item) for item in value]
+        return [entry for entries in found for entry in entries or []] if any(e is not None for e in found) else None
+    if not isinstance(value, dict):
+        return None
+    fields = {re.sub(r"\W", "_", str(key).strip().lower()): item for key, item in value.items()}
+    actions = fields.get("actions", fields.get("action"))
+    if actions is None:
+        return None
+    if isinstance(actions, dict | list):
+        items = actions if isinstance(actions, list) else [actions]
+        return [entry for item in items for entry in _from_json(item) or _bare(item)]
+    index = next((fields[name] for name in ("index", "memory_index") if fields.get(name) is not None), None)
+    names = ("memory", "updated_memory", "memory_item", "text")
+    memory = next((fields[name] for name in names if isinstance(fields.get(name), str)), None)
+    return [Entry(str(actions), None if index is None else _whole(index), memory)]
+
+
+def _bare(item: Any) -> list[Entry]:
+    """ "NOOP" in place of {"action": "NOOP"}; other texts are chatter that mending swept in."""
+    return [Entry(item)] if isinstance(item, str) and read_verb(item) else []
+
+
+def _whole(index: Any) -> str:
+    """An index as text: 3 of 3, 3.0 and "3", but not of true."""
+    return str(int(index)) if isinstance(index, float) and index.is_integer() else str(index)
