@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from filelock import FileLock
 
 from memskill_cli.errors import EncoderError
 from memskill_cli.records import Vector
@@ -84,9 +85,12 @@ class EncoderCache:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            if self._path:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-            return self._connect()
+            if self._path is None:
+                return self._connect()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # SQLite does not wait when two processes turn a new file's write-ahead log on at once.
+            with FileLock(f"{self._path}.lock", poll_interval=0.01):
+                return self._connect()
         except sqlite3.DatabaseError as error:
             if not self._is_broken(error):
                 raise self._unusable(error) from error

@@ -39,21 +39,39 @@ def test_a_key_tells_encoder_side_and_text_apart():
     assert len(keys) == 4
 
 
-def test_what_one_process_keeps_another_finds(tmp_path):
+def test_processes_that_begin_a_cache_together_share_it(tmp_path):
+    """SQLite alone fails about one such start in eighty with "database is locked"."""
     code = """
 import sys, pathlib, numpy as np
 from memskill_cli.memory.encoder_cache import EncoderCache, content_key
-cache = EncoderCache(pathlib.Path(sys.argv[1]), print)
-for number in range(60):
-    cache.put("encoder", {content_key("encoder", "", f"{sys.argv[2]} {number}"): np.full(3, number, np.float32)})
+print("ready", flush=True)
+for line in sys.stdin:
+    cache = EncoderCache(pathlib.Path(line.strip()), print)
+    for number in range(5):
+        cache.put("encoder", {content_key("encoder", "", f"{sys.argv[1]} {number}"): np.full(3, number, np.float32)})
+    cache.close()
+    print("done", flush=True)
 """
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in ("one", "two")]
-    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
-    cache = EncoderCache(tmp_path, pytest.fail)
-    for name in ("one", "two"):
-        keys = [content_key("encoder", "", f"{name} {number}") for number in range(60)]
-        found = cache.get(keys)
-        assert [found[key][0] for key in keys] == list(range(60))
+    names = ("one", "two", "three", "four")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    writers = [subprocess.Popen([sys.executable, "-c", code, name], **pipes) for name in names]
+    assert [writer.stdout.readline() for writer in writers] == ["ready\n"] * 4
+    folders = [tmp_path / str(number) for number in range(40)]
+    for folder in folders:  # all at once into each
+        for writer in writers:
+            writer.stdin.write(f"{folder}\n")
+            writer.stdin.flush()
+        assert [writer.stdout.readline() for writer in writers] == ["done\n"] * 4
+    for writer in writers:
+        writer.stdin.close()
+    assert [writer.wait(timeout=60) for writer in writers] == [0] * 4
+    for folder in folders:
+        cache = EncoderCache(folder, pytest.fail)
+        for name in names:
+            keys = [content_key("encoder", "", f"{name} {number}") for number in range(5)]
+            found = cache.get(keys)
+            assert [found[key][0] for key in keys] == list(range(5))
+        cache.close()
 
 
 @pytest.mark.parametrize("size", [100, 9000], ids=["short", "long"])

@@ -108,6 +108,17 @@ def test_equal_vectors_score_the_same_bits_wherever_they_lie():
     assert [hit.item.item_id for hit in bank.retrieve(twin, len(twins), "state")] == twins
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_of_equal_items_the_first_inserted_wins_in_a_bank_of_any_size(seed):
+    rng = np.random.default_rng(seed)
+    twin, query = unit(rng, 384), unit(rng, 384)
+    bank = MemoryBank("trace")
+    for size in range(1, 90):
+        bank.insert("twin", twin, twin, origin())
+        k = min(size, 3)
+        assert [hit.item for hit in bank.retrieve(query, k, "state")] == bank.items[:k]
+
+
 def test_history_of_an_item_from_insertion_to_deletion():
     bank = MemoryBank("trace")
     item = bank.insert("likes tea", STATE[0], RETRIEVAL[0], origin(1))
