@@ -14,7 +14,7 @@ from memskill_cli.llm import failures
 from memskill_cli.llm.keys import Deployment, KeyRing, Purpose
 from memskill_cli.llm.ledger import Call, Ledger
 from memskill_cli.llm.prices import Price
-from memskill_cli.llm.router import PatientRouter
+from memskill_cli.llm.router import PatientRouter, failed_deployment
 
 _log = logging.getLogger(__name__)
 
@@ -82,21 +82,21 @@ class MeteredRouter:
     def _failure(self, error: Exception, purpose: Purpose, seconds: float) -> MemskillError:
         """The error to raise for one of litellm's, after writing it down."""
         _log.debug("%s", self._keys.scrub(traceback.format_exc()))
-        deployment = self._served(getattr(error, "failed_deployment_id", None), purpose)
+        deployment = self._served(failed_deployment(error), purpose)
         failure = failures.explain(error, purpose, deployment, self._keys.scrub)
         outcome = f"error:{type(failure).__name__}"
         self._ledger.record(Call(purpose, deployment.model, deployment.label, outcome, seconds=round(seconds, 4)))
         return failure
 
     def _bill(self, purpose: Purpose, reply: Any, seconds: float, outcome: str = "ok") -> Call:
-        deployment = self._served(reply._hidden_params.get("model_id"), purpose)
+        deployment = self._served(reply._hidden_params["model_id"], purpose)
         return self._prices[id(deployment)].bill(purpose, reply, seconds, outcome)
 
     def _wasted(self, purpose: Purpose, reply: Any) -> None:
         """An empty reply is billed, too, before it is asked for again."""
         self._ledger.record(self._bill(purpose, reply, 0.0, "error:EmptyReply"))
 
-    def _served(self, name: str | None, purpose: Purpose) -> Deployment:
+    def _served(self, name: str, purpose: Purpose) -> Deployment:
         """The deployment that litellm names; the first if it names none (the call reached no server)."""
         return self._router.deployments[name] if name else self._groups[purpose][0]
 

@@ -22,7 +22,7 @@ from memskill_cli.llm.keys import Deployment, Purpose
 litellm = load_litellm()
 
 PATIENCE = 900.0
-"""Seconds one call waits in all for keys to wake before it fails."""
+"""Seconds a call waits for keys to wake, while no other call of its role gets a reply either, before it fails."""
 _FIRST_REST, _LONGEST_REST = 1.0, 60.0  # a 429 without Retry-After: 1 s, doubled at each one that follows
 _HOPELESS = (litellm.BadRequestError, litellm.NotFoundError, litellm.UnprocessableEntityError, ModelError)
 
@@ -52,6 +52,7 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
         self._deadline = timeout
         self._strikes: Counter[str] = Counter()  # 429s in a row, by label
         self._refused: set[str] = set()  # labels that were warned about
+        self._last_reply: dict[Purpose, float] = {}
         self._quiet_until = 0.0
         limited = any({"rpm", "tpm"} & d.params.keys() for d in self.deployments.values())
         super().__init__(
@@ -75,28 +76,38 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
         Besides litellm's errors, which the loop retries: AuthError when every key of the role was refused, ModelError
         when all of them rest for longer than :data:`PATIENCE`.
         """
-        role, waited = kwargs["model"], 0.0
+        role, since = kwargs["model"], time.monotonic()
         here = role in self._embedded
         while True:
-            waited += await self._until_awake(role, waited)
+            await self._until_awake(role, since)
             try:
                 async with self._single if here else self._slots, asyncio.timeout(None if here else self._deadline):
                     reply = await super().make_call(original_function, *args, **kwargs)
             except TimeoutError:
                 message = f"no whole reply within {self._deadline:g} s"
                 raise litellm.Timeout(message, model=role, llm_provider="") from None
-            except (litellm.AuthenticationError, litellm.PermissionDeniedError) as error:
-                self._retire(error.failed_deployment_id, str(error.status_code))
-            except litellm.RateLimitError as error:
-                if "insufficient_quota" in str(error):
-                    self._retire(error.failed_deployment_id, "no quota left")
-                else:
-                    self._rest(error)
             except litellm.router.RouterRateLimitError:
                 continue  # the last key that was awake was put to rest while this call waited for its turn
+            except Exception as error:
+                if not self._hold_back(error):
+                    raise
             else:
+                self._last_reply[role] = time.monotonic()
                 self._strikes.pop(self.deployments[reply._hidden_params["model_id"]].label, None)
                 return self._checked(reply, role)
+
+    def _hold_back(self, error: Any) -> bool:
+        """Keep the key of a 401, 403 or 429 back, for good or for a while; False if the error is none of these."""
+        status, name = getattr(error, "status_code", None), failed_deployment(error)
+        if not name or status not in (401, 403, 429):
+            return False
+        if status != 429:
+            self._retire(name, str(status))
+        elif "insufficient_quota" in str(getattr(error, "body", "")):
+            self._retire(name, "no quota left")
+        else:
+            self._rest(name, retry_after(error))
+        return True
 
     def should_retry_this_error(self, error: Exception, *_: Any, **__: Any) -> bool:
         """Raise what no retry can help. (litellm's own rule gives up when all keys rest at this moment.)"""
@@ -125,21 +136,20 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
             )
         raise litellm.BadGatewayError("the reply is empty", model=role, llm_provider="")
 
-    async def _until_awake(self, role: Purpose, waited: float) -> float:
-        """Wait until a key of the role is awake; the seconds that took."""
-        start = time.monotonic()
+    async def _until_awake(self, role: Purpose, since: float) -> None:
+        """Wait until a key of the role is awake, for a call made at ``since`` (monotonic seconds)."""
         while wait := self._soonest(role):
-            if waited + (time.monotonic() - start) + wait > PATIENCE:
+            now = time.monotonic()
+            if now - max(since, self._last_reply.get(role, since)) + wait > PATIENCE:
                 raise ModelError(
                     f"every key for role {role} is rate-limited, the first for {wait:.0f} s more",
                     hint="go on later with --resume, add keys with --api-key or --keys, or lower --concurrency",
                 )
-            if time.monotonic() > self._quiet_until:
+            if now > self._quiet_until:
                 until = time.strftime("%H:%M:%S", time.localtime(time.time() + wait))
                 self._notice(f"every key for role {role} is rate-limited; waiting until {until}")
-            self._quiet_until = max(self._quiet_until, time.monotonic() + wait + _LONGEST_REST)
+            self._quiet_until = max(self._quiet_until, now + wait + _LONGEST_REST)
             await asyncio.sleep(wait)
-        return time.monotonic() - start
 
     def _soonest(self, role: Purpose) -> float:
         """Seconds until the first key of the role wakes; 0 if one is awake. AuthError if none is left."""
@@ -155,16 +165,18 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
         # never 0 here: litellm keeps an entry for as long as its clock says, which may be a hair longer
         return max(0.01, min(rest["timestamp"] + rest["cooldown_time"] for _, rest in resting) - time.time())
 
-    def _rest(self, error: Any) -> None:
-        """Let the key of a 429 rest, in every role that uses it for this model, for as long as the server asks."""
-        tired = self.deployments[error.failed_deployment_id]
-        asked = retry_after(error)
-        seconds = asked if asked is not None else min(_LONGEST_REST, _FIRST_REST * 2 ** self._strikes[tired.label])
-        self._strikes[tired.label] += 1
+    def _rest(self, name: str, seconds: float) -> None:
+        """Let a key rest, in every role that uses it for this model, for as long as the server asks (0: guess)."""
+        tired = self.deployments[name]
         names = [name for name, d in self.deployments.items() if _same(d, tired) and d.model == tired.model]
-        for name, rest in self.cooldown_cache.get_active_cooldowns(model_ids=names, parent_otel_span=None):
-            if rest["timestamp"] + rest["cooldown_time"] >= time.time() + seconds:
-                names.remove(name)  # told earlier to rest for longer
+        resting = dict(self.cooldown_cache.get_active_cooldowns(model_ids=names, parent_otel_span=None))
+        if not seconds:
+            if resting:
+                return  # several calls met the same limit: one strike
+            seconds = min(_LONGEST_REST, _FIRST_REST * 2 ** self._strikes[tired.label])
+        self._strikes[tired.label] += not resting
+        if any(rest["timestamp"] + rest["cooldown_time"] >= time.time() + seconds for rest in resting.values()):
+            return  # told earlier to rest for longer
         for name in names:
             # a rest that has begun is not lengthened by litellm, so it has to begin anew
             self.cooldown_cache.cooldown_store.delete_cache(self.cooldown_cache.get_cooldown_cache_key(name))
@@ -185,8 +197,14 @@ def _same(one: Deployment, other: Deployment) -> bool:
     return (one.label, one.api_base) == (other.label, other.api_base)
 
 
-def retry_after(error: Any) -> float | None:
-    """Seconds that a 429 asks to wait (its Retry-After: a number or an HTTP date); None if it does not say."""
+def failed_deployment(error: Any) -> str:
+    """The name of the deployment that an error of litellm's comes from; "" if the call reached none."""
+    found = getattr(error, "failed_deployment_id", "") or getattr(error, "retry_skip_deployment_id", "")
+    return str(found or "")
+
+
+def retry_after(error: Any) -> float:
+    """Seconds that a 429 asks to wait (its Retry-After: a number or an HTTP date); 0 if it does not say."""
     headers = getattr(error, "litellm_response_headers", None) or getattr(error.response, "headers", None) or {}
     text = headers.get("retry-after", "")
     try:
@@ -196,4 +214,4 @@ def retry_after(error: Any) -> float | None:
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     except ValueError:
-        return None
+        return 0.0
