@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from memskill_cli.skills.bank import SkillBank
+    from memskill_cli.skills.diff import SkillChange
     from memskill_cli.skills.skill import Skill
-    from memskill_cli.skills.stages import SkillChange, Stage
+    from memskill_cli.training.stages import Stage
 
 VIEW = "What to show"
 
@@ -80,15 +81,42 @@ def _needed(run: Path | None, runs_dir: Path) -> Path:
 def _load(out: Console, run: Path | None, runs_dir: Path, stage: int | None) -> _Shown:
     from memskill_cli.skills.bank import SkillBank
     from memskill_cli.skills.seeds import seed_bank
-    from memskill_cli.skills.stages import read_stage
 
     if stage is not None:
         folder = _needed(run, runs_dir)
-        return _Shown(read_stage(folder, stage).bank, folder.name)
+        return _Shown(_stages(folder, stage)[0].bank, folder.name)
     if run is None:
         out.notice(f"no run in {runs_dir} yet: these are the seed skills that training starts from")
         return _Shown(seed_bank(), None)
     return _Shown(SkillBank.load(run / "skill_bank.json"), run.name)
+
+
+def _stages(run: Path, *numbers: int) -> list[Stage]:
+    """The stages of these numbers, or all of them."""
+    from memskill_cli.training.stages import read_all
+
+    stages = {stage.number: stage for stage in read_all(run / "stages")}
+    for number in numbers:
+        if number not in stages:
+            known = "it has " + ", ".join(map(str, stages)) if stages else "it has none yet"
+            raise RunError(f"run {run.name} has no stage {number}", hint=known)
+    return [stages[number] for number in numbers] if numbers else list(stages.values())
+
+
+def _lineage(stages: list[Stage]) -> list[tuple[Stage, dict[str, list[str]]]]:
+    """Each stage with the names it added, refined and removed against its parent."""
+    from memskill_cli.skills.diff import changes_by_kind
+
+    banks = {stage.number: stage.bank for stage in stages}
+    parents = [stage.number if stage.parent is None else stage.parent for stage in stages]
+    return [
+        (stage, changes_by_kind(banks.get(parent, stage.bank), stage.bank))
+        for stage, parent in zip(stages, parents, strict=True)
+    ]
+
+
+def _summary(stage: Stage) -> str:
+    return str(stage.change.get("summary", ""))
 
 
 def _text(text: str, style: str = "") -> Text:
@@ -152,9 +180,7 @@ def _export(out: Console, shown: _Shown, folder: Path) -> None:
 def _show_history(out: Console, run: Path) -> None:
     from rich.table import Table
 
-    from memskill_cli.skills.stages import lineage, read_stages
-
-    rows = list(lineage(read_stages(run)))
+    rows = _lineage(_stages(run))
     table = Table(title=_text(f"{run.name} · {len(rows)} stages"), title_justify="left", title_style="bold")
     for header in ("stage", "from", "reward", "outcome", "skills"):
         table.add_column(header, justify="right" if header in ("stage", "from", "reward", "skills") else "left")
@@ -162,7 +188,7 @@ def _show_history(out: Console, run: Path) -> None:
     for stage, kinds in rows:
         parent = "" if stage.parent is None else str(stage.parent)
         what = "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names)
-        why = _text("\n".join(filter(None, (what, stage.summary, stage.rationale))))
+        why = _text("\n".join(filter(None, (what, _summary(stage), stage.rationale))))
         table.add_row(str(stage.number), parent, _reward(stage.reward), _outcome(stage), str(len(stage.bank)), why)
     data = [{**_facts(stage), **kinds} for stage, kinds in rows]
     out.result({"run": run.name, "stages": data}, table)
@@ -181,16 +207,17 @@ def _facts(stage: Stage) -> dict[str, Any]:
         "reward": stage.reward,
         "is_best": stage.is_best,
         "kept": stage.kept,
-        "summary": stage.summary,
+        "summary": _summary(stage),
         "rationale": stage.rationale,
         "skills": len(stage.bank),
     }
 
 
 def _show_diff(out: Console, run: Path, old: int, new: int) -> None:
-    from memskill_cli.skills.stages import diff_banks, read_stage
+    from memskill_cli.skills.diff import diff_banks
 
-    changes = diff_banks(read_stage(run, old).bank, read_stage(run, new).bank)
+    before, after = _stages(run, old, new)
+    changes = diff_banks(before.bank, after.bank)
     data = [{"name": change.name, "change": change.kind, "diff": "\n".join(change.lines())} for change in changes]
     human = [part for change in changes for part in _diff(change)]
     nothing = _text(f"stages {old} and {new} of {run.name} have the same skills")

@@ -29,7 +29,8 @@ def write_stage(run, number, bank, *, reward, is_best=False, kept=None, parent=N
         "bank": bank.to_dict(),
         "reward": reward,
         "is_best": is_best,
-        "change": {"summary": summary, "changes": []} if summary else None,
+        "checkpoint": number,
+        "change": {"summary": summary, "changes": []} if summary else {},
         "rationale": rationale,
         "kept": kept,
         "parent": parent,
@@ -205,6 +206,6 @@ def test_a_bank_edited_into_an_error(home):
 def test_a_broken_stage_file(home):
     path = home / "runs/evolved/stages/stage-001.json"
     path.write_text('{"format": 1,\n', "utf-8")
-    assert "stage-001.json:2: not JSON" in " ".join(memskill("--history", cwd=home, code=1).stderr.split())
+    assert "stage-001.json: not a stage file" in " ".join(memskill("--history", cwd=home, code=1).stderr.split())
     path.write_text('{"format": 1}', "utf-8")
     assert "stage-001.json" in memskill("--history", cwd=home, code=1).stderr
