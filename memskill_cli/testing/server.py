@@ -10,18 +10,14 @@ for trying memskill without any model.
 from __future__ import annotations
 
 import argparse
-import array
 import asyncio
-import base64
 import contextlib
 import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
 
 import orjson
 
@@ -29,18 +25,9 @@ from memskill_cli.files import append_line
 from memskill_cli.records import Role
 from memskill_cli.testing import rules
 from memskill_cli.testing.script import Fault, Reply, Request, Script, role_of
+from memskill_cli.testing.wire import Http, completion, embeddings, models, play, read, send
 
 __all__ = ["Fault", "Request", "ScriptedServer"]
-
-_MAX_BODY = 64 * 2**20
-
-
-class _Http(NamedTuple):
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
-    keep_alive: bool
 
 
 class ScriptedServer:
@@ -128,7 +115,7 @@ class ScriptedServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while http := await _read(reader, writer):
+            while http := await read(reader, writer):
                 if not await self._handle(http, reader, writer) or not http.keep_alive:
                     break
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -137,17 +124,17 @@ class ScriptedServer:
             with contextlib.suppress(RuntimeError):  # the loop may be closing
                 writer.close()
 
-    async def _handle(self, http: _Http, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _handle(self, http: Http, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; False when the connection is spent."""
         path = http.path.partition("?")[0].rstrip("/")
         if http.method == "GET" and path.endswith("/models"):
-            return await _send(writer, 200, _models())
+            return await send(writer, 200, models())
         if http.method != "POST" or not path.endswith(("/chat/completions", "/embeddings")):
-            return await _play(Fault.error(404, f"No such address: {http.method} {path}"), "", b"", reader, writer)
+            return await play(Fault.error(404, f"No such address: {http.method} {path}"), "", b"", reader, writer)
         try:
             request = self._record(http, path)
         except (orjson.JSONDecodeError, TypeError, AttributeError):
-            return await _play(Fault.error(400, "The body is not the JSON of a request."), "", b"", reader, writer)
+            return await play(Fault.error(400, "The body is not the JSON of a request."), "", b"", reader, writer)
         self._in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self._in_flight)
         try:
@@ -155,7 +142,7 @@ class ScriptedServer:
         finally:
             self._in_flight -= 1
 
-    def _record(self, http: _Http, path: str) -> Request:
+    def _record(self, http: Http, path: str) -> Request:
         body = orjson.loads(http.body)
         messages = list(body.get("messages") or [])
         model = str(body.get("model") or "")
@@ -177,8 +164,8 @@ class ScriptedServer:
         if delay:
             await asyncio.sleep(delay)
         if isinstance(reply, Fault):
-            return await _play(reply, request.key, _completion(request, "cut off"), reader, writer)
-        return await _send(writer, 200, reply)
+            return await play(reply, request.key, completion(request, "cut off"), reader, writer)
+        return await send(writer, 200, reply)
 
     def _reply(self, request: Request) -> bytes | Fault:
         if self._keys is not None and request.key not in self._keys:
@@ -186,11 +173,11 @@ class ScriptedServer:
         if self._faults and (fault := self._faults(request)):
             return fault
         if request.path.endswith("/embeddings"):
-            return _embeddings(request)
+            return embeddings(request)
         if request.body.get("stream"):
             return Fault.error(400, "This server does not stream.")
         reply = self._scripted(request)
-        return reply if isinstance(reply, Fault) else _completion(request, reply)
+        return reply if isinstance(reply, Fault) else completion(request, reply)
 
     def _scripted(self, request: Request) -> Reply:
         script: Script = self._replies if callable(self._replies) else self._replies.get(request.role, rules.reply)
@@ -201,115 +188,6 @@ class ScriptedServer:
         turn = self._turns.get(request.role, 0)
         self._turns[request.role] = turn + 1
         return script[min(turn, len(script) - 1)]
-
-
-# --- HTTP/1.1, as much of it as clients of model servers speak ---
-
-
-async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Http | None:
-    """The next request of a connection; None when the client is done or does not speak HTTP."""
-    try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        return None
-    first, *lines = head.rstrip("\r\n").split("\r\n")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    length = headers.get("content-length", "0")
-    if first.count(" ") != 2 or not length.isdigit() or int(length) > _MAX_BODY or "transfer-encoding" in headers:
-        await _send(writer, 400, b"")
-        return None
-    if headers.get("expect", "").lower() == "100-continue":
-        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body = await reader.readexactly(int(length))
-    method, path, version = first.split(" ")
-    keep_alive = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
-    return _Http(method, path, headers, body, keep_alive)
-
-
-def _head(status: int, length: int, headers: Mapping[str, str] | None = None) -> bytes:
-    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Unknown"
-    fields = {"Content-Type": "application/json", "Content-Length": str(length), **(headers or {})}
-    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return f"HTTP/1.1 {status} {phrase}\r\n{lines}\r\n".encode("latin-1")
-
-
-async def _send(
-    writer: asyncio.StreamWriter, status: int, body: bytes, headers: Mapping[str, str] | None = None
-) -> bool:
-    writer.write(_head(status, len(body), headers) + body)
-    await writer.drain()
-    return True
-
-
-async def _play(
-    fault: Fault, key: str, good: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> bool:
-    """Play ``fault``; ``good`` is the reply that a cut breaks off. False when the connection is spent."""
-    if fault.kind == "status":
-        body = fault.body.encode() if isinstance(fault.body, str) else fault.body
-        return await _send(writer, fault.status, body.replace(b"{key}", key.encode()), fault.headers)
-    if fault.kind == "empty":
-        return await _send(writer, 200, b"", fault.headers)
-    if fault.kind == "hang":
-        with contextlib.suppress(TimeoutError):  # reading tells when the client has given up
-            await asyncio.wait_for(reader.read(), fault.seconds or None)
-    elif fault.kind == "drip":
-        writer.write(_head(200, _MAX_BODY))
-        while True:
-            writer.write(b" ")
-            await writer.drain()
-            await asyncio.sleep(fault.seconds)
-    elif fault.kind == "cut":
-        writer.write(_head(200, len(good)) + good[: len(good) // 2])
-        await writer.drain()
-    else:
-        writer.transport.abort()
-    return False
-
-
-# --- what OpenAI's replies look like ---
-
-
-def tokens(text: str) -> int:
-    """A rough, steady count: four characters a token."""
-    return -(-len(text) // 4)
-
-
-def _usage(prompt: int, completion: int) -> dict[str, int]:
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-def _completion(request: Request, text: str) -> bytes:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-    return orjson.dumps(
-        {
-            "id": f"chatcmpl-{request.index}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": request.model,
-            "choices": [choice],
-            "usage": _usage(tokens(request.text), tokens(text)),
-        }
-    )
-
-
-def _embeddings(request: Request) -> bytes:
-    given = request.body.get("input") or []
-    texts = [given] if isinstance(given, str) else [str(text) for text in given]
-    data: list[dict[str, Any]] = []
-    for index, text in enumerate(texts):
-        vector: Any = rules.embed(text)
-        if request.body.get("encoding_format") == "base64":
-            vector = base64.b64encode(array.array("f", vector).tobytes()).decode()
-        data.append({"object": "embedding", "index": index, "embedding": vector})
-    usage = _usage(sum(map(tokens, texts)), 0)
-    return orjson.dumps({"object": "list", "data": data, "model": request.model, "usage": usage})
-
-
-def _models() -> bytes:
-    names = ["executor", "answer", "judge", "designer"]
-    models = [{"id": f"rules-{name}", "object": "model", "created": 0, "owned_by": "memskill"} for name in names]
-    return orjson.dumps({"object": "list", "data": models})
 
 
 def main(arguments: list[str] | None = None) -> None:
