@@ -98,8 +98,8 @@ class MemoryBank:
 
     def retrieve(self, vector: Vector, k: int, space: Space) -> list[Retrieved]:
         """The (at most) k items with the highest cosine to ``vector``, best first, ties in order of insertion."""
-        found = self._tables[space].search(vector, k)
-        return [Retrieved(self._items[self._ids[row] or ""], score) for row, score in found]
+        rows, scores = self._tables[space].search(vector, k)
+        return list(map(Retrieved, [self._items[self._ids[row] or ""] for row in rows], scores))
 
     def vectors(self, item_ids: Sequence[str], space: Space) -> Matrix:
         """(N, D), the vectors of items in the order asked for; (0, D) for none, D being 0 in a bank never filled."""
@@ -205,29 +205,24 @@ class VectorTable:
     def take(self, rows: list[int]) -> Matrix:
         return self._matrix[rows]
 
-    def search(self, vector: Vector, k: int) -> list[tuple[int, float]]:
-        """The k best (row, cosine), best first, ties by row.
+    def search(self, vector: Vector, k: int) -> tuple[list[int], list[float]]:
+        """The k best rows and their cosines, best first, ties by row.
 
-        Two passes. A float32 product over all rows, whose last bits depend on how many rows there are and where, finds
-        every row that could be among the best: its error is below D · 2⁻²⁴, on either side of the boundary. Those few
-        are then computed in float64 row by row, so that equal vectors get equal scores wherever they lie.
+        ``vecdot`` takes one dot product a row: equal vectors get equal scores to the last bit wherever they lie, which
+        a matrix product does not promise. It also uses no threads: those of a matrix product wait for each other, which
+        on a busy machine takes twenty times as long as the work (8 ms instead of 0.5 for 10,000 rows).
         """
         alive_count = self._count - self._dropped
         if k <= 0 or not alive_count:
-            return []
-        vector = self.checked(vector)
-        alive = self._alive[: self._count]
-        if k >= alive_count:
-            candidates = np.flatnonzero(alive)
-        else:
-            rough = self._matrix[: self._count] @ vector
-            if self._dropped:
-                rough[~alive] = -np.inf
-            kth = np.partition(rough, self._count - k)[self._count - k]
-            candidates = np.flatnonzero(rough >= kth - 2.0 * len(vector) * 2.0**-24)
-        exact = (self._matrix[candidates].astype(np.float64) * vector).sum(axis=1)
-        best = np.argsort(-exact, kind="stable")[:k]
-        return [(int(candidates[place]), float(exact[place])) for place in best]
+            return [], []
+        scores = np.vecdot(self._matrix[: self._count], self.checked(vector))
+        if self._dropped:
+            scores[~self._alive[: self._count]] = -np.inf
+        k = min(k, alive_count)
+        place = self._count - k
+        candidates = (scores >= np.partition(scores, place)[place]).nonzero()[0]  # more than k if the last ones tie
+        best = candidates[(-scores[candidates]).argsort(kind="stable")[:k]]
+        return best.tolist(), scores[best].tolist()
 
     def _grow(self, dim: int) -> None:
         capacity = max(_FIRST_CAPACITY, 2 * self._count)

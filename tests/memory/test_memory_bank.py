@@ -91,7 +91,7 @@ def test_retrieve_is_brute_force_in_many_dimensions_and_after_compaction():
             found = bank.retrieve(query, 20, space)
             assert [(hit.item.item_id, hit.item.text) for hit in found] == mirror.best(query, 20, space)
             by_hand = [float(bank.vectors([hit.item.item_id], space)[0].astype(float) @ query) for hit in found]
-            assert [hit.score for hit in found] == pytest.approx(by_hand, abs=1e-12)
+            assert [hit.score for hit in found] == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_equal_vectors_score_the_same_bits_wherever_they_lie():
@@ -108,10 +108,10 @@ def test_equal_vectors_score_the_same_bits_wherever_they_lie():
     assert [hit.item.item_id for hit in bank.retrieve(twin, len(twins), "state")] == twins
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_of_equal_items_the_first_inserted_wins_in_a_bank_of_any_size(seed):
-    rng = np.random.default_rng(seed)
-    twin, query = unit(rng, 384), unit(rng, 384)
+@pytest.mark.parametrize("dim", [384, 768, 1, 7, 33, 385, 1000])
+def test_of_equal_items_the_first_inserted_wins_in_a_bank_of_any_size(dim):
+    rng = np.random.default_rng(dim)
+    twin, query = unit(rng, dim), unit(rng, dim)
     bank = MemoryBank("trace")
     for size in range(1, 90):
         bank.insert("twin", twin, twin, origin())
