@@ -61,6 +61,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _detail(error: BaseException) -> str:
     """The server's own words: the first paragraph without litellm's prefixes, on one line."""
-    text = str(error).partition("\n\nLiteLLM: ")[0]
+    text = re.split(r"\n\nLiteLLM: | ?\bmodel=\S+ context_window_fallbacks=", str(error))[0]
     text = re.sub(r"^(?:(?:litellm\.)?[A-Z]\w*(?:Error|Exception|Timeout)\b:?[ -]*)+", "", text)
     return " ".join(text.split()) or type(error).__name__

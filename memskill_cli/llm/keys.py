@@ -38,7 +38,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Deployment:
-    """One model behind one key. ``params`` are litellm's, key included: never shown."""
+    """One model behind one key. ``model`` is for people; ``params`` are litellm's, with the key: never shown."""
 
     label: str
     model: str
@@ -120,7 +120,7 @@ class KeyRing:
     def _serve(self, role: str, entry: _Entry, model: str, base: str) -> Iterator[tuple[str, Deployment]]:
         name, provider = place(model, base)
         if name.startswith(EMBEDDED_PROVIDER):
-            yield "", Deployment(provider, name, "", {"model": name})
+            yield "", Deployment(provider, model, "", {"model": name})
             return
         for key in entry.keys or self._keys_of(provider) or self._without_key(role, name, provider, base):
             params: dict[str, Any] = {"model": name, "api_key": key or None, "api_base": base or None, **entry.limits}

@@ -45,7 +45,7 @@ class MeteredRouter:
         if any(d.label == EMBEDDED for group in groups.values() for d in group):
             from memskill_cli.llm.embedded import register
 
-            register()
+            register(notice)
         self._router = PatientRouter(
             groups, retries=retries, timeout=timeout, concurrency=concurrency, notice=self._notice, wasted=self._wasted
         )

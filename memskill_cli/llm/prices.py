@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from memskill_cli.config import EMBEDDED
 from memskill_cli.llm import load_litellm
 from memskill_cli.llm.keys import Deployment
 from memskill_cli.llm.ledger import Call
-from memskill_cli.llm.models import EMBEDDED_PROVIDER
 
 _CUSTOM = ("input_cost_per_token", "output_cost_per_token")
 
@@ -17,7 +17,7 @@ class Price:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
-        self._free = deployment.model.startswith(EMBEDDED_PROVIDER)
+        self._free = deployment.label == EMBEDDED
         given = {name: deployment.params[name] for name in _CUSTOM if name in deployment.params}
         self._custom = {name: given.get(name, 0.0) for name in _CUSTOM} if given else None
         self.known = bool(self._free or self._custom or _listed(deployment.model))

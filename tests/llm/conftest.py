@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Bench:
         *,
         keys: Sequence[str] = ("key-one", "key-two", "key-three"),
         keys_file: Path | None = None,
-        environ: Mapping[str, str] | None = None,
+        ring: KeyRing | None = None,
         model: str = MODEL,
         cache: bool = False,
         max_cost: float = 0.0,
@@ -49,7 +49,7 @@ class Bench:
         config = ModelsConfig(model, model, model, model, api_base=url)
         config = replace(config, **{"retries": 1, "timeout": 20.0, **models})
         self.ledger = Ledger(self.ledger_file, scope="test", max_cost=max_cost)
-        ring = KeyRing.collect(keys, keys_file, environ or {})
+        ring = ring or KeyRing.collect(keys, keys_file, {})
         store = ResponseCache(self.folder, notice=self.notices.append) if cache else None
 
         async def session() -> Any:

@@ -1,0 +1,157 @@
+"""No key leaves the gateway: canaries in every place that keys come from, a server that echoes them in every error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from memskill_cli.errors import MemskillError, UnreadableReplyError
+from memskill_cli.llm.embeddings import embed_texts
+from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.keys import KeyRing
+from memskill_cli.llm.ledger import Ledger
+from memskill_cli.testing.server import Fault, Request, ScriptedServer
+
+from .conftest import Bench, question
+
+CANARY = "sk-canary-7Qm2xWfP9rTz4LkVb8NhYc3GdJs6Ae1U"
+OTHER = "sk-yellow-5KpB0vXc7MnR2wQzJt9LfHd4GsYa8EuI"
+SHORTEST = 12
+ECHO = "You said {key} and pieces of it."
+
+FAULTS = [
+    Fault.unauthorized(),
+    Fault.unauthorized(status=403),
+    Fault.rate_limit(86_400, ECHO),
+    Fault.error(429, ECHO, code="insufficient_quota"),
+    Fault.error(400, ECHO),
+    Fault.error(400, "model {key} does not exist"),
+    Fault.error(404, ECHO),
+    Fault.error(408, ECHO),
+    Fault.error(422, ECHO),
+    Fault.error(500, ECHO),
+    Fault.error(503, ECHO),
+    Fault.error_in_200(ECHO),
+    Fault(200, "<html>not JSON: {key}</html>"),
+    Fault(500, "<html>{key}</html>"),
+    Fault(302, ECHO, {"Location": "http://127.0.0.1:9/{key}"}),
+    Fault.cut(),
+    Fault.empty(),
+    Fault.refuse(),
+    Fault.hang(),
+]
+PLACES = ["flags", "MEMSKILL_API_KEYS", "provider variable", "numbered variable", "keys file", "keys file env:"]
+
+
+def fragments() -> Iterator[str]:
+    for key in (CANARY, OTHER):
+        yield from (key[i : i + SHORTEST] for i in range(len(key) - SHORTEST + 1))
+
+
+def planted(place: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> KeyRing:
+    """A ring whose keys come from ``place``; the environment is the real one, which litellm reads, too."""
+    for name in ("OPENAI_API_KEY", "OPENAI_API_KEY_1", "MEMSKILL_API_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    file, flags = None, []
+    match place:
+        case "flags":
+            flags = [CANARY, OTHER]
+        case "MEMSKILL_API_KEYS":
+            monkeypatch.setenv("MEMSKILL_API_KEYS", f"{CANARY}, {OTHER}")
+        case "provider variable":
+            monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+        case "numbered variable":
+            monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+            monkeypatch.setenv("OPENAI_API_KEY_7", OTHER)
+        case _:
+            monkeypatch.setenv("A_CANARY", OTHER)
+            key = "env:A_CANARY" if place.endswith("env:") else CANARY
+            file = folder / "keys.toml"
+            file.write_text(f'[[all]]\nkeys = ["{key}"]\n')
+    return KeyRing.collect(flags, file)
+
+
+def everything(error: BaseException | None) -> str:
+    """An error, its hint and its traceback, and those of whatever it is chained to, shown or not."""
+    text = ""
+    while error is not None:
+        text += "".join(traceback.format_exception(error)) + str(error) + repr(error) + str(vars(error))
+        error = error.__cause__ or error.__context__
+    return text
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_key_leaves_the_gateway(
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    out = tmp_path / "out"
+    bench = Bench(out)
+    seen: list[str] = []
+    met: set[str] = set()
+    fault: Fault | None = None
+
+    def reply(request: Request) -> Fault | str:
+        met.add(request.key)
+        return fault or f"Your key is {request.key}, or {request.key[3:20]}."
+
+    def unreadable(text: str) -> str:
+        raise UnreadableReplyError(f"cannot read {text!r}")
+
+    async def work(gateway: Gateway) -> None:
+        for role in ("executor", "answer"):
+            try:
+                seen.append(str(await gateway.ask(role, question(f"You are the {role}."))))  # type: ignore[arg-type]
+            except MemskillError as error:
+                seen.append(everything(error))
+        if not fault:
+            try:
+                await gateway.ask("judge", question("You are the judge."), parse=unreadable)
+            except MemskillError as error:
+                seen.append(everything(error))
+
+    with ScriptedServer(reply) as server:
+        for next_fault in [*FAULTS, None]:
+            fault = next_fault
+            ring = planted(place, tmp_path, monkeypatch)
+            bench.run(server.url, work, ring=ring, cache=True, retries=0, timeout=0.3)
+    with ScriptedServer(keys=["another"]) as server:
+        book = Ledger(out / "usage.jsonl", scope="embed", max_cost=0)
+        try:
+            embed_texts("openai/text-embedding-3-small", ["a"], keys=ring, api_base=server.url, ledger=book)
+        except MemskillError as error:
+            seen.append(everything(error))
+    with pytest.raises(MemskillError) as caught:
+        asyncio.run(_unplaced(ring))
+    seen.append(everything(caught.value))
+
+    assert met & {CANARY, OTHER}  # the server did get the keys
+    assert len(seen) == 2 * len(FAULTS) + 5
+    captured = capfd.readouterr()
+    places = {
+        "errors and replies": "\n".join(seen),
+        "notices": "\n".join(bench.notices),
+        "logs": "\n".join(record.getMessage() + str(record.__dict__) for record in caplog.records),
+        "stdout": captured.out,
+        "stderr": captured.err,
+        **{str(file): file.read_bytes().decode("latin-1") for file in out.rglob("*") if file.is_file()},
+    }
+    assert any(name.endswith("responses.sqlite") for name in places)
+    assert any(name.endswith("usage.jsonl") for name in places)
+    assert "[key]" in places["errors and replies"]
+    for name, text in places.items():
+        for fragment in fragments():
+            assert fragment not in text, f"a key is in {name}"
+
+
+async def _unplaced(ring: KeyRing) -> None:
+    ring.deployments("answer", "nobody/knows", "")

@@ -1,0 +1,155 @@
+"""Where keys come from, what they are called, and that they can be scrubbed from any text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memskill_cli.errors import UsageError
+from memskill_cli.llm.keys import FRAGMENT, KeyRing
+
+from .conftest import MODEL
+
+LOCAL = "http://127.0.0.1:9/v1"
+
+
+def served(ring: KeyRing, role: str = "answer", model: str = MODEL, base: str = "") -> list[tuple[str, str, str]]:
+    """Label, model and key of each deployment."""
+    found = ring.deployments(role, model, base)  # type: ignore[arg-type]
+    return [(d.label, d.model, d.params.get("api_key") or "") for d in found]
+
+
+def keys_file(folder: Path, text: str, mode: int = 0o600) -> Path:
+    file = folder / "keys.toml"
+    file.write_text(text)
+    file.chmod(mode)
+    return file
+
+
+def test_flags_come_before_the_environment() -> None:
+    environ = {"MEMSKILL_API_KEYS": "c,d", "OPENAI_API_KEY": "e"}
+    assert [key for _, _, key in served(KeyRing.collect(["a", "b"], None, environ))] == ["a", "b"]
+    assert [key for _, _, key in served(KeyRing.collect([], None, environ))] == ["c", "d"]
+    assert [key for _, _, key in served(KeyRing.collect([], None, {"OPENAI_API_KEY": "e"}))] == ["e"]
+
+
+def test_numbered_variables_with_gaps_in_order_without_duplicates() -> None:
+    environ = {
+        "OPENAI_API_KEY_10": "ten",
+        "OPENAI_API_KEY_2": "two",
+        "OPENAI_API_KEY": "none-given",
+        "OPENAI_API_KEY_3": "two",
+        "OPENAI_API_KEY_4": " ",
+        "GROQ_API_KEY": "other",
+    }
+    ring = KeyRing.collect([], None, environ)
+    assert served(ring) == [
+        ("openai#1", MODEL, "none-given"),
+        ("openai#2", MODEL, "two"),
+        ("openai#3", MODEL, "ten"),
+    ]
+    assert served(ring, model="groq/llama-3.3-70b-versatile")[0][::2] == ("groq#1", "other")
+
+
+def test_a_key_has_one_label_in_every_role(tmp_path: Path) -> None:
+    file = keys_file(tmp_path, '[[executor]]\nkeys = ["a", "b"]\n[[judge]]\nkeys = ["b", "c"]\n')
+    ring = KeyRing.collect([], file, {})
+    assert [(label, key) for label, _, key in served(ring, "executor")] == [("openai#1", "a"), ("openai#2", "b")]
+    assert [(label, key) for label, _, key in served(ring, "judge")] == [("openai#2", "b"), ("openai#3", "c")]
+
+
+def test_a_keys_file_gives_roles_their_own_models_keys_and_limits(tmp_path: Path) -> None:
+    file = keys_file(
+        tmp_path,
+        """
+        [[executor]]
+        model = "groq/llama-3.3-70b-versatile"
+        keys = ["env:MY_GROQ"]
+        rpm = 30
+        [[executor]]
+        keys = ["local-key"]
+        api_base = "http://127.0.0.1:9/v1"
+        input_cost_per_token = 1e-6
+        [[all]]
+        keys = ["for-all"]
+        """,
+    )
+    ring = KeyRing.collect(["flag"], file, {"MY_GROQ": "from-env"})
+    groq, local = ring.deployments("executor", MODEL, "")
+    assert (groq.label, groq.params["api_key"], groq.params["rpm"]) == ("groq#1", "from-env", 30)
+    assert (local.label, local.api_base, local.params["input_cost_per_token"]) == ("openai#1", LOCAL, 1e-6)
+    assert [key for _, _, key in served(ring, "judge")] == ["for-all"]
+
+
+def test_the_embedded_model_needs_no_key(tmp_path: Path) -> None:
+    file = keys_file(tmp_path, '[[all]]\nkeys = ["k"]\n[[judge]]\nmodel = "openai/gpt-4o"\nkeys = ["k"]\n')
+    ring = KeyRing.collect([], file, {})
+    assert served(ring, model="embedded:/a/model.gguf") == [("embedded", "embedded:/a/model.gguf", "")]
+    assert served(ring, "judge", model="embedded") == [("openai#1", "openai/gpt-4o", "k")]
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "hint"),
+    [
+        ('[[executr]]\nkeys = ["SECRET"]', "executr", "executor"),
+        ('[[all]]\nkey = ["SECRET"]', "key", "keys"),
+        ('[all]\nkeys = ["SECRET"]', "[[all]]", ""),
+        ('[[all]]\nkeys = "SECRET"', "keys is not a list of texts", ""),
+        ("[[all]]\nkeys = [7]", "keys must be texts", "env:"),
+        ('[[all]]\nrpm = "SECRET"', "rpm is not a whole number", ""),
+        ('[[all]]\nkeys = ["env:UNSET_NAME"]', "UNSET_NAME", ""),
+        ('[[all]]\nkeys = ["env:SECRET-sk"]', "named there", ""),
+        ("[[all]]\nSECRET-sk-as-a-name = 1", "all", ""),
+        ('[[all]]\nkeys = ["SECRET', "not TOML", ""),
+        ("[[all]]\nkeys = [SECRET]", "not TOML", ""),
+    ],
+)
+def test_errors_name_the_place_and_no_value(tmp_path: Path, text: str, says: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        KeyRing.collect([], keys_file(tmp_path, text), {})
+    assert says in str(caught.value)
+    assert hint in caught.value.hint
+    assert "SECRET" not in str(caught.value) + caught.value.hint
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_keys_file_others_can_read_is_noticed(tmp_path: Path) -> None:
+    text = '[[all]]\nkeys = ["k"]\n'
+    assert "chmod 600" in KeyRing.collect([], keys_file(tmp_path, text, 0o644), {}).notices[0]
+    assert KeyRing.collect([], keys_file(tmp_path, text, 0o600), {}).notices == ()
+
+
+def test_nothing_shows_a_key_by_its_own() -> None:
+    ring = KeyRing.collect(["sk-visible-key-1234567890"], None, {})
+    shown = repr(ring) + repr(ring.deployments("answer", MODEL, LOCAL)) + str(vars(ring).keys())
+    assert "visible" not in shown
+
+
+@given(
+    key=st.text(alphabet="abcdefghijkl0123456789-_", min_size=FRAGMENT, max_size=60),
+    before=st.text(max_size=40),
+    after=st.text(max_size=40),
+    cut=st.tuples(st.integers(0, 48), st.integers(FRAGMENT, 60)),
+)
+def test_no_fragment_survives_scrubbing(key: str, before: str, after: str, cut: tuple[int, int]) -> None:
+    ring = KeyRing.collect([key], None, {})
+    piece = key[cut[0] : cut[0] + cut[1]]
+    for text in (f"{before}{key}{after}", f"{before}{piece}{after}", f"{key}{key}", f"{piece}{before}{key}"):
+        clean = ring.scrub(text)
+        fragments = {key[i : i + FRAGMENT] for i in range(len(key) - FRAGMENT + 1)}
+        assert not any(fragment in clean for fragment in fragments)
+
+
+@given(st.text(max_size=200))
+def test_scrubbing_leaves_other_text_alone(text: str) -> None:
+    ring = KeyRing.collect(["sk-0123456789abcdefghijkl"], None, {})
+    assert ring.scrub(text) == text
+
+
+def test_short_keys_are_scrubbed_from_errors_but_not_from_what_models_say() -> None:
+    ring = KeyRing.collect(["local"], None, {})
+    assert ring.scrub("key local refused, locally") == "key [key] refused, locally"
+    assert ring.scrub_reply("the local train") == "the local train"
