@@ -402,3 +402,42 @@ def test_a_budget_needs_a_price(bench: Bench, tmp_path: Path) -> None:
     expected = row["prompt_tokens"] * 0.001 + row["completion_tokens"] * 0.01
     assert row["usd"] == pytest.approx(expected)
     assert row["usd"] > 0.1
+
+
+# --- odds and ends ---
+
+
+def test_a_key_rests_in_every_role_that_uses_it(bench: Bench) -> None:
+    def faults(request: Request) -> Fault | None:
+        return Fault.rate_limit(600) if request.key == "key-one" else None
+
+    async def work(gateway: Gateway) -> None:
+        for role in ("executor", "answer", "judge", "designer"):
+            for text in TEXTS:
+                await gateway.ask(role, question(text))  # type: ignore[arg-type]
+
+    with ScriptedServer(hello, faults=faults) as server:
+        bench.run(server.url, work)
+        assert by_key(server)["key-one"] == 1
+
+
+def test_tokens_used_up_by_thinking_are_not_paid_for_again(bench: Bench) -> None:
+    body = (
+        '{"id": "1", "object": "chat.completion", "created": 1, "model": "gpt-4o-mini", "choices": [{"index": 0,'
+        ' "message": {"role": "assistant", "content": ""}, "finish_reason": "length"}],'
+        ' "usage": {"prompt_tokens": 5, "completion_tokens": 32, "total_tokens": 37}}'
+    )
+    with ScriptedServer({"answer": Fault(200, body, {"Content-Type": "application/json"})}) as server:
+        (error,) = bench.ask(server.url, retries=4)
+        assert len(server.requests) == 1
+    assert "models.answer_max_tokens" in error.hint
+    assert bench.ledger.usage().completion_tokens == 32
+
+
+def test_errors_of_the_embedded_model_keep_their_hint(bench: Bench, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    (error,) = bench.ask("", model=f"embedded:{tmp_path}/none.gguf", keys=[], max_cost=1)
+    assert type(error) is ModelError
+    assert "none.gguf" in str(error)
+    assert "LiteLLM" not in str(error)
+    assert "GGUF" in error.hint
