@@ -15,6 +15,9 @@ from memskill_cli.memory.spaces import Spaces
 from memskill_cli.records import Action, Execution, MemoryAction, Provenance, Retrieved, Span
 from memskill_cli.skills.skill import Skill
 
+GRAMMAR_ACTIONS = 8
+"""Most actions in one reply of the embedded model, which would rather repeat itself than stop."""
+
 
 class Executor:
     """Turns (span, memories shown, skills chosen) into changes of a memory bank."""
@@ -38,7 +41,7 @@ class Executor:
                 "executor",
                 executor_messages(span, shown, skills),
                 parse=_parse,
-                grammar=executor_grammar(allowed, len(shown)),
+                grammar=executor_grammar(allowed, len(shown), min(GRAMMAR_ACTIONS, self._config.max_actions)),
             )
         except UnreadableReplyError:
             return Execution((), {}, unreadable=True)

@@ -156,7 +156,7 @@ def explain(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, MemskillError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", "the same command with --resume goes on where this one stopped", 130
+        return "interrupted", "what was done is kept: the same command goes on (train: with --resume)", 130
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error.filename or 'while writing'})", "free some space and run it again", 1
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):

@@ -20,6 +20,7 @@ def load_litellm() -> Any:
 
     litellm.telemetry = False
     litellm.suppress_debug_info = True
+    litellm.disable_aiohttp_transport = True  # its connections complain on stderr when a loop ends; httpx does not
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return litellm

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +34,16 @@ def embed_texts(
     """
     if not texts:
         return np.zeros((0, 0), np.float32)
-    with ThreadPoolExecutor(1) as pool:  # a loop of its own, whatever the caller runs in
-        rows = pool.submit(asyncio.run, _embed(model, list(texts), keys, api_base, ledger, notice)).result()
-    return np.asarray(rows, np.float32)
+    work = _embed(model, list(texts), keys, api_base, ledger, notice)
+    return np.asarray(asyncio.run_coroutine_threadsafe(work, _background()).result(), np.float32)
+
+
+@functools.cache
+def _background() -> asyncio.AbstractEventLoop:
+    """The one loop of all encoding. litellm keeps connections for each loop: a new loop a call would leak them."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="embeddings", daemon=True).start()
+    return loop
 
 
 async def _embed(
@@ -60,7 +68,10 @@ async def _embed(
         return [row["embedding"] for row in sorted(reply.data, key=lambda row: row["index"])]
 
     batches = [[text or " " for text in texts[at : at + _BATCH]] for at in range(0, len(texts), _BATCH)]
+    tasks = [asyncio.create_task(batch(some)) for some in batches]
     try:
-        return [row for rows in await asyncio.gather(*map(batch, batches)) for row in rows]
+        return [row for rows in await asyncio.gather(*tasks) for row in rows]
     finally:
+        for task in tasks:
+            task.cancel()
         router.close()

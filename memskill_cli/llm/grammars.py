@@ -24,9 +24,10 @@ char ::= [^"\\\x00-\x1F\x7F] | "\\" ["\\/bfnrt]
 def executor_grammar(actions: Collection[Action], memories: int, max_actions: int = 8) -> str:
     """The executor's text format with no word too many.
 
-    One to ``max_actions`` blocks of the given ``actions`` (those of the chosen skills), or a lone ``ACTION: NOOP``,
-    which is always allowed. INDEX is one of 0 … ``memories`` − 1, so that UPDATE and DELETE are impossible without
-    memories; MEMORY is one line of at most :data:`MAX_CHARS` characters.
+    One to ``max_actions`` blocks of the given ``actions`` (those of the chosen skills), or a lone ``ACTION: NOOP``.
+    That is left out when an INSERT is possible and no chosen skill is for doing nothing: a small model would rather do
+    nothing than read on, and a span nearly always holds something. INDEX is one of 0 … ``memories`` − 1, so that
+    UPDATE and DELETE are impossible without memories; MEMORY is one line of at most :data:`MAX_CHARS` characters.
     """
     return _executor_grammar(frozenset(actions), memories, max_actions)
 
@@ -42,8 +43,10 @@ def _executor_grammar(actions: frozenset[Action], memories: int, max_actions: in
     blocks = [form for action, form in forms.items() if action in actions & usable]
     if not blocks:
         return 'root ::= "ACTION: NOOP"\n'
+    idle = Action.NOOP in actions or Action.INSERT not in actions
+    nothing = '"ACTION: NOOP" | ' if idle else ""
     rules = [
-        rf'root ::= "ACTION: NOOP" | block ("\n\n" block){{0,{max_actions - 1}}}',
+        f"root ::= {nothing}" + rf'block ("\n\n" block){{0,{max_actions - 1}}}',
         f"block ::= {' | '.join(blocks)}",
     ]
     if actions & {Action.INSERT, Action.UPDATE}:

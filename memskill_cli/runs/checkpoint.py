@@ -48,7 +48,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "controller.safetensors": save_tensors(checkpoint.controller),
         "optimizer.safetensors": save_tensors(checkpoint.optimizer),
         "state.json": files.to_json(
-            {"done": checkpoint.done, "skill_bank": orjson.loads(checkpoint.bank.to_json()), **checkpoint.state},
+            {"done": checkpoint.done, "skill_bank": checkpoint.bank.to_dict(), **checkpoint.state},
             pretty=True,
         ),
     }
@@ -77,7 +77,8 @@ def load(folder: Path) -> Checkpoint:
         if hashlib.sha256(contents[name]).hexdigest() != digest:
             raise CheckpointError(f"{folder / name}: its contents are not those that were written")
     state = orjson.loads(contents["state.json"])
-    bank = SkillBank.from_json(files.to_json(state.pop("skill_bank"), pretty=True).decode(), str(folder / "state.json"))
+    bank = SkillBank.from_json(contents["state.json"].decode(), str(folder / "state.json"), at=("skill_bank",))
+    del state["skill_bank"]
     controller, optimizer = (load_tensors(contents[name]) for name in TENSORS)
     digest = hashlib.sha256(files.to_json(record["sha256"])).hexdigest()[:12]
     return Checkpoint(state.pop("done"), controller, optimizer, bank, state, digest)

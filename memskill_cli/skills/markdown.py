@@ -27,7 +27,7 @@ _ACTION = re.compile(r"^\W*action type\W+(insert|update|delete|noop)\b", re.MULT
 
 def to_markdown(skill: Skill, folder_name: str | None = None) -> str:
     """The ``SKILL.md`` of a skill. Statistics and stages stay behind; ``folder_name`` settles a collision."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     name = folder_name or convention_name(skill.name)
     metadata = {"action": skill.action.value, "origin": skill.origin}

@@ -32,7 +32,7 @@ Save each lasting new fact as a memory of its own, so that questions about it ca
 ## Constraints
 - Leave out greetings, thanks, small talk and anything that is only a guess.
 - Do not store a fact twice.
-- Use ACTION: INSERT only.""",
+- This skill writes ACTION: INSERT blocks.""",
     action=Action.INSERT,
     origin="seed",
 )
@@ -58,7 +58,7 @@ Keep an existing memory true and complete when the text says more about the same
 - Only for a memory in the list, by its index. Never invent an index.
 - Never drop a detail of the old memory that is still true.
 - A different matter is not an update.
-- Use ACTION: UPDATE only.""",
+- This skill writes ACTION: UPDATE blocks.""",
     action=Action.UPDATE,
     origin="seed",
 )
@@ -84,7 +84,7 @@ Take away memories that would lead to a wrong answer.
 - When in doubt, keep the memory. Being old is no reason; not being mentioned is no reason.
 - If something new takes its place, it should be rewritten, not deleted.
 - Each index at most once. Never invent an index.
-- Use ACTION: DELETE only.""",
+- This skill writes ACTION: DELETE blocks.""",
     action=Action.DELETE,
     origin="seed",
 )
@@ -107,7 +107,7 @@ Keep the memory free of clutter.
 
 ## Constraints
 - Never for a text with a new or changed fact.
-- Use ACTION: NOOP only, and nothing beside it.""",
+- This skill writes ACTION: NOOP, alone.""",
     action=Action.NOOP,
     origin="seed",
 )

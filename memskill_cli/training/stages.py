@@ -57,7 +57,7 @@ def write(folder: Path, stage: Stage) -> None:
             "rationale": stage.rationale,
             "kept": stage.kept,
             "parent": stage.parent,
-            "bank": orjson.loads(stage.bank.to_json()),
+            "bank": stage.bank.to_dict(),
         },
     )
 
@@ -65,10 +65,11 @@ def write(folder: Path, stage: Stage) -> None:
 def read(file: Path) -> Stage:
     """One stage file. Raises RunError if it is damaged or of a newer format."""
     try:
-        row = orjson.loads(file.read_bytes())
+        text = file.read_text("utf-8")
+        row = orjson.loads(text)
         if row["format"] > FORMAT:
             raise RunError(f"{file}: format {row['format']} is newer than this memskill reads ({FORMAT})")
-        bank = SkillBank.from_json(files.to_json(row["bank"], pretty=True).decode(), str(file))
+        bank = SkillBank.from_json(text, str(file), at=("bank",))
         names = ("reward", "is_best", "checkpoint", "change", "rationale", "kept", "parent")
         return Stage(number=row["stage"], bank=bank, **{name: row[name] for name in names})
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:

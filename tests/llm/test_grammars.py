@@ -45,7 +45,12 @@ def test_only_the_chosen_actions():
     for chosen in one_of_each:
         grammar = executor_grammar({chosen}, 2)
         assert [action for action, text in one_of_each.items() if _accepts(grammar, text)] == [chosen]
-        assert _accepts(grammar, NOOP)
+        assert _accepts(grammar, NOOP) == (chosen is not Action.INSERT)
+
+
+def test_doing_nothing_beside_an_insert_takes_a_skill_for_it():
+    assert not _accepts(executor_grammar({Action.INSERT, Action.DELETE}, 2), NOOP)
+    assert _accepts(executor_grammar({Action.INSERT, Action.NOOP}, 2), NOOP)
 
 
 def test_blocks_follow_each_other_up_to_the_limit():
