@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,3 +61,13 @@ def test_refused_keys_are_told_once() -> None:
             with pytest.raises(AuthError):
                 embed_texts(MODEL, ["a"], keys=ring, api_base=server.url, ledger=ledger(), notice=notices.append)
     assert notices == ["key openai#1 was refused (401) and is out for this run"]
+
+
+def test_many_calls_leave_no_connections_open() -> None:
+    ring, book = KeyRing.collect(["k1"], None, {}), ledger()
+    with ScriptedServer() as server:
+        embed_texts(MODEL, ["a"], keys=ring, api_base=server.url, ledger=book)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(20):
+            embed_texts(MODEL, ["a"], keys=ring, api_base=server.url, ledger=book)
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 from collections import Counter
 from email.utils import formatdate
 from pathlib import Path
@@ -441,3 +443,27 @@ def test_errors_of_the_embedded_model_keep_their_hint(bench: Bench, tmp_path: Pa
     assert "none.gguf" in str(error)
     assert "LiteLLM" not in str(error)
     assert "GGUF" in error.hint
+
+
+def test_a_whole_session_is_silent(tmp_path: Path) -> None:
+    """litellm and its HTTP clients print nothing, from import to the end of the process; nor do failures."""
+    script = """
+import asyncio, sys
+from memskill_cli.config import LimitsConfig, ModelsConfig
+from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.keys import KeyRing
+from memskill_cli.llm.ledger import Ledger
+async def main(url):
+    models = ModelsConfig(*["openai/gpt-4o-mini"] * 4, api_base=url, retries=0)
+    ledger, ring = Ledger(None, scope="s", max_cost=0), KeyRing.collect(["k"], None, {})
+    gateway = Gateway(models, LimitsConfig(), keys=ring, ledger=ledger, cache=None)
+    asked = [gateway.ask("answer", [{"role": "user", "content": str(i)}]) for i in range(20)]
+    replies = await asyncio.gather(*asked, return_exceptions=True)
+    await gateway.aclose()
+    assert sum(isinstance(reply, Exception) for reply in replies) == 10
+asyncio.run(main(sys.argv[1]))
+"""
+    replies = lambda request: Fault.cut() if int(request.text) % 2 else "fine"  # noqa: E731
+    with ScriptedServer(replies) as server:
+        done = subprocess.run([sys.executable, "-c", script, server.url], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
