@@ -3,8 +3,9 @@
 Why one text a forward pass on a CPU: the last bits of a row depend on the shape of the batch it went through (padding,
 and the matrix kernels chosen for a size), and with several threads on their number. Runs are promised to be the same at
 any concurrency, so each text goes through alone, with one thread inside an operation and as many texts at once as there
-are cores. The price (``benchmarks/encoders.py``): nothing on long texts, a third to two thirds of the speed on texts of
-a dozen words, where reading the weights is most of the work. On a GPU texts go in padded batches: there the last bits may differ from run to run.
+are cores. The price (``benchmarks/encoders.py``): little on long texts, a third to two thirds of the speed on texts of
+a dozen words, where reading the weights is most of the work. On a GPU texts go in padded batches: there the last bits
+may differ from run to run.
 """
 
 from __future__ import annotations
