@@ -170,6 +170,36 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class DesignerConfig:
+    """How the skill bank evolves from hard cases (section 7)."""
+
+    max_changes: int = 1
+    """Changes of one designer cycle at most (2 or 3 in the published runs)."""
+    rounds: int = 3
+    """Analysis and the reflections that improve it, together."""
+    tries: int = 3
+    """How often a cycle that applies nothing is tried, each time told what was wrong."""
+    max_cycles: int = 20
+    """Designer cycles of a run at most."""
+    patience: int = 5
+    """Cycles in a row without a better stage before the run stops."""
+    f1_threshold: float = 0.5
+    """A query scored below this is a hard case (with a judge: below 1)."""
+    window: int = 100
+    """Inner epochs after which a hard case is forgotten."""
+    pool: int = 2000
+    """Hard cases kept at most: the most recent, then the most failed."""
+    clusters: int = 5
+    """Clusters of questions that cases are chosen from."""
+    per_cluster: int = 3
+    """Cases chosen in each cluster."""
+    cases: int = 15
+    """Cases shown to the designer at most."""
+    retrieved: int = 20
+    """Retrieved memories shown with a case at most."""
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """How a split is read and asked."""
 
@@ -220,6 +250,7 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    designer: DesignerConfig = field(default_factory=DesignerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
@@ -254,6 +285,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train.inner_epochs": 100,
         "train.batch_size": 4,
         "controller.new_skill_epochs": 25,
+        "designer.max_changes": 3,
         "ppo.epochs": 2,
     },
 }
@@ -371,6 +403,10 @@ def _check(config: Config) -> None:
         "ppo.minibatch": config.ppo.minibatch,
         "ppo.epochs": config.ppo.epochs,
         "controller.hidden": config.controller.hidden,
+        "designer.max_changes": config.designer.max_changes,
+        "designer.rounds": config.designer.rounds,
+        "designer.tries": config.designer.tries,
+        "designer.clusters": config.designer.clusters,
         "models.timeout": config.models.timeout,
         "memory.tau": config.memory.tau,
     }
