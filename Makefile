@@ -1,16 +1,24 @@
 # make demo   a newcomer's first look: the sample, a little training, an evaluation, the skills
 # make test   everything that is quick; make test-all adds what takes minutes
-# Each sets up what it needs in .venv by itself.
+# Each sets up by itself what it needs, in .venv.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+MEMSKILL := $(BIN)/memskill
 
 .PHONY: demo test test-slow test-all lint bench clean
 
+# The embedded model's parts are installed packages: no network is asked for it. The demo has a data folder of its own.
+demo: export HF_HUB_OFFLINE = 1
+demo: export MEMSKILL_DATA_DIR = data/demo
 demo: $(VENV)/.installed
-	$(BIN)/python benchmarks/demo.py
+	@rm -rf runs/demo
+	$(MEMSKILL) prepare --dataset locomo --sample
+	$(MEMSKILL) train --dataset locomo --preset demo --run demo
+	$(MEMSKILL) eval --dataset locomo --run demo
+	$(MEMSKILL) inspect-skills --run demo
 
 test: $(VENV)/.installed
 	$(BIN)/pytest -m "not slow"
@@ -27,14 +35,16 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/learning.py
+	$(BIN)/python benchmarks/retrieval.py
+	$(BIN)/python benchmarks/encoders.py
 
 clean:
-	rm -rf $(VENV) build dist runs/demo benchmarks/out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist runs/demo data/demo benchmarks/out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch first and by its pin, so that no build with CUDA is pulled in by something that depends on it.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "setting up $(VENV): some minutes, about 3 GB (1.1 GB of it the embedded language model)"
+	@echo "setting up $(VENV): some minutes, about 4 GB (1.1 GB of it the embedded language model)"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) "torch"
+	$(PIP) torch
 	$(PIP) -e ".[embedded,dev]"
-	touch $@
+	@touch $@
