@@ -265,13 +265,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train.max_spans": 2,
         "train.top_k": 2,
         "memory.top_k": 6,
-        "memory.max_actions": 4,
+        "memory.max_actions": 6,
         "reward.query_ratio": 0.3,
         "eval.span_mode": "full-session",
         "eval.top_k": 3,
         "eval.judge": False,
         "ppo.minibatch": 4,
-        "models.executor_max_tokens": 160,
+        "models.executor_max_tokens": 240,
     },
     # Section 8 of the method: training on LoCoMo, and the settings of every published evaluation.
     "paper": {

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from memskill_cli.records import Action
 
-MAX_CHARS = 300
+MAX_CHARS = 200
 """Longest memory text, in characters: a small model that repeats itself is stopped there."""
 _MAX_EXPLANATION = 150
 _TEXT = rf"text ::= [^\x00-\x20\x7F] [^\x00-\x1F\x7F]{{0,{MAX_CHARS - 1}}}"
