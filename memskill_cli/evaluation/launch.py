@@ -40,43 +40,55 @@ def open_run(runs_dir: Path, name: str | None, settings: Config, data_digest: st
     return run
 
 
-def find_checkpoint(run: RunDir, which: str, notice: Callable[[str], None]) -> checkpoint.Checkpoint | None:
-    """``best`` (of the best stage; before a stage has ended, the latest), ``latest``, or a folder. None: no such."""
+def find_subject(run: RunDir, which: str, settings: Config, notice: Callable[[str], None]) -> Subject:
+    """``best`` (the best stage; before one has been judged, the latest), ``latest``, or a checkpoint's folder.
+
+    A run that has nothing yet gives the seed skills and an untrained controller for ``best``, and says so.
+    Raises CheckpointError for a damaged checkpoint, RunError if there is no ``latest``.
+    """
     if which not in ("best", "latest"):
-        return checkpoint.load(Path(which))
+        return Subject.of(checkpoint.load(Path(which)), settings)
     champion = stages.best(stages.read_all(run.stages))
-    if which == "best" and champion is not None:
-        return checkpoint.load(run.checkpoints / f"{champion.checkpoint:06d}")
-    return checkpoint.load_latest(run.checkpoints, notice)
+    if which == "best" and champion is not None and champion.checkpoint is not None:
+        found = checkpoint.load(run.checkpoints / f"{champion.checkpoint:06d}")
+        return Subject.of(found, settings, champion.bank)
+    latest = checkpoint.load_latest(run.checkpoints, notice)
+    if latest is None and which == "latest":
+        raise RunError(f"run {run.name} has no checkpoint yet", hint=f"memskill train --run {run.name} --resume")
+    if latest is None:
+        notice("nothing is trained here yet: using the seed skills and an untrained controller")
+    return Subject.of(latest, settings)
 
 
 async def evaluate(
     run: RunDir, task: Task, settings: Config, which: str, data_dir: Path, access: Access, progress: Progress
 ) -> dict[str, Any]:
-    """Evaluate and give back the summary, with ``folder`` and ``left_out`` (queries the paper does not score)."""
+    """Evaluate a checkpoint and give back the summary, as :func:`evaluate_subject` does."""
+    with run.logged(progress.notice) as notice:
+        subject = find_subject(run, which, settings, notice)
+        return await evaluate_subject(run, task, settings, subject, data_dir, access, Progress(progress.begin, notice))
+
+
+async def evaluate_subject(
+    run: RunDir, task: Task, settings: Config, subject: Subject, data_dir: Path, access: Access, progress: Progress
+) -> dict[str, Any]:
+    """Evaluate what is still owed and give back the summary, with ``folder`` and ``left_out`` (queries not scored)."""
     traces = load_split(task.dataset, data_dir, task.split)
     if not len(traces):
         raise DataError(f"{task.dataset} in {data_dir} has no split {task.split}", hint="--split train, val or test")
-    with run.logged(progress.notice) as notice:
-        found = find_checkpoint(run, which, notice)
-        if found is None and which != "best":
-            raise RunError(f"run {run.name} has no checkpoint yet", hint=f"memskill train --run {run.name} --resume")
-        if found is None:
-            notice("nothing is trained here yet: using the seed skills and an untrained controller")
-        if skipped := left_out(traces):
-            notice(f"{skipped} queries are not scored and left out (LoCoMo's adversarial category 5)")
-        subject = Subject.of(found, settings)
-        name = evaluation_id(task, settings, subject)
-        with locked(run.evals / name, f"evaluation {name}"):
-            if summary := finished(run.evals / name):
-                notice(f"evaluation {name} is complete: showing it")
-            else:
-                async with services(settings, access, run.usage, name, notice) as opened:
-                    evaluation = Evaluation(run, task, settings, subject, opened.world, opened.ledger)
-                    work = evaluation.plan(traces)
-                    spans = sum(len(evaluation.spans(trace)) for trace, _ in work)
-                    evaluation.watcher = progress.begin(spans, sum(len(queries) for _, queries in work))
-                    summary = await evaluation.evaluate(work)
+    if skipped := left_out(traces):
+        progress.notice(f"{skipped} queries are not scored and left out (LoCoMo's adversarial category 5)")
+    name = evaluation_id(task, settings, subject)
+    with locked(run.evals / name, f"evaluation {name}"):
+        if summary := finished(run.evals / name):
+            progress.notice(f"evaluation {name} is complete: showing it")
+        else:
+            async with services(settings, access, run.usage, name, progress.notice) as opened:
+                evaluation = Evaluation(run, task, settings, subject, opened.world, opened.ledger)
+                work = evaluation.plan(traces)
+                spans = sum(len(evaluation.spans(trace)) for trace, _ in work)
+                evaluation.watcher = progress.begin(spans, sum(len(queries) for _, queries in work))
+                summary = await evaluation.evaluate(work)
     return {**summary, "folder": str(run.evals / name), "left_out": skipped}
 
 

@@ -47,10 +47,12 @@ class Subject:
     digest: str
 
     @classmethod
-    def of(cls, found: Checkpoint | None, settings: Config) -> Subject:
-        """The checkpoint's controller and bank, or without one a fresh controller and the seed skills."""
+    def of(cls, found: Checkpoint | None, settings: Config, bank: SkillBank | None = None) -> Subject:
+        """The checkpoint's controller with its bank (or another ``bank``); without a checkpoint, a fresh controller
+        and the seed skills."""
         if found is not None:
-            return cls(found.bank, found, f"{found.done:06d}", digest([found.digest, found.bank.digest()]))
+            bank = bank or found.bank
+            return cls(bank, found, f"{found.done:06d}", digest([found.digest, bank.digest()]))
         bank = seed_bank(noop=settings.controller.noop_seed)
         parts = ["untrained", settings.controller.hidden, settings.seed, bank.digest()]
         return cls(bank, None, "untrained", digest(parts))
@@ -123,14 +125,24 @@ class Evaluation:
         self.run, self.task, self.settings, self.subject = run, task, settings, subject
         self.world, self.ledger, self.watcher = world, ledger, Watcher()
         self.results = self.folder / "results.jsonl"
+        self.tries = self.folder / "tries.jsonl"
+        # Runs of several people may share one Chroma server, and a run's name may be used again.
+        self._owner = f"{run.name}@{run.manifest().created}"
         self._failures = 0
         self._memories = 0
 
     async def evaluate(self, work: Sequence[Work]) -> dict[str, Any]:
         """Read, ask and score what is still owed of ``work``; the summary, also written to ``summary.json``."""
-        began = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         done = {row["query_id"] for row in files.read_jsonl(self.results) if not row["error"]}
+        began = time.monotonic()
+        try:
+            await self._work(work, done)
+        finally:
+            files.append_line(self.tries, {"seconds": round(time.monotonic() - began, 3)})
+        return self._finish([query for _, queries in work for query in queries])
+
+    async def _work(self, work: Sequence[Work], done: set[str]) -> None:
         choose_skills = await self._policy()
         store = MemoryStore(self.settings.memory.server or self.run.memory / self.id)
         try:
@@ -141,7 +153,6 @@ class Evaluation:
             raise failures.exceptions[0] from None
         finally:
             store.close()
-        return self._finish([query for _, queries in work for query in queries], time.monotonic() - began)
 
     def plan(self, traces: Iterable[Trace]) -> list[Work]:
         """Traces with the queries that are asked of them: those scored, at most ``limit`` in all."""
@@ -186,12 +197,13 @@ class Evaluation:
         self, trace: Trace, spans: Sequence[Span], store: MemoryStore, choose_skills: ChooseSkills
     ) -> MemoryBank:
         """The trace's memory bank: reopened if an earlier try finished it, else read now."""
-        bank = await asyncio.to_thread(MemoryBank.open, trace.trace_id, store)
+        bank_id = f"{self._owner}/{self.id}/{trace.trace_id}"
+        bank = await asyncio.to_thread(MemoryBank.open, bank_id, store)
         if bank is not None:
             for _ in spans:
                 self.watcher.span()
             return bank
-        bank = MemoryBank(trace.trace_id, store=store)
+        bank = MemoryBank(bank_id, store=store)
         await read(self.world, spans, self.subject.bank, choose_skills, bank, self.watcher.span)
         await asyncio.to_thread(bank.save)
         return bank
@@ -223,7 +235,7 @@ class Evaluation:
         files.append_line(self.results, row_of(answer))
         self.watcher.query()
 
-    def _finish(self, queries: Sequence[Query], seconds: float) -> dict[str, Any]:
+    def _finish(self, queries: Sequence[Query]) -> dict[str, Any]:
         """Put the rows in the dataset's order, the last word on each query, and write the summary."""
         latest = {row["query_id"]: row for row in files.read_jsonl(self.results)}
         rows = [latest[query.query_id] for query in queries]
@@ -233,7 +245,7 @@ class Evaluation:
             **summarise(rows, resamples=self.settings.eval.bootstrap, seed=self.settings.seed),
             "memories": self._memories,
             "usage": {k: v for k, v in dataclasses.asdict(self.ledger.usage()).items() if k != "by_role"},
-            "seconds": round(seconds, 3),
+            "seconds": round(sum(row["seconds"] for row in files.read_jsonl(self.tries)), 3),
             "run": self.run.name,
             "checkpoint": self.subject.checkpoint,
             "config_digest": settings_digest(self.settings),
