@@ -30,8 +30,8 @@ from memskill_cli.datasets.base import (
     source_flags,
     to_row,
 )
-from memskill_cli.datasets.download import download, without_password
 from memskill_cli.datasets.samples import sample_path
+from memskill_cli.download import download, without_password
 from memskill_cli.errors import DataError, UsageError
 from memskill_cli.files import write_json
 from memskill_cli.records import Trace

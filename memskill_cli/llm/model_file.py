@@ -24,7 +24,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from memskill_cli.config import EMBEDDED
-from memskill_cli.datasets.download import download
+from memskill_cli.download import download
 from memskill_cli.errors import DownloadError, ModelError
 from memskill_cli.files import sync_folder, write_json
 
