@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,11 @@ import platformdirs
 
 from memskill_cli.config import EMBEDDED, Config
 from memskill_cli.llm.cache import ResponseCache
-from memskill_cli.llm.embeddings import embed_texts
+from memskill_cli.llm.embeddings import embed_texts, served_by
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
-from memskill_cli.memory.encoders import load_encoder
+from memskill_cli.memory.encoders import CachedEncoder, load_encoder
 from memskill_cli.memory.spaces import Spaces
 from memskill_cli.records import ROLES
 from memskill_cli.training.rollout import World
@@ -54,17 +54,38 @@ async def services(
             "using the embedded model, a small one for demonstrations (Qwen2.5-Coder-1.5B); "
             "choose another with --model, for example: --model openai/gpt-4o-mini"
         )
+    from memskill_cli.llm.embedded import register  # imports litellm
+
     keys = KeyRing.collect(access.api_keys, access.keys_file)
     ledger = Ledger(usage_file, scope=scope, max_cost=settings.limits.max_cost)
-    cache = ResponseCache(access.cache)
-    embed = partial(embed_texts, keys=keys, api_base=settings.models.api_base, ledger=ledger)
-    load = partial(load_encoder, cache_dir=access.cache, device=settings.encoders.device, embed=embed, notice=notice)
-    state = load(settings.encoders.state)
-    same = settings.encoders.retrieval == settings.encoders.state
-    spaces = Spaces(state, state if same else load(settings.encoders.retrieval))
-    gateway = Gateway(settings.models, settings.limits, keys=keys, ledger=ledger, cache=cache, notice=notice)
-    try:
+    register(notice, access.cache / "models")
+    async with AsyncExitStack() as stack:
+        cache = stack.enter_context(closing(ResponseCache(access.cache, notice=notice)))
+        spaces = _spaces(settings, access, keys, ledger, notice, stack)
+        gateway = Gateway(settings.models, settings.limits, keys=keys, ledger=ledger, cache=cache, notice=notice)
+        stack.push_async_callback(gateway.aclose)
         yield Services(World(gateway, spaces, settings.memory, settings.reward, settings.dataset), ledger)
-    finally:
-        await gateway.aclose()
-        cache.close()
+
+
+def _spaces(
+    settings: Config,
+    access: Access,
+    keys: KeyRing,
+    ledger: Ledger,
+    notice: Callable[[str], None],
+    stack: AsyncExitStack,
+) -> Spaces:
+    """The two encoders, which are one if they have one name; ``stack`` closes them."""
+    base, encoders = settings.models.api_base, settings.encoders
+    embed = partial(embed_texts, keys=keys, api_base=base, ledger=ledger, notice=notice)
+
+    def load(spec: str) -> CachedEncoder:
+        kind, _, model = spec.partition(":")
+        served = served_by(model, keys, base) if kind == "litellm" and model else ""
+        encoder = load_encoder(
+            spec, cache_dir=access.cache, device=encoders.device, embed=embed, served=served, notice=notice
+        )
+        return stack.enter_context(closing(encoder))
+
+    state = load(encoders.state)
+    return Spaces(state, state if encoders.retrieval == encoders.state else load(encoders.retrieval))

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from memskill_cli.config import EMBEDDED
@@ -56,6 +57,7 @@ class EmbeddedLLM(litellm.CustomLLM):  # type: ignore[name-defined]
     def __init__(self) -> None:
         super().__init__()
         self.notice: Callable[[str], None] = _log.info
+        self.folder: Path | None = None
         self._servers: dict[str, Any] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="embedded-model")
 
@@ -100,7 +102,7 @@ class EmbeddedLLM(litellm.CustomLLM):  # type: ignore[name-defined]
         return _joined(chunks, model)
 
     def _load(self, model: str) -> Any:
-        path = find_model(f"{EMBEDDED}:{model}" if model else EMBEDDED, notice=self.notice)
+        path = find_model(f"{EMBEDDED}:{model}" if model else EMBEDDED, notice=self.notice, folder=self.folder)
         # Two threads that spin while they wait for each other crawl as soon as another process wants a core; OpenMP
         # reads this when it is first loaded, by whomever.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -189,13 +191,16 @@ def _filled(response: Any, model: str, done: _Completion) -> Any:
 _HANDLER = EmbeddedLLM()
 
 
-def register(notice: Callable[[str], None] | None = None) -> None:
+def register(notice: Callable[[str], None] | None = None, folder: Path | None = None) -> None:
     """Make ``memskill_embedded/<path or nothing>`` a model that litellm knows. Any number of times, one handler.
 
-    ``notice`` is told when the model is fetched, joined or loaded.
+    ``notice`` is told when the model is fetched, joined or loaded; ``folder`` is where its file is kept (None: as
+    before, at first :func:`memskill_cli.llm.model_file.cache_folder`).
     """
     if notice:
         _HANDLER.notice = notice
+    if folder:
+        _HANDLER.folder = folder
     if all(entry["provider"] != EMBEDDED_PROVIDER for entry in litellm.custom_provider_map):
         litellm.custom_provider_map.append({"provider": EMBEDDED_PROVIDER, "custom_handler": _HANDLER})
     litellm.utils.custom_llm_setup()

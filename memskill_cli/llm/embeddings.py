@@ -38,6 +38,11 @@ def embed_texts(
     return np.asarray(asyncio.run_coroutine_threadsafe(work, _background()).result(), np.float32)
 
 
+def served_by(model: str, keys: KeyRing, api_base: str) -> str:
+    """Which models at which servers answer for ``model``. Raises what :meth:`KeyRing.deployments` raises."""
+    return ",".join(sorted({f"{d.model}@{d.api_base}" for d in keys.deployments("embedding", model, api_base)}))
+
+
 @functools.cache
 def _background() -> asyncio.AbstractEventLoop:
     """The one loop of all encoding. litellm keeps connections for each loop: a new loop a call would leak them."""

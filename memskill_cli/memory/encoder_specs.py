@@ -69,13 +69,13 @@ RETRIEVERS = {
 }
 
 
-def plan(spec: str, device: str, embed: Embed | None) -> EncoderPlan:
-    """EncoderError: the spec makes no sense."""
+def plan(spec: str, device: str, embed: Embed | None, served: str = "") -> EncoderPlan:
+    """``served`` says who answers for a ``litellm:`` spec. EncoderError: the spec makes no sense."""
     kind, colon, rest = spec.partition(":")
     if device not in ("auto", "cpu", "cuda"):
         raise EncoderError(f"no device is called {device}", hint="--set encoders.device=auto, cpu or cuda")
     if kind == "litellm":
-        return _api(rest, embed)
+        return _api(rest, embed, served)
     if spec == "hashing":
         return _hashing()
     if spec == "minilm":
@@ -143,13 +143,15 @@ def _hashing() -> EncoderPlan:
     return EncoderPlan(f"hashing-{HASHED_DIM}-words-1-2", False, HashingEncoder)
 
 
-def _api(model: str, embed: Embed | None) -> EncoderPlan:
+def _api(model: str, embed: Embed | None, served: str) -> EncoderPlan:
     if not model or embed is None:
         raise EncoderError(
             f"encoder litellm:{model}: {'no model is named' if not model else 'nothing here can call an API'}",
             hint="for example --encoder litellm:text-embedding-3-small",
         )
-    return EncoderPlan(f"litellm:{model}", False, lambda: ApiEncoder(model, embed))
+    # Two servers may mean different models by one name, so who serves it is part of what it is.
+    name = f"litellm:{model}@{served}" if served else f"litellm:{model}"
+    return EncoderPlan(name, False, lambda: ApiEncoder(model, embed))
 
 
 def _identity(source: Source) -> str:

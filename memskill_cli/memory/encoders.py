@@ -161,14 +161,16 @@ def load_encoder(
     cache_dir: Path | None,
     device: str = "auto",
     embed: Embed | None = None,
+    served: str = "",
     notice: Notice = lambda message: None,
 ) -> CachedEncoder:
     """The encoder that ``spec`` names (see above), with its vectors kept in ``cache_dir`` (None: only in memory).
 
-    ``device`` is ``auto``, ``cpu`` or ``cuda``; ``embed`` answers for ``litellm:`` specs. Nothing is loaded yet.
+    ``device`` is ``auto``, ``cpu`` or ``cuda``; ``embed`` answers for ``litellm:`` specs, and ``served`` says
+    at which server: vectors of one are not taken for those of another. Nothing is loaded yet.
     EncoderError: the spec makes no sense.
     """
-    return CachedEncoder(plan(spec, device, embed), EncoderCache(cache_dir, notice))
+    return CachedEncoder(plan(spec, device, embed, served), EncoderCache(cache_dir, notice))
 
 
 def _unit_rows(rows: Matrix) -> Matrix:
