@@ -257,20 +257,24 @@ class Config:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # Small enough for the embedded model on two cores: a few minutes from nothing to a scored evaluation.
+    # Small enough for the embedded model on two cores: minutes from nothing to a scored evaluation. One skill a span,
+    # so that the choice can be seen to matter, and larger PPO steps than the paper's, since there are only four.
     "demo": {
         "train.outer_epochs": 1,
-        "train.inner_epochs": 2,
-        "train.batch_size": 2,
+        "train.inner_epochs": 4,
+        "train.batch_size": 3,
         "train.max_spans": 2,
-        "train.top_k": 2,
+        "train.top_k": 1,
         "memory.top_k": 6,
         "memory.max_actions": 6,
         "reward.query_ratio": 0.3,
         "eval.span_mode": "full-session",
-        "eval.top_k": 3,
+        "eval.top_k": 1,
         "eval.judge": False,
+        "ppo.learning_rate": 3e-3,
         "ppo.minibatch": 4,
+        "ppo.epochs": 8,
+        "ppo.target_kl": 1.0,
         "models.executor_max_tokens": 240,
     },
     # Section 8 of the method: training on LoCoMo, and the settings of every published evaluation.
