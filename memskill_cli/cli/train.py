@@ -73,14 +73,20 @@ def train(
 
         if resume:
             opened = launch.reopen(runs_dir, run, data_dir)
+            before = opened.settings()
             settings = launch.agree(opened, _resumed(ctx.params, opened), override)
+            finished = opened.manifest().status == "finished" and not _longer(before, settings)
         else:
             settings = o.settings_of(ctx.params, "train")
             ensure_prepared(out, settings.dataset, data_dir)
             opened = launch.start(runs_dir, run, settings, data_dir)
-        access = o.access_of(ctx.params)
-        with Bar(out) as progress:
-            asyncio.run(launch.train(opened, settings, data_dir, access, progress))
+            finished = False
+        if finished:
+            out.notice(f"run {opened.name} is finished and does nothing more; --outer-epochs N makes it longer")
+        else:
+            access = o.access_of(ctx.params)
+            with Bar(out) as progress:
+                asyncio.run(launch.train(opened, settings, data_dir, access, progress))
         show(out, opened)
         flag = f" --runs-dir {runs_dir}" if runs_dir != Path("runs") else ""
         out.next_command(f"memskill eval --dataset {settings.dataset} --run {opened.name}{flag}")
@@ -91,6 +97,12 @@ def _resumed(flags: dict[str, Any], run: RunDir) -> Config:
     own = run.settings()
     given = {**flags, "dataset": own.dataset if flags["dataset"] == "locomo" else flags["dataset"]}
     return o.settings_of(given, "train", own)
+
+
+def _longer(before: Config, after: Config) -> bool:
+    """Whether there is more to train than there was."""
+    was, now = before.train, after.train
+    return now.outer_epochs > was.outer_epochs or now.inner_epochs > was.inner_epochs
 
 
 class Bar:
