@@ -151,7 +151,7 @@ async def one_seed(seed: int, url: str, epochs: int, report: Callable[[str], Non
         unread = [diary(number, seed) for number in range(100, 132)]
         bank = seed_bank(noop=True)
         async with opened(settings, folder, "train") as found:
-            trainer = Trainer(run, settings, found.world, found.ledger, train, bank, Watcher())
+            trainer = Trainer(run, settings, found.world, found.ledger, train, bank, None, Watcher())
             await trainer.train()
             skills_SD = torch.from_numpy(await found.world.spaces.state.aencode([s.description for s in bank.skills]))
             trained: Callable[[Vector], Choice] = partial(choose, trainer.controller, skills_SD=skills_SD, k=1)

@@ -23,6 +23,7 @@ import typer
 
 from memskill_cli import __version__
 from memskill_cli.cli.eval import eval_
+from memskill_cli.cli.evolve import evolve
 from memskill_cli.cli.inspect_skills import inspect_skills
 from memskill_cli.cli.prepare import prepare
 from memskill_cli.cli.train import train
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command("prepare")(prepare)
 app.command("train")(train)
+app.command("evolve")(evolve)
 app.command("eval")(eval_)
 app.command("inspect-skills")(inspect_skills)
 

@@ -152,17 +152,18 @@ def show(out: Console, run: RunDir) -> None:
     found = stages.read_all(run.stages)
     champion = stages.best(found)
     for stage in found:
-        inner = [row["episode_reward_mean"] for row in rows if row["outer"] == stage.number]
-        best = "best" if champion and stage.number == champion.number else ""
-        numbers = (str(len(inner)), percent(inner[0]), percent(inner[-1]), percent(stage.reward))
-        table.add_row(f"{stage.number:03d}", *numbers, best)
+        inner = [row["episode_reward_mean"] for row in rows if row["stage"] == stage.number]
+        first, last = (percent(inner[0]), percent(inner[-1])) if inner else ("–", "–")
+        outcome = {None: "not judged", True: "kept", False: "rolled back"}[stage.kept]
+        numbers = (str(len(inner)), first, last, percent(stage.reward))
+        table.add_row(f"{stage.number:03d}", *numbers, "best" if stage.is_best else outcome)
     out.result(
         {
             "run": run.name,
             "folder": str(run.path),
             "status": run.manifest().status,
             "inner_epochs": len(rows),
-            "stages": [{"stage": s.number, "reward": s.reward, "is_best": s.is_best} for s in found],
+            "stages": [{"stage": s.number, "reward": s.reward, "is_best": s.is_best, "kept": s.kept} for s in found],
             "best_checkpoint": str(run.checkpoints / f"{champion.checkpoint:06d}") if champion else None,
             "cost_usd": sum(row["cost_usd"] for row in rows),
             "llm_calls": sum(row["llm_calls"] for row in rows),

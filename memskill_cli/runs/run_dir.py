@@ -46,6 +46,7 @@ class RunDir:
         self.stages = path / "stages"
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self.hard_cases = path / "hard_cases.jsonl"
         self.usage = path / "usage.jsonl"
         self.memory = path / "memory"
         self.evals = path / "evals"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from memskill_cli.agent.designer import Designer
 from memskill_cli.config import Config, to_dict
 from memskill_cli.datasets.base import PreparedSplit, load_manifest, load_split
 from memskill_cli.errors import DataError, RunError
@@ -15,7 +16,10 @@ from memskill_cli.services import Access, services
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.training.trainer import Trainer, Watcher
 
-FREE_TO_CHANGE = ("limits", "models.api_base", "models.timeout", "models.retries", "preset", "train.keep_checkpoints")
+FREE_TO_CHANGE = (
+    *("limits", "preset", "models.api_base", "models.timeout", "models.retries"),
+    *("train.outer_epochs", "train.keep_checkpoints"),
+)
 """Settings a resumed run may change without becoming another experiment."""
 
 
@@ -89,7 +93,8 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
         try:
             async with services(settings, access, run.usage, "train", notice) as opened:
                 bank = seed_bank(noop=settings.controller.noop_seed)
-                trainer = Trainer(run, settings, opened.world, opened.ledger, traces, bank, Watcher())
+                designer = Designer(opened.world.gateway, settings.designer) if settings.train.evolve else None
+                trainer = Trainer(run, settings, opened.world, opened.ledger, traces, bank, designer, Watcher())
                 trainer.resume()
                 notice(f"run {run.name}: inner epochs {trainer.done} to {trainer.total}, {len(traces)} traces")
                 trainer.watcher = progress.begin(trainer.spans_ahead(), notice)

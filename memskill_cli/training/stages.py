@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,18 @@ TAIL = 0.25
 
 @dataclass(frozen=True)
 class Stage:
-    """``stages/stage-NNN.json``. ``change`` led to this stage (empty for the first); ``kept`` is None until judged."""
+    """``stages/stage-NNN.json``: a bank, what it earned, and the change that led to it.
+
+    ``reward`` and ``kept`` are None until the stage has been judged. ``change`` is empty if nothing was changed;
+    ``parent`` is the stage it was made from; ``checkpoint`` the one that its reward was measured with.
+    """
 
     number: int
     bank: SkillBank
-    reward: float | None
-    is_best: bool
-    checkpoint: int
-    change: dict[str, Any]
+    reward: float | None = None
+    is_best: bool = False
+    checkpoint: int | None = None
+    change: dict[str, Any] = field(default_factory=dict)
     rationale: str = ""
     kept: bool | None = None
     parent: int | None = None
@@ -82,6 +86,13 @@ def read_all(folder: Path) -> list[Stage]:
 
 
 def best(stages: Sequence[Stage]) -> Stage | None:
-    """The stage with the highest reward (the first of equals), None before one has ended."""
-    ended = [stage for stage in stages if stage.reward is not None]
-    return max(ended, key=lambda stage: stage.reward or 0.0, default=None)
+    """The stage marked as the best, None before one has been judged.
+
+    A crash between two stage files can leave two marked: the later one was marked last.
+    """
+    return next((stage for stage in reversed(stages) if stage.is_best), None)
+
+
+def pending(stages: Sequence[Stage], after: int) -> Stage | None:
+    """The stage that was proposed after stage ``after`` and is not judged yet."""
+    return next((s for s in reversed(stages) if s.kept is None and s.reward is None and s.number > after), None)

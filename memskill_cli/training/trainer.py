@@ -1,12 +1,14 @@
 """The whole method: inner epochs of rollout and PPO, in stages (algorithm of arXiv 2602.02474).
 
     for each outer epoch (a stage):
+        roll back if the last stage lost, then let the designer change the bank     evolution.py
         for each inner epoch:
             read a batch of traces, each an episode, with the skill bank fixed      rollout.py
             reward every step                                                       rewards.py
             update the controller                                                   ppo.py
+            remember what was answered wrong                                        hard_cases.py
             write metrics, then a checkpoint                                        runs/checkpoint.py
-        the stage's reward is the mean of its last quarter                          stages.py
+        judge the stage by the last quarter of its rewards                          stages.py
 
 Every random draw is seeded from (seed, outer, inner, episode) and episodes are merged in batch order, so a run's
 result depends neither on concurrency nor on being interrupted and resumed.
@@ -27,6 +29,8 @@ import torch
 
 from memskill_cli import files
 from memskill_cli.agent.controller import Controller, Exploration, choose
+from memskill_cli.agent.designer import Designer
+from memskill_cli.agent.hard_cases import HardCasePool
 from memskill_cli.config import Config
 from memskill_cli.datasets.spans import cut
 from memskill_cli.evaluation.scoring import sample_queries
@@ -37,6 +41,7 @@ from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.training import ppo, stages
+from memskill_cli.training.evolution import Evolution
 from memskill_cli.training.rollout import World, run_episode
 
 
@@ -60,13 +65,17 @@ class Trainer:
         ledger: Ledger,
         traces: Sequence[Trace],
         bank: SkillBank,
+        designer: Designer | None,
         watcher: Watcher,
     ) -> None:
         self.run, self.settings, self.world, self.ledger = run, settings, world, ledger
-        self.traces, self.bank, self.watcher = traces, bank, watcher
+        self.traces, self.bank, self.designer, self.watcher = traces, bank, designer, watcher
+        self.evolution = Evolution(run.stages, settings.designer, watcher.notice)
+        self.pool = HardCasePool(settings.designer)
         self.controller = Controller.seeded(world.spaces.state.dim, settings.controller.hidden, settings.seed)
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.ppo.learning_rate)
         self.done = 0
+        self.window_start = 0  # inner epoch from which the bank's new skills are explored
         self._spans: dict[int, list[Span]] = {}
 
     @property
@@ -84,19 +93,25 @@ class Trainer:
         if found is not None:
             self.controller.load_state_dict(found.controller)
             checkpoint.restore_optimizer(self.optimizer, found.optimizer)
-            self.bank, self.done = found.bank, found.done
+            self.bank, self.done, self.window_start = found.bank, found.done, found.state["window_start"]
+            self.pool = HardCasePool.from_rows(self.settings.designer, found.state["hard_cases"])
         kept = [row for row in files.read_jsonl(self.run.metrics) if self._number(row) < self.done]
         files.write_atomic(self.run.metrics, b"".join(map(files.to_json, kept)))
 
     async def train(self) -> None:
         """All inner epochs that are left; then the run's bank is its best stage's."""
+        self.evolution.notice = self.watcher.notice
+        self.evolution.begin(self.bank)
         self.bank.save(self.run.skill_bank)
         while self.done < self.total:
             outer, inner = divmod(self.done, self.settings.train.inner_epochs)
+            if inner == 0 and outer > 0 and not await self._next_stage():
+                break
             began, before = time.monotonic(), self.ledger.usage()
             skills_SD = await self._skill_vectors()
             episodes = await self._collect(outer, inner, skills_SD)
             stats = self._learn(episodes, outer, inner, skills_SD)
+            self._observe(episodes)
             self.done += 1
             row = self._metrics(outer, inner, episodes, stats, before, time.monotonic() - began)
             files.append_line(self.run.metrics, row)
@@ -105,6 +120,41 @@ class Trainer:
             self._save()
             self.watcher.epoch(row)
         self._end_on_best()
+
+    async def _next_stage(self) -> bool:
+        """Between two stages: roll back if the last one lost, then ask the designer. False: there is no use in more.
+
+        A stage that waits to be judged (proposed before a crash, or by ``memskill evolve``) is taken as it is.
+        """
+        if self.designer is not None:
+            self._roll_back()
+        waiting = stages.pending(stages.read_all(self.run.stages), self.bank.stage)
+        if waiting is None and self.designer is None:
+            waiting = self.evolution.advance(self.bank)
+        elif waiting is None and self.designer is not None:
+            if why := self.evolution.exhausted():
+                self.watcher.notice(f"stopping early: {why}")
+                return False
+            encoder = self.world.spaces.retrieval
+            waiting = await self.evolution.propose(self.designer, self.bank, self.pool, encoder, self.settings.seed)
+        assert waiting is not None
+        self.bank, self.window_start = waiting.bank.copy(), self.done
+        return True
+
+    def _roll_back(self) -> None:
+        """Go back to the best stage if another came after it: bank, statistics and hard cases, not the controller."""
+        champion = stages.best(stages.read_all(self.run.stages))
+        if champion is None or champion.number == self.bank.stage or champion.checkpoint is None:
+            return
+        self.watcher.notice(f"stage {self.bank.stage} was no better: back to stage {champion.number}")
+        found = checkpoint.load(self.run.checkpoints / f"{champion.checkpoint:06d}")
+        self.bank = champion.bank.copy()
+        self.pool = HardCasePool.from_rows(self.settings.designer, found.state["hard_cases"])
+
+    def _observe(self, episodes: Sequence[Episode]) -> None:
+        for episode in episodes:
+            self.pool.observe(episode.answers, self.done, self.settings.reward.kind)
+        self.pool.prune(self.done)
 
     async def _skill_vectors(self) -> torch.Tensor:
         return torch.from_numpy(await self.world.spaces.state.aencode([s.description for s in self.bank.skills]))
@@ -153,11 +203,16 @@ class Trainer:
         # about its skills.
         used = [(step.choice.skills, episode.reward) for episode in episodes for step in episode.steps]
         self.bank.record_batch([skills for skills, _ in used], [reward for _, reward in used])
+        if self.done + 1 - self.window_start >= self.settings.controller.new_skill_epochs:
+            self.bank.clear_new()
         return stats
 
     def _exploration(self) -> Exploration:
-        """The window for new skills; the bank starts with none and only the designer makes some."""
-        return Exploration.none(len(self.bank))
+        """The window in which skills new to the bank are favoured, fading linearly to nothing."""
+        how = self.settings.controller
+        fade = max(0.0, 1 - (self.done - self.window_start) / how.new_skill_epochs)
+        new_S = torch.tensor([name in self.bank.new for name in self.bank.names])
+        return Exploration(new_S, how.p_min, fade)
 
     def _metrics(
         self,
@@ -176,6 +231,7 @@ class Trainer:
         return {
             "outer": outer,
             "inner": inner,
+            "stage": self.bank.stage,
             "episode_reward_mean": float(np.mean(rewards)),
             "episode_reward_std": float(np.std(rewards)),
             "process_reward_mean": float(np.mean([step.process_reward for step in steps])),
@@ -194,25 +250,21 @@ class Trainer:
         }
 
     def _close_stage(self, outer: int) -> None:
-        """Write the stage that has just ended, judged by the last quarter of its rewards."""
         rows = [row for row in files.read_jsonl(self.run.metrics) if row["outer"] == outer]
-        reward = stages.stage_reward([row["episode_reward_mean"] for row in rows])
-        earlier = [stage for stage in stages.read_all(self.run.stages) if stage.number < outer]
-        champion = stages.best(earlier)
-        is_best = champion is None or reward > (champion.reward or 0.0)
-        stages.write(self.run.stages, stages.Stage(outer, self.bank, reward, is_best, self.done, {}, kept=True))
-        if champion is not None and is_best:
-            stages.write(self.run.stages, dataclasses.replace(champion, is_best=False))
+        self.evolution.close(self.bank, [row["episode_reward_mean"] for row in rows], self.done)
 
     def _save(self) -> None:
-        contents = checkpoint.Checkpoint(
-            self.done,
-            self.controller.state_dict(),
-            checkpoint.optimizer_tensors(self.optimizer),
-            self.bank,
-            {"dim": self.world.spaces.state.dim, "hidden": self.settings.controller.hidden},
-        )
+        cases = self.pool.rows()
+        state = {
+            "dim": self.world.spaces.state.dim,
+            "hidden": self.settings.controller.hidden,
+            "window_start": self.window_start,
+            "hard_cases": cases,
+        }
+        weights, adam = self.controller.state_dict(), checkpoint.optimizer_tensors(self.optimizer)
+        contents = checkpoint.Checkpoint(self.done, weights, adam, self.bank, state)
         checkpoint.save(self.run.checkpoints, contents)
+        files.write_atomic(self.run.hard_cases, b"".join(map(files.to_json, cases)))
         self.bank.save(self.run.skill_bank)
         champion = stages.best(stages.read_all(self.run.stages))
         keep = champion.checkpoint if champion else None

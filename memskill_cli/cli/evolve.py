@@ -1,0 +1,131 @@
+"""``memskill evolve``: designer cycles on a run's hard cases."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memskill_cli.cli import options as o
+from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, percent, safe
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from memskill_cli.training.evolve import Cycle
+
+DESIGN = "What to evolve from"
+Cycles = Annotated[int, o.option("--cycles", panel=DESIGN, help="Designer cycles; several need --judge-on.")]
+FromEval = Annotated[str, o.option("--from-eval", panel=DESIGN, help="An evaluation's id: learn from its failures.")]
+DryRun = Annotated[bool, o.option("--dry-run", panel=DESIGN, help="Show the change as a diff; change nothing.")]
+JudgeOn = Annotated[str, o.option("--judge-on", panel=DESIGN, help="Evaluate on this split; keep the better bank.")]
+
+
+def evolve(
+    ctx: typer.Context,
+    run: o.Run = None,
+    cycles: Cycles = 1,
+    from_eval: FromEval = "",
+    dry_run: DryRun = False,
+    judge_on: JudgeOn = "",
+    preset: o.Preset = "default",
+    config: o.ConfigFile = None,
+    set_: o.Set = None,
+    runs_dir: o.RunsDir = Path("runs"),
+    data_dir: o.DataDir = Path("data"),
+    cache_dir: o.CacheDir = None,
+    model: o.Model = None,
+    judge_model: o.JudgeModel = None,
+    designer_model: o.DesignerModel = None,
+    api_base: o.ApiBase = None,
+    api_key: o.ApiKey = None,
+    keys: o.Keys = None,
+    concurrency: o.Concurrency = None,
+    max_cost: o.MaxCost = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Let the designer change the skill bank of a run, from the questions that its memory answered wrong.
+
+    The change becomes a new stage, judged by the next training or, with --judge-on val, by evaluating the bank before
+    and after; --dry-run only shows it.
+    """
+    with console(json, quiet, debug) as out:
+        import asyncio
+
+        from memskill_cli.errors import RunError, UsageError
+        from memskill_cli.evaluation.launch import Progress
+        from memskill_cli.evaluation.runner import Watcher
+        from memskill_cli.runs.run_dir import RunDir, find_run
+        from memskill_cli.training.evolve import Request
+        from memskill_cli.training.evolve import evolve as work
+
+        if cycles < 1 or (cycles > 1 and not judge_on):
+            raise UsageError(f"--cycles {cycles}: every cycle but one must be judged", hint="add --judge-on val")
+        path = find_run(runs_dir, run)
+        if path is None:
+            raise RunError(f"there is no run in {runs_dir} yet", hint="memskill train --dataset locomo")
+        opened = RunDir.open(path)
+        settings = o.settings_of(ctx.params, "train", opened.settings())
+        with ExitStack() as stack:
+
+            def begin(spans: int, queries: int) -> Watcher:
+                reading = stack.enter_context(out.progress("reading", spans, "spans"))
+                return Watcher(reading, stack.enter_context(out.progress("asking", queries, "queries")))
+
+            request = Request(cycles, from_eval, dry_run, judge_on)
+            access = o.access_of(ctx.params)
+            made = asyncio.run(work(opened, settings, data_dir, access, request, Progress(begin, out.notice)))
+        parts = [part for cycle in made for part in _shown(cycle)]
+        out.result({"run": opened.name, "dry_run": dry_run, "cycles": [_facts(cycle) for cycle in made]}, *parts)
+        if any(cycle.stage.change for cycle in made):
+            _next(out, opened.name, dry_run, judge_on, settings.train.outer_epochs)
+
+
+def _next(out: Console, run: str, dry_run: bool, judge_on: str, epochs: int) -> None:
+    if dry_run:
+        out.next_command(f"memskill evolve --run {run}")
+    elif judge_on:
+        out.next_command(f"memskill inspect-skills --run {run} --history")
+    else:
+        out.next_command(f"memskill train --run {run} --resume --outer-epochs {epochs + 1}")
+
+
+def _facts(cycle: Cycle) -> dict[str, Any]:
+    stage = cycle.stage
+    facts = {"stage": stage.number, "parent": stage.parent, "kept": stage.kept, "rationale": stage.rationale}
+    return {**facts, "change": stage.change, "diff": _diffs(cycle), "judged": cycle.judged}
+
+
+def _diffs(cycle: Cycle) -> dict[str, list[str]]:
+    from memskill_cli.skills.diff import diff_banks
+
+    return {change.name: change.lines() for change in diff_banks(cycle.before, cycle.stage.bank)}
+
+
+def _shown(cycle: Cycle) -> list[RenderableType]:
+    """The change as a coloured diff, its reasons, and how it was judged."""
+    from rich.text import Text
+
+    stage = cycle.stage
+    if not stage.change:
+        return [Text(f"stage {stage.number}: the designer proposed no change that could be made")]
+    parts: list[RenderableType] = [Text(f"stage {stage.number}, from stage {stage.parent}", "bold")]
+    parts.append(Text.from_markup(safe(stage.rationale), emoji=False))
+    colours = {"+": "green", "-": "red", "@": "cyan"}
+    for name, lines in _diffs(cycle).items():
+        parts.append(Text.from_markup(safe(name), style="bold", emoji=False))
+        for line in lines:
+            parts.append(Text.from_markup(safe(line), style=colours.get(line[:1], ""), emoji=False))
+    if cycle.judged:
+        for name in ("before", "after"):
+            score = cycle.judged[name]
+            low, high = score["ci95"]["f1"] or (None, None)
+            parts.append(
+                f"{name}: F1 {percent(score['f1'])} ({percent(low)}–{percent(high)}) on {cycle.judged['split']}"
+            )
+        parts.append("kept" if stage.kept else "not better: rolled back")
+    return parts

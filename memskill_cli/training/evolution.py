@@ -1,0 +1,115 @@
+"""Stages, snapshots and rollback: the outer loop in which the designer evolves the bank (section 7 of the method).
+
+A stage that earns more than every one before it becomes the best, and the next change is made from it. A stage that
+does not is rolled back: bank, statistics and hard cases are the best stage's again, and the change joins the attempts
+that the designer is shown as tried without help. No change is made that no training will judge.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from memskill_cli.agent.designer import Attempt, Designer, Proposal, apply
+from memskill_cli.agent.hard_cases import HardCasePool, select
+from memskill_cli.config import DesignerConfig
+from memskill_cli.memory.encoders import CachedEncoder
+from memskill_cli.skills.bank import SkillBank
+from memskill_cli.training import stages
+from memskill_cli.training.stages import Stage
+
+
+class Evolution:
+    """The lineage of one run in its ``stages/`` folder; every decision is read from there, so it survives a crash."""
+
+    def __init__(self, folder: Path, config: DesignerConfig, notice: Callable[[str], None]) -> None:
+        self.folder, self.config, self.notice = folder, config, notice
+
+    def begin(self, bank: SkillBank) -> None:
+        """Stage 0, unless the run has it."""
+        if not stages.path_of(self.folder, 0).exists():
+            stages.write(self.folder, Stage(0, bank))
+
+    def close(self, bank: SkillBank, rewards: Sequence[float], checkpoint: int) -> Stage:
+        """Judge the stage that ``bank`` is of by its inner-epoch ``rewards``; it is kept if it beats all before it."""
+        known = stages.read_all(self.folder)
+        former = stages.best([stage for stage in known if stage.number < bank.stage])
+        reward = stages.stage_reward(rewards)
+        earlier = [stage.reward for stage in known if stage.number < bank.stage and stage.reward is not None]
+        wins = not earlier or reward > max(earlier)
+        opened = next((stage for stage in known if stage.number == bank.stage), Stage(bank.stage, bank))
+        # Training a stage that changed nothing can lose too, but there is no change to take back.
+        kept = wins or not opened.change
+        closed = dataclasses.replace(
+            opened, bank=bank.copy(), reward=reward, is_best=wins, kept=kept, checkpoint=checkpoint
+        )
+        stages.write(self.folder, closed)
+        if wins and former is not None:
+            stages.write(self.folder, dataclasses.replace(former, is_best=False))
+        return closed
+
+    def advance(self, bank: SkillBank) -> Stage:
+        """The next stage of a run without a designer: the same bank, judged anew."""
+        number = max((stage.number for stage in stages.read_all(self.folder)), default=-1) + 1
+        again = bank.copy()
+        again.stage = number
+        stage = Stage(number, again, parent=bank.stage)
+        stages.write(self.folder, stage)
+        return stage
+
+    def exhausted(self) -> str:
+        """Why no further cycle is worth it, "" if one is."""
+        judged = [stage for stage in stages.read_all(self.folder) if stage.reward is not None]
+        champion = stages.best(judged)
+        without = sum(stage.number > champion.number for stage in judged) if champion else 0
+        if without >= self.config.patience:
+            return f"no better stage in {without} cycles"
+        return "the most cycles have been made" if len(judged) > self.config.max_cycles else ""
+
+    async def propose(
+        self,
+        designer: Designer,
+        bank: SkillBank,
+        pool: HardCasePool,
+        encoder: CachedEncoder,
+        seed: int,
+        *,
+        write: bool = True,
+    ) -> Stage:
+        """One designer cycle on ``bank`` and its hard cases: the next stage, written and waiting to be judged."""
+        known = stages.read_all(self.folder)
+        number = max((stage.number for stage in known), default=-1) + 1
+        cases = pool.cases
+        vectors = await encoder.aencode([case.question for case in cases], "query")
+        clusters = select(cases, vectors, self.config, seed) if cases else []
+        if clusters:
+            proposal = await designer.propose(bank, clusters, attempts(known))
+        else:
+            proposal = Proposal("no hard cases, so nothing to change", (), {})
+        stage = stage_of(bank, proposal, number)
+        if write:
+            stages.write(self.folder, stage)
+        names = ", ".join(f"{change.kind} {change.name}" for change in proposal.changes) or "no change"
+        self.notice(f"stage {number}, from stage {bank.stage} and {len(cases)} hard cases: {names}; {proposal.summary}")
+        return stage
+
+
+def stage_of(bank: SkillBank, proposal: Proposal, number: int) -> Stage:
+    """The stage that ``proposal`` makes of ``bank``."""
+    changed = apply(bank, proposal, number)
+    change: dict[str, Any] = proposal.to_dict() if proposal.changes else {}
+    why = "\n".join(f"{change.kind} {change.name}: {change.why}" for change in proposal.changes if change.why)
+    return Stage(number, changed, change=change, rationale=why, parent=bank.stage)
+
+
+def attempts(known: Sequence[Stage]) -> list[Attempt]:
+    """Changes that were judged and rolled back, oldest first."""
+    found = []
+    for stage in known:
+        if stage.kept is False and stage.change:
+            before = [s.reward for s in known if s.number < stage.number and s.reward is not None]
+            summary, changes = stage.change.get("summary", ""), tuple(stage.change.get("changes", ()))
+            found.append(Attempt(stage.number, summary, changes, stage.reward, max(before, default=None)))
+    return found

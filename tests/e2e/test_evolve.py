@@ -1,0 +1,228 @@
+"""Stages, rollback and ``memskill evolve``, as typed, in a small world whose designer is told what to propose.
+
+Two kinds of facts are told, and a literal executor writes only the kind that its skill is for: none of the seeds is for
+allergies. ``allergies`` (to add) helps, a blurring ``insert`` (to refine) harms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memskill_cli.testing.server import Request, ScriptedServer
+
+HELP = {
+    "change": "add",
+    "name": "allergies",
+    "description": "Write down allergies: the text says who must avoid what.",
+    "body": "## Purpose\nKeep every ALLERGY.\n\n## How to apply\nOne INSERT each.",
+    "action": "insert",
+    "why": "allergies are lost",
+}
+HARM = {"change": "refine", "name": "insert", "body": "## Purpose\nBLUR everything.", "why": "shorter"}
+
+
+class World:
+    """Models of the small world; ``proposals`` are what the designer says, one a refinement, the last repeating."""
+
+    def __init__(self, *proposals: dict[str, Any]) -> None:
+        self.proposals = list(proposals)
+        self.seen: list[str] = []
+
+    def __call__(self, request: Request) -> str:
+        text = request.messages[-1]["content"]
+        memories = re.findall(r"^\[\d+\] (\w+) (\w+) (\w+)$", text, flags=re.MULTILINE)
+        if request.role == "designer":
+            self.seen.append(text)
+            if "<limit>" not in text:
+                pattern = {"name": "lost", "cases": [1], "cause": "storage", "explanation": "x", "fix": "y"}
+                advice = {"change": "add", "skill": "", "why": "storage", "priority": 1}
+                return json.dumps({"patterns": [pattern], "recommendations": [advice], "summary": "lost"})
+            change = self.proposals.pop(0) if len(self.proposals) > 1 else self.proposals[0]
+            return json.dumps({"summary": change["why"], "changes": [change]})
+        if request.role == "answer":
+            kind, who = re.search(r"What is the (\w+) of (\w+)\?", text).groups()  # type: ignore[union-attr]
+            return next((value for w, k, value in memories if (w, k) == (who, kind)), "unknown")
+        skill, _, span = text.partition("<span>")
+        who, kind, value = re.search(r"(\w+)'s (\w+) is (\w+)", span).groups()  # type: ignore[union-attr]
+        if "Action type: INSERT" not in skill or ("ALLERGY" in skill) != (kind == "allergy"):
+            return "ACTION: NOOP"
+        return f"ACTION: INSERT\nMEMORY: {who} {kind} {'something' if 'BLUR' in skill else value}"
+
+
+def conversations() -> list[dict[str, Any]]:
+    """Five conversations in LoCoMo's format, two facts each."""
+    found = []
+    for number, who in enumerate(("Ada", "Bruno", "Chen", "Dora", "Emil")):
+        facts = (("job", "baker"), ("allergy", "pollen"))
+        lines = [f"{who}'s job is baker, a job of early hours.", f"{who}'s allergy is pollen, so avoid the meadow."]
+        turns = [{"speaker": who, "dia_id": f"D1:{i}", "text": text} for i, text in enumerate(lines)]
+        qa = [
+            {"question": f"What is the {kind} of {who}?", "answer": value, "category": 4, "evidence": []}
+            for kind, value in facts
+        ]
+        talk = {"speaker_a": who, "speaker_b": "Zoe", "session_1_date_time": "1 May 2024", "session_1": turns}
+        found.append({"sample_id": f"conv-{number}", "conversation": talk, "qa": qa})
+    return found
+
+
+class Place:
+    """A home with the small world prepared, and one server."""
+
+    def __init__(self, home: Any, server: ScriptedServer) -> None:
+        self.home, self.server = home, server
+        self.run = home.path / "runs" / "evo"
+
+    def do(self, command: str, *more: str, code: int = 0) -> Any:
+        done = self.home.memskill(command, "--api-base", self.server.url, *more, "--json", MEMSKILL_API_KEYS="k")
+        assert done.code == code, done.err
+        return done.json if code == 0 else done
+
+    def train(self, *more: str, outer: int = 3, code: int = 0) -> Any:
+        models = [f"models.{role}=openai/world-{role}" for role in ("executor", "answer", "judge", "designer")]
+        flags = [part for text in models for part in ("--set", text)]
+        shape = ["--span-mode", "turn", "--top-k", "1", "--outer-epochs", str(outer), "--inner-epochs", "4"]
+        fast = ["--set", "ppo.learning_rate=0.003", "--encoder", "hashing", "--retriever", "hashing"]
+        more = (*shape, "--batch-size", "3", "--set", "eval.judge=false", "--set", "eval.span_mode=turn", *fast, *more)
+        return self.do("train", "--dataset", "locomo", "--run", "evo", *flags, *more, code=code)
+
+    def stage(self, number: int) -> dict[str, Any]:
+        return json.loads((self.run / f"stages/stage-{number:03d}.json").read_text())
+
+    def asked(self, role: str) -> int:
+        return sum(request.role == role for request in self.server.requests)
+
+
+@contextmanager
+def place_in(home: Any, world: World) -> Iterator[Place]:
+    file = home.path / "world.json"
+    file.write_text(json.dumps(conversations()))
+    done = home.memskill("prepare", "--dataset", "locomo", "--source", str(file), "--quiet")
+    assert done.code == 0, done.err
+    with ScriptedServer(world) as server:
+        yield Place(home, server)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """What lies in a run, but for the log and the bills."""
+    skip = ("usage.jsonl", "memskill.log", ".lock")
+    files = (f for f in folder.rglob("*") if f.is_file() and f.name not in skip)
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def test_harm_is_rolled_back_and_shown_to_the_designer_and_help_is_kept(home: Any) -> None:
+    world = World(HARM, HELP)
+    with place_in(home, world) as place:
+        place.train()
+        first, harmful, helpful = (place.stage(n) for n in range(3))
+        assert (first["kept"], first["change"], first["parent"]) == (True, {}, None)
+        assert (harmful["kept"], harmful["is_best"], harmful["parent"]) == (False, False, 0)
+        assert harmful["reward"] < first["reward"]
+        assert "BLUR" in json.dumps(harmful["bank"])
+        # The next change is made from the best bank again, and what failed is told.
+        assert helpful["parent"] == 0
+        assert "BLUR" not in json.dumps(helpful["bank"])
+        assert any("BLUR" in text for text in world.seen[-2:])
+        new = next(skill for skill in helpful["bank"]["skills"] if skill["name"] == "allergies")
+        assert (new["origin"], new["created_stage"], helpful["rationale"]) == (
+            "designer",
+            2,
+            "add allergies: allergies are lost",
+        )
+        best = max((first, helpful), key=lambda stage: stage["reward"])
+        assert best["is_best"]
+        assert json.loads((place.run / "skill_bank.json").read_text()) == best["bank"]
+        history = home.memskill("inspect-skills", "--run", "evo", "--history", "--json").json
+        assert [stage["stage"] for stage in history["stages"]] == [0, 1, 2]
+        cases = [json.loads(line) for line in (place.run / "hard_cases.jsonl").read_text().splitlines()]
+        assert {case["question"].split()[3] for case in cases} <= {"job", "allergy"}
+        assert all(case["score"] < 0.5 and case["fails"] >= 1 for case in cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage_file_is_there", [True, False])
+def test_a_crash_after_the_designers_answer_charges_nothing_twice(home: Any, stage_file_is_there: bool) -> None:
+    with place_in(home, World(HELP)) as place:
+        place.train(outer=1)
+        # Up to here as a run killed right after the designer has answered: its stage is proposed, nothing is trained.
+        place.train("--resume", outer=2)
+        designer, undisturbed, judged = place.asked("designer"), tree(place.run), place.stage(1)
+        waiting = {**judged, "reward": None, "kept": None, "is_best": False, "checkpoint": None}
+        file = place.run / "stages/stage-001.json"
+        if stage_file_is_there:
+            bank = {**judged["bank"], "new": ["allergies"]}
+            blank = {"uses": 0, "mean_reward": 0.0, "recent_rewards": [], "usage_ema": 0.0}
+            before = {skill["name"]: skill["stats"] for skill in place.stage(0)["bank"]["skills"]}
+            bank["skills"] = [{**skill, "stats": before.get(skill["name"], blank)} for skill in bank["skills"]]
+            file.write_text(json.dumps({**waiting, "bank": bank}))
+        else:
+            file.unlink()
+        zero = {**place.stage(0), "is_best": True}
+        (place.run / "stages/stage-000.json").write_text(json.dumps(zero))
+        for number in range(5, 9):
+            folder = place.run / f"checkpoints/{number:06d}"
+            for part in folder.glob("*"):
+                part.unlink()
+        sent = len(place.server.requests)
+        place.train("--resume", outer=2)
+        assert place.asked("designer") == designer
+        assert len(place.server.requests) == sent  # every call was answered before
+        again = tree(place.run)
+        names = [name for name in undisturbed if "000008" in name or "hard_cases" in name or "stage-001" in name]
+        assert len(names) >= 6
+        assert {name: again[name] for name in names} == {name: undisturbed[name] for name in names}
+
+
+def test_a_dry_run_shows_a_diff_and_changes_nothing(home: Any) -> None:
+    with place_in(home, World(HELP)) as place:
+        place.train(outer=1)
+        before = tree(place.run)
+        shown = place.do("evolve", "--run", "evo", "--dry-run")
+        assert "+## Purpose" in shown["cycles"][0]["diff"]["allergies"]
+        assert tree(place.run) == before
+
+
+def test_a_change_by_hand_waits_for_the_next_training_to_judge_it(home: Any) -> None:
+    with place_in(home, World(HELP)) as place:
+        place.train(outer=1)
+        made = place.do("evolve", "--run", "evo")["cycles"][0]
+        assert (made["stage"], made["kept"]) == (1, None)
+        bank = json.loads((place.run / "skill_bank.json").read_text())
+        assert (bank["stage"], bank["new"]) == (1, ["allergies"])
+        refused = place.do("evolve", "--run", "evo", code=1)
+        assert "waits to be judged" in refused.err
+        asked = place.asked("designer")
+        place.train("--resume", outer=2)
+        assert place.asked("designer") == asked
+        assert place.stage(1)["reward"] is not None
+
+
+@pytest.mark.slow
+def test_judging_on_a_split_keeps_the_better_bank(home: Any) -> None:
+    with place_in(home, World(HARM)) as place:
+        place.train(outer=1)
+        evaluation = place.do("eval", "--run", "evo", "--split", "val")
+        before = json.loads((place.run / "stages/stage-000.json").read_text())["bank"]
+        cycle = place.do("evolve", "--run", "evo", "--from-eval", evaluation["id"], "--judge-on", "val")["cycles"][0]
+        assert cycle["kept"] is False
+        scores = cycle["judged"]
+        assert scores["after"]["f1"] <= scores["before"]["f1"]
+        assert scores["before"]["f1"] == evaluation["f1"]
+        bank = json.loads((place.run / "skill_bank.json").read_text())
+        assert bank["skills"] == before["skills"]
+        assert place.stage(1)["kept"] is False
+
+
+def test_what_evolve_cannot_do_is_said(home: Any) -> None:
+    with place_in(home, World(HELP)) as place:
+        assert "memskill train" in place.do("evolve", code=1).err
+        place.train(outer=1)
+        assert "there are: none yet" in place.do("evolve", "--from-eval", "../../x", code=1).err
+        assert "--judge-on" in place.do("evolve", "--cycles", "2", code=2).err
