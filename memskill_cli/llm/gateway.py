@@ -22,6 +22,10 @@ T = TypeVar("T")
 Message = dict[str, str]
 """``{"role": "system" | "user" | "assistant", "content": text}``."""
 
+GRACE = 10.0
+"""Seconds that replies on their way are waited for when a command stops early: they are paid for, so they are kept."""
+WRITE_DOWN = 0.5
+"""Seconds for writing those replies down."""
 _AGAIN = "Your last reply could not be read: {error}\nReply again, this time in exactly the form that was asked for."
 
 
@@ -115,8 +119,11 @@ class Gateway:
         return await asyncio.shield(flight)  # an asker who gives up does not take the others' reply away
 
     async def aclose(self) -> None:
-        """Give up what is in flight and let go of litellm."""
+        """Let what was sent come back (:data:`GRACE`), give up the rest, and let go of litellm."""
         flights = list(self._flights.values())
+        if flights:
+            await self._router.drain(GRACE)
+            await asyncio.wait(flights, timeout=WRITE_DOWN)
         for flight in flights:
             flight.cancel()
         await asyncio.gather(*flights, return_exceptions=True)

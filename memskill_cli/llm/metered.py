@@ -70,6 +70,9 @@ class MeteredRouter:
             return self._bill(purpose, reply, time.monotonic() - start), reply
         raise failure  # out of the handler, so that litellm's error, which may carry a key, is not chained to it
 
+    async def drain(self, seconds: float) -> None:
+        await self._router.drain(seconds)
+
     def close(self) -> None:
         self._router.discard()
 

@@ -11,7 +11,8 @@ import asyncio
 import email.utils
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from memskill_cli.config import EMBEDDED
@@ -54,6 +55,7 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
         self._refused: set[str] = set()  # labels that were warned about
         self._last_reply: dict[Purpose, float] = {}
         self._quiet_until = 0.0
+        self._on_their_way, self._closing, self._idle = 0, False, asyncio.Event()
         limited = any({"rpm", "tpm"} & d.params.keys() for d in self.deployments.values())
         super().__init__(
             model_list=[
@@ -82,7 +84,8 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
             await self._until_awake(role, since)
             try:
                 async with self._single if here else self._slots, asyncio.timeout(None if here else self._deadline):
-                    reply = await super().make_call(original_function, *args, **kwargs)
+                    with self._sent(here):
+                        reply = await super().make_call(original_function, *args, **kwargs)
             except TimeoutError:
                 message = f"no whole reply within {self._deadline:g} s"
                 raise litellm.Timeout(message, model=role, llm_provider="") from None
@@ -95,6 +98,29 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
                 self._last_reply[role] = time.monotonic()
                 self._strikes.pop(self.deployments[reply._hidden_params["model_id"]].label, None)
                 return self._checked(reply, role)
+
+    async def drain(self, seconds: float) -> None:
+        """Send nothing any more, and wait for the replies that are on their way: they cost what they cost, read or not.
+
+        The embedded model costs nothing and is not waited for.
+        """
+        self._closing = True
+        if self._on_their_way:
+            self._notice(f"waiting for {self._on_their_way} replies that are on their way, {seconds:g} s at most")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), seconds)
+
+    @contextmanager
+    def _sent(self, here: bool) -> Iterator[None]:
+        if self._closing:
+            raise asyncio.CancelledError
+        self._on_their_way += not here
+        try:
+            yield
+        finally:
+            self._on_their_way -= not here
+            if self._closing and not self._on_their_way:
+                self._idle.set()
 
     def _hold_back(self, error: Any) -> bool:
         """Keep the key of a 401, 403 or 429 back, for good or for a while; False if the error is none of these."""
