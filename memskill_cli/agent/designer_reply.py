@@ -106,9 +106,9 @@ def _read(reply: str, key: str, schema: dict[str, Any]) -> dict[str, Any]:
     from jsonschema.exceptions import best_match
 
     text = without_thoughts(reply)
-    found = [value for value in _objects(text) if key in value]
-    if not found and key in text.lower() and len(text) <= MAX_MENDED and text.count("{") <= _MAX_BRACES:
-        found = [value for value in _mended(text) if key in value]
+    sound = [(value, end) for value, end in _objects(text) if key in value]
+    rest = text[sound[-1][1] :] if sound else text  # a sound draft does not hide a final version with an error
+    found = [value for value, _ in sound] + [value for value in _mended(rest, key) if key in value]
     if not found:
         raise UnreadableReplyError(f'expected a JSON object with "{key}", found none in {reply.strip()[:80]!r}')
     if error := best_match(Draft202012Validator(schema).iter_errors(found[-1])):
@@ -116,22 +116,24 @@ def _read(reply: str, key: str, schema: dict[str, Any]) -> dict[str, Any]:
     return found[-1]
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Every JSON object in ``text`` that is without errors and in no other."""
+def _objects(text: str) -> Iterator[tuple[dict[str, Any], int]]:
+    """Every JSON object in ``text`` that is without errors and in no other, and where it ends."""
     at = 0
     while opening := _OPENING.search(text, at):
         at = opening.start() + 1
         try:
             value, at = json.JSONDecoder(strict=False).raw_decode(text, opening.start())
-            yield _clean(value)
+            yield _clean(value), at
         except ValueError:
             continue
         except RecursionError:  # no reply of ours nests a thousand deep
             return
 
 
-def _mended(text: str) -> list[dict[str, Any]]:
-    """The objects that a lenient reader makes of a text that is not quite JSON."""
+def _mended(text: str, key: str) -> list[dict[str, Any]]:
+    """The objects that a lenient reader makes of a text with ``key`` in it that is not quite JSON."""
+    if key not in text.lower() or len(text) > MAX_MENDED or text.count("{") > _MAX_BRACES:
+        return []
     import json_repair
 
     try:

@@ -146,7 +146,7 @@ def _clusters(vectors: Matrix, clusters: int, seed: int) -> list[int]:
         return list(range(len(vectors)))
     import numpy as np
     from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     distinct = len(np.unique(vectors, axis=0))  # no more clusters than that can be told apart
     with threadpool_limits(1):  # sums over several threads come out in any order

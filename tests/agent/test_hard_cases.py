@@ -165,7 +165,8 @@ def test_room_for_fewer_than_three_of_each_is_shared() -> None:
 
 def test_fewer_different_questions_than_clusters(recwarn: pytest.WarningsRecorder) -> None:
     cases = [case(f"q{i}") for i in range(7)]
-    assert ids(select(cases, corners(4, 3), CONFIG)) == [["q0", "q1", "q2", "q3"], ["q4", "q5", "q6"]]
+    vectors = np.eye(8, dtype=np.float32)[[0] * 4 + [1] * 3]
+    assert ids(select(cases, vectors, CONFIG)) == [["q0", "q1", "q2", "q3"], ["q4", "q5", "q6"]]
     assert not recwarn.list
 
 
