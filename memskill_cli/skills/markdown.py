@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from memskill_cli.errors import SkillBankError
 from memskill_cli.files import write_atomic
 from memskill_cli.records import Action
 from memskill_cli.skills.bank import SkillBank
-from memskill_cli.skills.skill import ORIGINS, Skill, check_skill
+from memskill_cli.skills.skill import ORIGINS, Skill, SkillStats, check_skill
 
 _MAX_NAME = 64
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)(.*)\Z", re.DOTALL | re.MULTILINE)
@@ -68,6 +69,28 @@ def export(bank: SkillBank, folder: Path) -> list[Path]:
     return files
 
 
+def import_bank(path: Path) -> SkillBank:
+    """The bank to begin a run with: the skills found at ``path``, of stage 0, unused, and of origin "import".
+
+    ``path`` is a bank's JSON file, a skill's Markdown file, or a folder that holds Markdown files, skill folders
+    (``<name>/SKILL.md``) or both; README.md and hidden files are no skills. Raises SkillBankError, which names the
+    file, if there is nothing there, a file is no skill, two have one name, or a bank cannot hold them all.
+    """
+    if path.suffix.lower() == ".json" and path.is_file():
+        stored = SkillBank.load(path)
+        return SkillBank(map(_imported, stored.skills), capacity=stored.capacity)
+    bank = SkillBank()
+    for file in _skill_files(path):
+        skill = _imported(from_markdown(_read(file), str(file)))
+        if len(bank) == bank.capacity:
+            raise SkillBankError(f"{file}: one skill more than a bank holds ({bank.capacity})")
+        try:
+            bank.add(skill)
+        except SkillBankError as error:
+            raise SkillBankError(f"{file}: {error.message}", hint="give one of the two another name") from None
+    return bank
+
+
 def folder_names(names: Iterable[str]) -> dict[str, str]:
     """A distinct name by the convention for each name; one that follows it already keeps itself."""
     folders: dict[str, str] = {}
@@ -85,6 +108,38 @@ def folder_names(names: Iterable[str]) -> dict[str, str]:
 def convention_name(text: str) -> str:
     """``text`` in a–z, 0–9 and single hyphens, at most 64 characters; "" if nothing is left."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_MAX_NAME].rstrip("-")
+
+
+def _skill_files(path: Path) -> list[Path]:
+    """The Markdown files of skills at ``path``, in order of their names."""
+    if path.is_file():
+        return [path]
+    found = [*path.glob("*.md"), *path.glob("*/SKILL.md")]
+    files = sorted(
+        file
+        for file in found
+        if file.is_file() and file.name.lower() != "readme.md" and not file.relative_to(path).as_posix().startswith(".")
+    )
+    if not files:
+        raise SkillBankError(
+            f"{path}: {'no skills there' if path.exists() else 'no such file or folder'}",
+            hint="a bank's JSON file, a folder of <name>/SKILL.md, or a folder of *.md; for example what "
+            "memskill inspect-skills --export FOLDER writes",
+        )
+    return files
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise SkillBankError(f"{file}: not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise SkillBankError(f"{file}: {error.strerror}") from None
+
+
+def _imported(skill: Skill) -> Skill:
+    return replace(skill, origin="import", created_stage=0, modified_stage=0, stats=SkillStats())
 
 
 def _from_front_matter(front: str, body: str) -> Skill:

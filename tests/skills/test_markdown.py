@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from memskill_cli.errors import SkillBankError
 from memskill_cli.records import Action
 from memskill_cli.skills.bank import SkillBank
-from memskill_cli.skills.markdown import export, folder_names, from_markdown, to_markdown
+from memskill_cli.skills.markdown import export, folder_names, from_markdown, import_bank, to_markdown
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.skills.skill import NAME, Skill
+from memskill_cli.skills.skill import NAME, Skill, SkillStats
 
 CONVENTION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -139,3 +139,72 @@ def test_any_text_is_read_or_refused(text):
     except SkillBankError:
         return
     assert NAME.fullmatch(skill.name)
+
+
+# --- import ---
+
+
+def test_what_was_exported_can_be_imported(tmp_path):
+    bank = seed_bank(noop=True)
+    bank.add(Skill("track_moves", "Follows people.", "Do it.", Action.UPDATE, "designer", 2, 3, SkillStats(4, 0.5)))
+    bank.stage, bank.new = 3, frozenset({"track_moves"})
+    export(bank, tmp_path / "folders")
+    bank.save(tmp_path / "bank.json")
+    (tmp_path / "folders" / "README.md").write_text("About these skills.")
+    (tmp_path / "folders" / "insert" / "notes.md").write_text("Mine.")
+    (tmp_path / "folders" / ".draft.md").write_text("Not yet.")
+    for source in (tmp_path / "folders", tmp_path / "bank.json"):
+        found = import_bank(source)
+        assert found.digest() == bank.digest()
+        assert (found.stage, found.new) == (0, frozenset())
+        assert {(s.origin, s.created_stage, s.modified_stage, s.stats) for s in found.skills} == {
+            ("import", 0, 0, SkillStats())
+        }
+
+
+def test_files_in_the_heading_style_are_imported(tmp_path):
+    (tmp_path / "a.md").write_text(HEADINGS)
+    (tmp_path / "b.md").write_text(HEADINGS.replace("Capture", "Refine").replace("INSERT", "UPDATE"))
+    (tmp_path / "notes.txt").write_text("x")
+    bank = import_bank(tmp_path)
+    assert [(s.name, s.action) for s in bank.skills] == [
+        ("capture-temporal-context", Action.INSERT),
+        ("refine-temporal-context", Action.UPDATE),
+    ]
+    assert import_bank(tmp_path / "a.md").names == ("capture-temporal-context",)
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({}, "DIR: no skills there"),
+        ({"notes.txt": "x"}, "DIR: no skills there"),
+        ({"a.md": HEADINGS, "notes.md": "Just notes."}, "DIR/notes.md: found neither front matter nor"),
+        ({"a.md": HEADINGS, "b/SKILL.md": HEADINGS}, "DIR/b/SKILL.md: a skill is already called capture"),
+        ({"a.md": b"\xff"}, "DIR/a.md: not UTF-8 at byte 0"),
+        ({f"{i}.md": HEADINGS.replace("# C", f"# {i} C") for i in range(10, 41)}, "DIR/40.md: one skill more than"),
+        (
+            {"a.md": HEADINGS.replace("Keep the order", "x" * 20_001)},
+            "DIR/a.md: skill 'capture-temporal-context': body",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_imported(tmp_path, files, reason):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SkillBankError) as error:
+        import_bank(tmp_path)
+    assert reason.replace("DIR", str(tmp_path)) in error.value.message
+
+
+def test_a_path_that_is_not_there(tmp_path):
+    for name in ("nothing", "nothing.json"):
+        with pytest.raises(SkillBankError, match=f"{name}: no such file or folder"):
+            import_bank(tmp_path / name)
+
+
+def test_a_broken_bank_file_names_the_line(tmp_path):
+    (tmp_path / "bank.json").write_text('{\n "format": 1,\n')
+    with pytest.raises(SkillBankError, match=r"bank\.json:3: not JSON"):
+        import_bank(tmp_path / "bank.json")
