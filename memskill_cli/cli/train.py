@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from memskill_cli.runs.run_dir import RunDir
 
 Resume = Annotated[bool, o.option("--resume", panel=o.WHERE, help="Go on with a run (the newest, or --run).")]
+InitSkills = Annotated[
+    Path | None, o.option("--init-skills", panel=o.METHOD, help="Start from a bank's JSON or a folder of SKILL.md.")
+]
 Override = Annotated[bool, o.option("--override", panel=o.WHERE, help="Resume although settings differ.")]
 
 
@@ -25,6 +28,7 @@ def train(
     run: o.Run = None,
     resume: Resume = False,
     override: Override = False,
+    init_skills: InitSkills = None,
     preset: o.Preset = "default",
     config: o.ConfigFile = None,
     set_: o.Set = None,
@@ -79,7 +83,7 @@ def train(
         else:
             settings = o.settings_of(ctx.params, "train")
             ensure_prepared(out, settings.dataset, data_dir)
-            opened = launch.start(runs_dir, run, settings, data_dir)
+            opened = launch.start(runs_dir, run, settings, data_dir, init_skills)
             finished = False
         if finished:
             out.notice(f"run {opened.name} is finished and does nothing more; --outer-epochs N makes it longer")

@@ -13,7 +13,9 @@ from memskill_cli.datasets.base import PreparedSplit, load_manifest, load_split
 from memskill_cli.errors import DataError, RunError
 from memskill_cli.runs.run_dir import RunDir, find_run, new_name
 from memskill_cli.services import Access, services
+from memskill_cli.skills.markdown import import_bank
 from memskill_cli.skills.seeds import seed_bank
+from memskill_cli.training import stages
 from memskill_cli.training.trainer import Trainer, Watcher
 
 FREE_TO_CHANGE = (
@@ -23,10 +25,17 @@ FREE_TO_CHANGE = (
 """Settings a resumed run may change without becoming another experiment."""
 
 
-def start(runs_dir: Path, name: str | None, settings: Config, data_dir: Path) -> RunDir:
-    """A new run directory for prepared data."""
+def start(runs_dir: Path, name: str | None, settings: Config, data_dir: Path, skills: Path | None = None) -> RunDir:
+    """A new run directory for prepared data, its first stage's bank in it: the seeds, or the ``skills`` given.
+
+    Raises SkillBankError, before anything is made, for ``skills`` that are none.
+    """
     manifest = load_manifest(settings.dataset, data_dir)
-    return RunDir.create(runs_dir, name or new_name(settings.dataset), settings, manifest.digest)
+    bank = import_bank(skills) if skills is not None else seed_bank(noop=settings.controller.noop_seed)
+    run = RunDir.create(runs_dir, name or new_name(settings.dataset), settings, manifest.digest)
+    stages.write(run.stages, stages.Stage(0, bank))
+    bank.save(run.skill_bank)
+    return run
 
 
 def reopen(runs_dir: Path, name: str | None, data_dir: Path) -> RunDir:
@@ -92,7 +101,7 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
         finished = False
         try:
             async with services(settings, access, run.usage, "train", notice) as opened:
-                bank = seed_bank(noop=settings.controller.noop_seed)
+                bank = stages.read_all(run.stages)[0].bank
                 designer = Designer(opened.world.gateway, settings.designer) if settings.train.evolve else None
                 trainer = Trainer(run, settings, opened.world, opened.ledger, traces, bank, designer, Watcher())
                 trainer.resume()

@@ -102,7 +102,8 @@ class Trainer:
         """All inner epochs that are left; then the run's bank is its best stage's."""
         self.evolution.notice = self.watcher.notice
         self.evolution.begin(self.bank)
-        self.bank.save(self.run.skill_bank)
+        if not checkpoint.all_of(self.run.checkpoints):
+            self._save()  # what a run killed in its first inner epoch goes back to
         while self.done < self.total:
             outer, inner = divmod(self.done, self.settings.train.inner_epochs)
             if inner == 0 and outer > 0 and not await self._next_stage():
