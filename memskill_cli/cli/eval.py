@@ -85,6 +85,8 @@ def eval_(
             access = o.access_of(ctx.params)
             summary = asyncio.run(launch.evaluate(opened, task, settings, checkpoint, data_dir, access, progress))
         show(out, summary)
+        if owed := sum(summary["errors"].values()):
+            out.warn(f"{owed} of {summary['queries']} queries are owed; the same command again asks only these")
         flag = f" --runs-dir {runs_dir}" if runs_dir != Path("runs") else ""
         out.next_command(f"memskill inspect-skills --run {opened.name}{flag}")
 
@@ -134,7 +136,7 @@ def _caveats(summary: dict[str, Any]) -> list[str]:
     lines = []
     if summary["errors"]:
         failed = ", ".join(f"{count} {what}" for what, count in summary["errors"].items())
-        lines.append(f"without a score, and in no mean: {failed} (run the command again: they are owed)")
+        lines.append(f"without a score, and in no mean: {failed}")
     if summary["max_spans"]:
         lines.append(f"only the first {summary['max_spans']} spans of each trace were read (eval.max_spans)")
     if summary["limit"]:

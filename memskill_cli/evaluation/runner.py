@@ -30,7 +30,7 @@ from memskill_cli.runs.checkpoint import Checkpoint
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.training.rollout import World, ask, read
+from memskill_cli.training.rollout import World, ask, read, with_verdict
 
 SETTINGS_THAT_SCORE = ("models", "encoders", "memory", "eval", "seed")
 NOT_SCORING = {"models": ("api_base", "timeout", "retries", "designer", "designer_max_tokens")}
@@ -216,12 +216,15 @@ class Evaluation:
         return partial(choose, controller, skills_SD=skills_SD, k=self.settings.eval.top_k)
 
     async def _query(self, bank: MemoryBank, query: Query) -> None:
+        answer, what = Answer(query, "", (), None), "answer"
         try:
-            answer = await ask(self.world, bank, query, judged=self.settings.eval.judge)
+            answer, what = await ask(self.world, bank, query, judged=False), "judge"
+            if self.settings.eval.judge:
+                answer = await with_verdict(self.world, answer)
             self._failures = 0
         except ModelError as error:
             self._failed(error)
-            answer = Answer(query, "", (), None, error=f"answer: {error.message}")
+            answer = dataclasses.replace(answer, error=f"{what}: {error.message}")
         self._record(answer)
 
     def _failed(self, error: ModelError) -> None:

@@ -71,20 +71,23 @@ async def read(
 
 
 async def ask(world: World, bank: MemoryBank, query: Query, *, judged: bool) -> Answer:
-    """One query answered and scored.
-
-    A verdict that stays unreadable is this answer's ``error`` and leaves ``judge`` None: never a 0. Raises ModelError
-    when a call fails for good.
-    """
+    """One query answered and scored, if ``judged`` by the judge too. Raises ModelError when a call fails for good."""
     retrieved = await retrieve(bank, query, world.spaces, world.memory.top_k)
     prediction = await answer(world.gateway, query, retrieved)
     scored = Answer(query, prediction, tuple(retrieved), score_f1(world.dataset, query, prediction))
-    if not judged:
-        return scored
+    return await with_verdict(world, scored) if judged else scored
+
+
+async def with_verdict(world: World, answer: Answer) -> Answer:
+    """``answer`` with the judge's score.
+
+    A verdict that stays unreadable is the answer's ``error`` and leaves ``judge`` None: never a 0. Raises ModelError
+    when the call fails for good.
+    """
     try:
-        return dataclasses.replace(scored, judge=await judge(world.gateway, query, prediction))
+        return dataclasses.replace(answer, judge=await judge(world.gateway, answer.query, answer.prediction))
     except UnreadableReplyError as error:
-        return dataclasses.replace(scored, error=f"judge: {error.message}")
+        return dataclasses.replace(answer, error=f"judge: {error.message}")
 
 
 async def run_episode(
