@@ -226,3 +226,19 @@ def test_what_evolve_cannot_do_is_said(home: Any) -> None:
         place.train(outer=1)
         assert "there are: none yet" in place.do("evolve", "--from-eval", "../../x", code=1).err
         assert "--judge-on" in place.do("evolve", "--cycles", "2", code=2).err
+
+
+def test_a_run_starts_from_a_folder_of_skills(home: Any) -> None:
+    with place_in(home, World(HELP)) as place:
+        folder = home.path / "skills"
+        folder.mkdir()
+        headings = ("Description", "Purpose", "When to Use", "How to Apply", "Constraints")
+        text = "\n\n".join(f"## {heading}\nKeep every ALLERGY." for heading in headings)
+        (folder / "a.md").write_text(f"# Note Allergies\n\n{text}\n\nAction type: INSERT only.\n")
+        place.train("--init-skills", str(folder), outer=1)
+        (skill,) = json.loads((place.run / "skill_bank.json").read_text())["skills"]
+        assert (skill["origin"], skill["action"]) == ("import", "insert")
+        assert skill["stats"]["uses"] > 0
+        refused = home.memskill("train", "--dataset", "locomo", "--run", "other", "--init-skills", "nowhere")
+        assert (refused.code, "nowhere" in refused.err) == (1, True)
+        assert not (home.path / "runs/other").exists()
