@@ -69,7 +69,6 @@ def agree(run: RunDir, asked: Config, override: bool) -> Config:
             f"run {run.name} was started with other settings ({'; '.join(differs)})",
             hint="leave them out to go on as it began, or add --override to go on with the new ones",
         )
-    run.write_config(asked)
     return asked
 
 
@@ -97,6 +96,7 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
         traces: PreparedSplit = load_split(settings.dataset, data_dir, "train")
         if not len(traces):
             raise DataError(f"{settings.dataset} has no training traces in {data_dir}")
+        run.write_config(settings)
         run.set_status("running")
         finished = False
         try:
