@@ -132,7 +132,10 @@ class Evaluation:
         self._memories = 0
 
     async def evaluate(self, work: Sequence[Work]) -> dict[str, Any]:
-        """Read, ask and score what is still owed of ``work``; the summary, also written to ``summary.json``."""
+        """Read, ask and score what is still owed of ``work``; the summary, also written to ``summary.json``.
+
+        Raises ModelError, with the files written, if not one query got an answer.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         done = {row["query_id"] for row in files.read_jsonl(self.results) if not row["error"]}
         began = time.monotonic()
@@ -256,6 +259,11 @@ class Evaluation:
             "id": self.id,
         }
         files.write_json(self.folder / "summary.json", summary)
+        if rows and all(row["f1"] is None for row in rows):
+            raise ModelError(
+                f"none of {len(rows)} queries got an answer: {rows[0]['error']}",
+                hint="see whether the server is up (--api-base); the same command asks again",
+            )
         return summary
 
 
