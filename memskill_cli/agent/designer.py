@@ -11,43 +11,28 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from memskill_cli.agent.designer_changes import Change, make, review
+from memskill_cli.agent.designer_changes import Attempt, Change, make, review
+from memskill_cli.agent.designer_evidence import (
+    MAX_CHARS,
+    Style,
+    describe_attempts,
+    describe_bodies,
+    describe_cases,
+    describe_skills,
+)
 from memskill_cli.agent.designer_reply import Refinement, parse_analysis, parse_refinement
 from memskill_cli.agent.hard_cases import HardCase
-from memskill_cli.agent.prompts import Message, messages, numbered, template
+from memskill_cli.agent.prompts import messages, template
 from memskill_cli.config import DesignerConfig
 from memskill_cli.errors import UnreadableReplyError
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.skills.bank import SkillBank
 
-__all__ = ["Attempt", "Change", "Designer", "Proposal", "apply"]
+__all__ = ["Attempt", "Change", "Designer", "Proposal", "Style", "apply"]
 
-Style = Literal["conversational", "embodied"]
 T = TypeVar("T")
-
-MAX_CHARS = 60_000
-"""Characters of all cases together; about 15,000 tokens."""
-_DETAIL = ((20, 600), (12, 400), (8, 300), (5, 200), (3, 150), (1, 120))
-"""Memories of a case and characters of a text, from rich to poor: the first that fits is shown."""
-_ATTEMPTS = 10  # latest attempts that are shown
-_TRIED = 600  # characters of a tried body that are shown
-_WORDING = {
-    "conversational": ("Question", "Truth", "Prediction"),
-    "embodied": ("Goal", "Wanted", "How it went"),
-}
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """Changes that training has judged and rolled back: ``reward`` of their stage against the ``best`` before."""
-
-    stage: int
-    summary: str
-    changes: tuple[dict[str, Any], ...]  # as Change.to_dict
-    reward: float | None
-    best: float | None
 
 
 @dataclass(frozen=True)
@@ -77,7 +62,7 @@ def apply(bank: SkillBank, proposal: Proposal, stage: int) -> SkillBank:
 
 
 class Designer:
-    """Proposes changes of a skill bank. ``max_chars`` bounds the cases shown, for models with a small window."""
+    """Proposes changes of a skill bank. ``max_chars`` bounds what is shown, for models with a small window."""
 
     def __init__(
         self, gateway: Gateway, config: DesignerConfig, style: Style = "conversational", *, max_chars: int = MAX_CHARS
@@ -94,37 +79,28 @@ class Designer:
         """
         if not any(clusters):
             return Proposal("There are no hard cases.")
-        cycle = _Cycle(self._gateway, self._config, self._evidence(bank, clusters, attempts), f"designer_{self._style}")
+        evidence = {
+            "skills": describe_skills(bank),
+            "attempts": describe_attempts(attempts, self._max_chars // 4),
+            "cases": describe_cases(clusters, self._style, self._config.retrieved, self._max_chars),
+        }
+        cycle = _Cycle(self._gateway, self._config, f"designer_{self._style}", evidence)
         analysis = await cycle.analyse(sum(map(len, clusters)))
         if analysis is None:
             return Proposal("No analysis could be read.", refused=tuple(cycle.refused))
-        causes = {pattern["cause"] for pattern in analysis["patterns"]}
-        if causes == {"retrieval"}:
+        if {pattern["cause"] for pattern in analysis["patterns"]} == {"retrieval"}:
             cycle.refused.append("every failure is one of retrieval, which no change of skills would cure")
             return Proposal(analysis["summary"], (), analysis, tuple(cycle.refused))
-        summary, changes = await cycle.refine(bank, analysis)
+        bodies = describe_bodies(bank, analysis, self._max_chars // 2)
+        summary, changes = await cycle.refine(bank, analysis, bodies)
         return Proposal(summary or analysis["summary"], tuple(changes), analysis, tuple(cycle.refused))
-
-    def _evidence(
-        self, bank: SkillBank, clusters: Sequence[Sequence[HardCase]], attempts: Sequence[Attempt]
-    ) -> dict[str, str]:
-        """The parts that all prompts of a cycle begin with."""
-        for memories, length in _DETAIL:
-            cases = _describe_cases(clusters, self._style, min(memories, self._config.retrieved), length)
-            if len(cases) <= self._max_chars:
-                break
-        return {
-            "skills": "\n".join(f"- {s.name} (action: {s.action}): {s.description}" for s in bank.skills),
-            "attempts": "\n\n".join(map(_describe_attempt, attempts[-_ATTEMPTS:])),
-            "cases": cases,
-        }
 
 
 class _Cycle:
     """The calls of one designer cycle. ``refused`` grows with everything that was not accepted."""
 
-    def __init__(self, gateway: Gateway, config: DesignerConfig, evidence: dict[str, str], system: str) -> None:
-        self._gateway, self._config, self._evidence, self._system = gateway, config, evidence, system
+    def __init__(self, gateway: Gateway, config: DesignerConfig, system: str, evidence: dict[str, str]) -> None:
+        self._gateway, self._config, self._system, self._evidence = gateway, config, system, evidence
         self.refused: list[str] = []
 
     async def analyse(self, cases: int) -> dict[str, Any] | None:
@@ -137,23 +113,23 @@ class _Cycle:
         analysis = None
         while analysis is None and len(faults) < self._config.tries:
             analysis = await self._ask(parse, faults, task=template("designer_analyse"))
-        for _ in range(self._config.rounds - 1):
+        for _ in range(self._config.rounds - 1 if analysis else 0):
             before = analysis
-            if before is None:
-                break
-            task = {"analysis": _to_json(before), "task": template("designer_reflect")}
-            analysis = await self._ask(parse, [], **task) or before
+            parts = {"analysis": _to_json(before), "task": template("designer_reflect")}
+            analysis = await self._ask(parse, [], **parts) or before
             if analysis == before:
                 break
         return analysis
 
-    async def refine(self, bank: SkillBank, analysis: dict[str, Any]) -> tuple[str, list[Change]]:
+    async def refine(self, bank: SkillBank, analysis: dict[str, Any], bodies: str) -> tuple[str, list[Change]]:
         """Summary and changes of the first reply with something to accept, or with an empty list."""
+        most = self._config.max_changes
+        limit = "1 change" if most == 1 else f"{most} changes"
+        parts = {"analysis": _to_json(analysis), "bodies": bodies, "limit": limit, "task": template("designer_refine")}
         faults: list[str] = []
         summary = ""
         for left in reversed(range(self._config.tries)):
-            parts = {"analysis": _to_json(analysis), "bodies": _describe_bodies(bank), "limit": self._limit()}
-            reply = await self._ask(parse_refinement, faults, **parts, task=template("designer_refine"))
+            reply = await self._ask(parse_refinement, faults, **parts)
             if reply is None:
                 continue
             summary = reply.summary
@@ -175,7 +151,7 @@ class _Cycle:
     async def _ask(self, parse: Callable[[str], T], faults: list[str], **parts: str) -> T | None:
         """A reply as parsed, None if it can't be read. ``faults`` are those of earlier tries; this one's are added."""
         told = "Your earlier replies were refused:\n" + "\n".join(faults) + "\nReply anew, without these faults."
-        prompt: list[Message] = messages(self._system, **self._evidence, **parts, refused=told if faults else "")
+        prompt = messages(self._system, **self._evidence, **parts, refused=told if faults else "")
         try:
             return (await self._gateway.ask("designer", prompt, parse=parse)).value
         except UnreadableReplyError as error:
@@ -188,59 +164,6 @@ class _Cycle:
         if wrong:
             faults.append(f"- reply {len(faults) + 1}: {'; '.join(wrong)}")
 
-    def _limit(self) -> str:
-        most = self._config.max_changes
-        return "1 change" if most == 1 else f"{most} changes"
 
-
-def _describe_cases(clusters: Sequence[Sequence[HardCase]], style: Style, memories: int, length: int) -> str:
-    blocks, number = [], 0
-    for group, cases in enumerate(filter(None, clusters), start=1):
-        blocks.append(f"Group {group}")
-        for case in cases:
-            number += 1
-            blocks.append(_describe_case(number, case, style, memories, length))
-    return "\n\n".join(blocks)
-
-
-def _describe_case(number: int, case: HardCase, style: Style, memories: int, length: int) -> str:
-    question, truth, prediction = _WORDING[style]
-    times = "once" if case.fails == 1 else f"{case.fails} times"
-    lines = [
-        f"Case {number} (category {case.category or 'none'}, failed {times}, last score {case.score:.2f})",
-        f"{question}: {_cut(case.question, length)}",
-        f"{truth}: {_cut(' / '.join(case.truths), length)}",
-        f"{prediction}: {_cut(case.prediction, length) or '(nothing)'}",
-        "Memories retrieved, nearest first:",
-        numbered(_cut(text, length) for text in case.retrieved[:memories]),
-    ]
-    return "\n".join(lines)
-
-
-def _describe_attempt(attempt: Attempt) -> str:
-    """An attempt as the designer is told of it: what was tried, and that it did not help."""
-    earned = "" if attempt.reward is None else f" (reward {attempt.reward:.4f}"
-    if earned:
-        earned += ")" if attempt.best is None else f", the best without it {attempt.best:.4f})"
-    lines = [f"Stage {attempt.stage}, tried, did not help{earned}: {_cut(attempt.summary, _TRIED)}"]
-    for change in map(Change.from_dict, attempt.changes):
-        lines.append(f"- {change.kind} {change.name}: {_cut(change.why, _TRIED)}")
-        tried = {"description": change.description, "body": change.body}
-        lines += [f"  {key}: {_cut(text, _TRIED)}" for key, text in tried.items() if text is not None]
-    return "\n".join(lines)
-
-
-def _describe_bodies(bank: SkillBank) -> str:
-    return "\n\n".join(
-        f"### {skill.name}\nAction type: {skill.action.value.upper()}\n{skill.body}" for skill in bank.skills
-    )
-
-
-def _to_json(analysis: dict[str, Any]) -> str:
+def _to_json(analysis: dict[str, Any] | None) -> str:
     return json.dumps(analysis, ensure_ascii=False)
-
-
-def _cut(text: str, length: int) -> str:
-    """``text`` in one line of at most ``length`` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"

@@ -53,6 +53,17 @@ class Change:
         return cls(kind=row["change"], action=Action(row["action"]) if row["action"] else None, **rest)
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Changes that training has judged and rolled back: ``reward`` of their stage against the ``best`` before."""
+
+    stage: int
+    summary: str
+    changes: tuple[dict[str, Any], ...]  # as Change.to_dict
+    reward: float | None
+    best: float | None
+
+
 def make(bank: SkillBank, changes: Sequence[Change], stage: int) -> SkillBank:
     """A copy of ``bank`` that belongs to ``stage``, with the ``changes`` made and their skills marked as new.
 

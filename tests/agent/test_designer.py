@@ -164,6 +164,18 @@ def test_cases_are_cut_to_a_small_window(tmp_path: Path) -> None:
     assert rich.count("[19] memory 19") == 10
 
 
+def test_bodies_and_attempts_are_cut_to_a_small_window(tmp_path: Path) -> None:
+    bank = seed_bank()
+    bank.add(Skill("zebra", "d", "x" * 3000, Action.INSERT, "import"))
+    advice = {"change": "refine", "skill": "zebra", "why": "", "priority": "high"}
+    attempts = [Attempt(i, f"Try {i}." + "x" * 400, (), 0.0, 0.1) for i in range(8)]
+    replies = [json.dumps({**ANALYSIS, "recommendations": [advice]}), refinement()]
+    _, (first, last) = cycle(tmp_path, replies, bank=bank, attempts=attempts, max_chars=8000)
+    assert [f"Try {i}." in first for i in range(8)] == [False] * 4 + [True] * 4
+    assert "### zebra\nAction type: INSERT\nxxx" in last
+    assert "Not shown, so leave these bodies alone: insert, update" in last
+
+
 # --- a cycle that goes badly ---
 
 
@@ -490,4 +502,6 @@ def test_a_proposal_for_another_bank_is_an_error() -> None:
 
 def test_changes_round_trip() -> None:
     for change in review(seed_bank(), [ADD, REFINE])[0]:
-        assert Change.from_dict(json.loads(json.dumps(change.to_dict()))) == change
+        row = json.loads(json.dumps(change.to_dict()))
+        assert Change.from_dict(row) == change
+        assert row["change"] in ("add", "refine")
