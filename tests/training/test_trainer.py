@@ -1,0 +1,181 @@
+"""The loop around the method: what is sampled, judged, kept and gone back to, with a scripted server for models."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memskill_cli import files
+from memskill_cli.config import load
+from memskill_cli.evaluation.scoring import sample_queries
+from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.keys import KeyRing
+from memskill_cli.llm.ledger import Ledger
+from memskill_cli.memory.encoders import load_encoder
+from memskill_cli.memory.spaces import Spaces
+from memskill_cli.records import Query, Session, Trace, Turn
+from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.skills.seeds import seed_bank
+from memskill_cli.testing import rules
+from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.training import stages
+from memskill_cli.training.rollout import World
+from memskill_cli.training.trainer import Trainer, Watcher
+
+WORDS = ["apples", "boats", "cellos", "dahlias", "eels", "ferns", "gongs", "harps"]
+CATEGORIES = ["single-hop", "temporal"]
+
+
+def trace(name: str) -> Trace:
+    """Two sessions, eight facts, a question on each."""
+    turns = [Turn(name, f"I bought {i + 3} {word} in the market.") for i, word in enumerate(WORDS)]
+    sessions = tuple(Session(f"s{i}", "1 May 2025", tuple(turns[4 * i : 4 * i + 4])) for i in range(2))
+    queries = tuple(
+        Query(f"{name}-{i}", name, CATEGORIES[i % 2], f"How many {word} did {name} buy?", (f"{i + 3} {word}",))
+        for i, word in enumerate(WORDS)
+    )
+    return Trace(name, "locomo", "train", sessions, queries)
+
+
+TRACES = [trace("Ana"), trace("Ben"), trace("Cleo")]
+
+
+class Rig:
+    """A run directory and whatever has to be around a trainer."""
+
+    def __init__(self, folder: Path, **overrides: Any) -> None:
+        chosen = {"train.batch_size": 2, "train.outer_epochs": 1, "train.inner_epochs": 2, "train.top_k": 2}
+        names = {name.replace("__", "."): value for name, value in overrides.items()}
+        self.settings = load(overrides={**chosen, "models.retries": 0, **names})
+        self.run = RunDir.create(folder / "runs", "r", self.settings, "data")
+        self.notices: list[str] = []
+        self.trainer: Trainer | None = None
+
+    def train(
+        self,
+        reply: Callable[[Request], str] = rules.reply,
+        *,
+        epoch: Callable[[dict[str, Any], list[Request]], None] = lambda row, requests: None,
+        only_resume: bool = False,
+    ) -> list[dict[str, Any]]:
+        """The metrics after training (or only resuming); ``epoch`` is told each line and the requests so far."""
+        with ScriptedServer(reply) as server:
+            asyncio.run(self._train(server, epoch, only_resume))
+        return list(files.read_jsonl(self.run.metrics))
+
+    async def _train(self, server: ScriptedServer, epoch: Any, only_resume: bool) -> None:
+        encoder = load_encoder("hashing", cache_dir=None)
+        ledger = Ledger(None, scope="train", max_cost=0)
+        models = dataclasses.replace(
+            self.settings.models, executor="m", answer="m", judge="m", designer="m", api_base=server.url
+        )
+        gateway = Gateway(
+            models,
+            self.settings.limits,
+            keys=KeyRing.collect((), None, {}),
+            ledger=ledger,
+            cache=None,
+            notice=lambda text: None,
+        )
+        world = World(gateway, Spaces(encoder, encoder), self.settings.memory, self.settings.reward, "locomo")
+        watcher = Watcher(epoch=lambda row: epoch(row, server.requests), notice=self.notices.append)
+        try:
+            bank = seed_bank(noop=False)
+            self.trainer = Trainer(self.run, self.settings, world, ledger, TRACES, bank, None, watcher)
+            self.trainer.resume()
+            if not only_resume:
+                await self.trainer.train()
+        finally:
+            await gateway.aclose()
+            encoder.close()
+
+    @property
+    def digests(self) -> list[str]:
+        newest = sorted(self.run.checkpoints.iterdir())[-1]
+        names = ("controller.safetensors", "optimizer.safetensors")
+        return [hashlib.sha256((newest / name).read_bytes()).hexdigest() for name in names]
+
+
+def test_resuming_drops_the_metrics_after_the_checkpoint(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, train__inner_epochs=3)
+    whole, learned = rig.train(), rig.digests
+    assert len(whole) == 3
+    (rig.run.checkpoints / "000003" / "controller.safetensors").write_bytes(b"torn")
+    kept = rig.train(only_resume=True)
+    assert kept == whole[:2]
+    assert rig.trainer is not None
+    assert rig.trainer.done == 2
+    assert any("000003" in text and "the checkpoint before it" in text for text in rig.notices)
+    again = rig.train()
+    assert rig.digests == learned
+    assert [row | {"seconds": 0} for row in again] == [row | {"seconds": 0} for row in whole]
+
+
+def test_a_stage_is_judged_by_its_last_quarter(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, train__inner_epochs=5, train__batch_size=1, reward__query_ratio=0.25)
+    rewards = [row["episode_reward_mean"] for row in rig.train()]
+    (stage,) = stages.read_all(rig.run.stages)
+    assert len(set(rewards)) > 1, "or this shows nothing"
+    assert stage.reward == pytest.approx((rewards[3] + rewards[4]) / 2), "two of five are the last quarter"
+    assert stage.checkpoint == 5
+
+
+def test_a_run_ends_on_the_bank_of_its_best_stage(tmp_path: Path) -> None:
+    answers = 0
+
+    def tires(request: Request) -> str:
+        nonlocal answers
+        answers += request.role == "answer"
+        return rules.reply(request) if request.role != "answer" or answers <= 32 else "I do not know."
+
+    rig = Rig(tmp_path, train__outer_epochs=2)
+    rewards = [row["episode_reward_mean"] for row in rig.train(tires)]
+    assert min(rewards[:2]) > 0 == max(rewards[2:])
+    first, second = stages.read_all(rig.run.stages)
+    assert (first.is_best, second.is_best) == (True, False)
+    bank = json.loads(rig.run.skill_bank.read_text())
+    snapshots = [json.loads(stages.path_of(rig.run.stages, number).read_text())["bank"] for number in (0, 1)]
+    assert bank == snapshots[0] != snapshots[1]
+    used = sum(skill["stats"]["uses"] for skill in bank["skills"])
+    assert used == 2 * 2 * 2 * 2, "statistics of its own stage only: epochs, episodes, spans, skills a span"
+
+
+def test_queries_are_sampled_by_seed_conversation_and_epoch(tmp_path: Path) -> None:
+    asked: list[set[str]] = []
+    seen = 0
+
+    def epoch(row: dict[str, Any], requests: list[Request]) -> None:
+        nonlocal seen
+        new, seen = requests[seen:], len(requests)
+        asked.append({rules.part(request, "question") for request in new if request.role == "answer"})
+
+    rig = Rig(tmp_path, train__outer_epochs=2, train__batch_size=3, reward__query_ratio=0.3, seed=5)
+    rig.train(epoch=epoch)
+    wanted = [
+        {q.question for t in TRACES for q in sample_queries(t.queries, 0.3, (5, t.trace_id, outer, inner))}
+        for outer in range(2)
+        for inner in range(2)
+    ]
+    assert asked == wanted
+    assert len(set(map(frozenset, asked))) > 1, "not the same questions in every epoch"
+    assert all(len(questions) == 3 * 3 for questions in asked)
+
+
+def test_every_trace_is_read_equally_often(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, train__inner_epochs=3)
+    read: list[str] = []
+
+    def listen(request: Request) -> str:
+        if request.role == "executor":
+            read.append(next(t.trace_id for t in TRACES if f"{t.trace_id}: I bought" in request.text))
+        return rules.reply(request)
+
+    rig.train(listen)
+    assert {name: read.count(name) for name in set(read)} == {t.trace_id: 2 * 2 for t in TRACES}
