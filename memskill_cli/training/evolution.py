@@ -14,11 +14,23 @@ from typing import Any
 
 from memskill_cli.agent.designer import Attempt, Designer, Proposal, apply
 from memskill_cli.agent.hard_cases import HardCasePool, select
-from memskill_cli.config import DesignerConfig
+from memskill_cli.config import Config, DesignerConfig
+from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.models import is_embedded
 from memskill_cli.memory.encoders import CachedEncoder
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.training import stages
 from memskill_cli.training.stages import Stage
+
+EMBEDDED_CHARS = 8000
+"""Characters of cases shown to the embedded model, whose window holds 8192 tokens in all."""
+
+
+def designer_of(gateway: Gateway, settings: Config) -> Designer:
+    """The designer of a run, shown no more than its model can read."""
+    if is_embedded(settings.models.designer):
+        return Designer(gateway, settings.designer, max_chars=EMBEDDED_CHARS)
+    return Designer(gateway, settings.designer)
 
 
 class Evolution:
@@ -91,6 +103,8 @@ class Evolution:
         stage = stage_of(bank, proposal, number)
         if write:
             stages.write(self.folder, stage)
+        for reason in proposal.refused:
+            self.notice(f"the designer's proposal was refused: {reason}")
         names = ", ".join(f"{change.kind} {change.name}" for change in proposal.changes) or "no change"
         self.notice(f"stage {number}, from stage {bank.stage} and {len(cases)} hard cases: {names}; {proposal.summary}")
         return stage

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from memskill_cli import files
-from memskill_cli.agent.designer import Designer
 from memskill_cli.agent.hard_cases import HardCase, HardCasePool
 from memskill_cli.config import Config
 from memskill_cli.datasets.base import load_manifest
@@ -21,7 +20,7 @@ from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.services import Access, services
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.training import stages
-from memskill_cli.training.evolution import Evolution
+from memskill_cli.training.evolution import Evolution, designer_of
 from memskill_cli.training.stages import Stage
 
 
@@ -90,7 +89,7 @@ async def _propose(
         )
     evolution = Evolution(run.stages, settings.designer, notice)
     async with services(settings, access, run.usage, "evolve", notice) as opened:
-        designer = Designer(opened.world.gateway, settings.designer)
+        designer = designer_of(opened.world.gateway, settings)
         pool = HardCasePool(settings.designer, _cases(run, settings, found, champion, request.from_eval))
         stage = await evolution.propose(
             designer, base, pool, opened.world.spaces.retrieval, settings.seed, write=not request.dry_run

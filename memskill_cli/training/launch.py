@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from memskill_cli.agent.designer import Designer
 from memskill_cli.config import Config, to_dict
 from memskill_cli.datasets.base import PreparedSplit, load_manifest, load_split
 from memskill_cli.errors import DataError, RunError
@@ -16,6 +15,7 @@ from memskill_cli.services import Access, services
 from memskill_cli.skills.markdown import import_bank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.training import stages
+from memskill_cli.training.evolution import designer_of
 from memskill_cli.training.trainer import Trainer, Watcher
 
 FREE_TO_CHANGE = (
@@ -102,7 +102,7 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
         try:
             async with services(settings, access, run.usage, "train", notice) as opened:
                 bank = stages.read_all(run.stages)[0].bank
-                designer = Designer(opened.world.gateway, settings.designer) if settings.train.evolve else None
+                designer = designer_of(opened.world.gateway, settings) if settings.train.evolve else None
                 trainer = Trainer(run, settings, opened.world, opened.ledger, traces, bank, designer, Watcher())
                 trainer.resume()
                 notice(f"run {run.name}: inner epochs {trainer.done} to {trainer.total}, {len(traces)} traces")

@@ -170,6 +170,8 @@ def test_a_crash_after_the_designers_answer_charges_nothing_twice(home: Any, sta
             folder = place.run / f"checkpoints/{number:06d}"
             for part in folder.glob("*"):
                 part.unlink()
+        manifest = place.run / "run.json"
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "status": "paused"}))
         sent = len(place.server.requests)
         place.train("--resume", outer=2)
         assert place.asked("designer") == designer
