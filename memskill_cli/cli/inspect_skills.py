@@ -178,26 +178,33 @@ def _export(out: Console, shown: _Shown, folder: Path) -> None:
 
 
 def _show_history(out: Console, run: Path) -> None:
-    from rich.table import Table
+    """The lineage as a tree: what was tried from which stage, what it earned, and whether it was kept."""
+    from rich.tree import Tree
 
     rows = _lineage(_stages(run))
-    table = Table(title=_text(f"{run.name} · {len(rows)} stages"), title_justify="left", title_style="bold")
-    for header in ("stage", "from", "reward", "outcome", "skills"):
-        table.add_column(header, justify="right" if header in ("stage", "from", "reward", "skills") else "left")
-    table.add_column("what changed, and why", ratio=1)
+    root = Tree(_text(f"{run.name} · {len(rows)} stages", "bold"))
+    branches: dict[int | None, Tree] = {}
     for stage, kinds in rows:
-        parent = "" if stage.parent is None else str(stage.parent)
-        what = "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names)
-        why = _text("\n".join(filter(None, (what, _summary(stage), stage.rationale))))
-        table.add_row(str(stage.number), parent, _reward(stage.reward), _outcome(stage), str(len(stage.bank)), why)
+        parent = branches.get(stage.parent, root)
+        branches[stage.number] = parent.add(_branch(stage, kinds))
     data = [{**_facts(stage), **kinds} for stage, kinds in rows]
-    out.result({"run": run.name, "stages": data}, table)
+    out.result({"run": run.name, "stages": data}, root)
 
 
-def _outcome(stage: Stage) -> str:
+def _branch(stage: Stage, kinds: dict[str, list[str]]) -> Text:
+    label = _text(f"stage {stage.number}  {_reward(stage.reward)}  ", "bold").append(*_outcome(stage))
+    what = "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names)
+    for line in filter(None, (what, _summary(stage), stage.rationale)):
+        label.append("\n").append_text(_text(line))
+    return label
+
+
+def _outcome(stage: Stage) -> tuple[str, str]:
+    """In words, and in which colour."""
     if stage.is_best:
-        return "[green]best[/green]"
-    return {None: "running", True: "kept", False: "[red]rolled back[/red]"}[stage.kept]
+        return "best", "green"
+    words = {None: ("not judged yet", "dim"), True: ("kept", ""), False: ("rolled back", "red")}
+    return words[stage.kept]
 
 
 def _facts(stage: Stage) -> dict[str, Any]:
