@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from memskill_cli.testing import rules
 from memskill_cli.testing.server import Fault, Request, ScriptedServer
 
@@ -89,6 +91,7 @@ def given(place: str, home: Home) -> tuple[list[str], dict[str, str]]:
     return ["--keys", file.name], {}
 
 
+@pytest.mark.slow  # the gateway's own canaries are quick: tests/llm/test_canary.py
 def test_no_failure_shows_or_stores_a_key(new_home: Callable[[], Home]) -> None:
     home = new_home()
     places = [place for place in CANARIES if place != "flag"]
@@ -109,6 +112,7 @@ def test_no_failure_shows_or_stores_a_key(new_home: Callable[[], Home]) -> None:
     assert leaks(home, *failed) == []
 
 
+@pytest.mark.slow
 def test_a_broken_keys_file_is_named_without_what_is_in_it(prepared: Home) -> None:
     key = CANARIES["keys file"]
     contents = (f'[[all]]\nkeys = "{key}"\n', f'[["{key}"]]\n', f'[[all]\nkeys = ["{key}"]\n')

@@ -166,6 +166,7 @@ def test_json_is_one_document_and_notices_are_elsewhere(trained: Trained) -> Non
     assert "next:" not in trained.done.err, "what to type next is for people"
 
 
+@pytest.mark.slow  # the killed run below is one of concurrency 1, too
 def test_one_seed_is_one_result_whatever_the_concurrency(trained: Trained) -> None:
     flags = ["--run", "b", "--concurrency", "1", "--quiet"]
     with ScriptedServer() as server:
@@ -262,6 +263,7 @@ def test_interrupted_paused_refused_overridden_finished(
     assert run.status == "finished"
 
 
+@pytest.mark.slow
 def test_the_budget_stops_a_run_that_goes_on_with_more(prepared: Home) -> None:
     limit = 0.002
     with ScriptedServer() as server:
