@@ -258,10 +258,10 @@ class Config:
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # Small enough for the embedded model on two cores: minutes from nothing to a scored evaluation. One skill a span,
-    # so that the choice can be seen to matter, and larger PPO steps than the paper's, since there are only four.
+    # so that the choice can be seen to matter, and larger PPO steps than the paper's, since there are only three.
     "demo": {
         "train.outer_epochs": 1,
-        "train.inner_epochs": 4,
+        "train.inner_epochs": 3,
         "train.batch_size": 3,
         "train.max_spans": 2,
         "train.top_k": 1,
