@@ -21,10 +21,10 @@ demo: $(VENV)/.installed
 	$(MEMSKILL) inspect-skills --run demo
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.installed
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 test-all: test test-slow
 
@@ -35,6 +35,7 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/learning.py
+	$(BIN)/python benchmarks/evolution.py
 	$(BIN)/python benchmarks/retrieval.py
 	$(BIN)/python benchmarks/encoders.py
 

@@ -49,9 +49,11 @@ def find_subject(run: RunDir, which: str, settings: Config, notice: Callable[[st
     if which not in ("best", "latest"):
         return Subject.of(checkpoint.load(Path(which)), settings)
     champion = stages.best(stages.read_all(run.stages))
-    if which == "best" and champion is not None and champion.checkpoint is not None:
-        found = checkpoint.load(run.checkpoints / f"{champion.checkpoint:06d}")
-        return Subject.of(found, settings, champion.bank)
+    if which == "best" and champion is not None:
+        folder = run.checkpoints / f"{champion.checkpoint:06d}"
+        # A stage is closed a moment before its checkpoint is written; a run killed in between has only the latest.
+        if folder in checkpoint.all_of(run.checkpoints):
+            return Subject.of(checkpoint.load(folder), settings, champion.bank)
     latest = checkpoint.load_latest(run.checkpoints, notice)
     if latest is None and which == "latest":
         raise RunError(f"run {run.name} has no checkpoint yet", hint=f"memskill train --run {run.name} --resume")
