@@ -74,7 +74,7 @@ def eval_(
 
         if method != "memskill":
             raise UsageError(f"method {method} is not in this version", hint="--method memskill")
-        path = find_run(runs_dir, run)
+        path = find_run(runs_dir, run, trained=True)
         settings = o.settings_of(ctx.params, "eval", RunDir.open(path).settings() if path else None)
         ensure_prepared(out, settings.dataset, data_dir)
         manifest = load_manifest(settings.dataset, data_dir)

@@ -28,7 +28,7 @@ class Progress:
 
 def open_run(runs_dir: Path, name: str | None, settings: Config, data_digest: str) -> RunDir:
     """The run asked for or the newest; if there is none, the one that holds evaluations without training."""
-    path = find_run(runs_dir, name)
+    path = find_run(runs_dir, name, trained=True)
     if path is not None:
         return RunDir.open(path)
     if (runs_dir / UNTRAINED / "run.json").exists():

@@ -153,8 +153,8 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-def find_run(runs_dir: Path, name: str | None) -> Path | None:
-    """The run called ``name``, or the newest one; None if none has been made yet.
+def find_run(runs_dir: Path, name: str | None, *, trained: bool = False) -> Path | None:
+    """The run called ``name``, or the newest one (with ``trained``, the newest that has a checkpoint); None if none is.
 
     Raises RunError, with the nearest name, if ``name`` is given and no run is called so.
     """
@@ -165,8 +165,10 @@ def find_run(runs_dir: Path, name: str | None) -> Path | None:
         near = difflib.get_close_matches(name, runs, n=1)
         known = f"did you mean {near[0]}?" if near else "there are: " + (", ".join(sorted(runs)) or "none yet")
         raise RunError(f"no run is called {name} in {runs_dir}", hint=known)
-    trained = [run for run in runs.values() if run.name != UNTRAINED]
-    return max(trained, key=lambda run: (_created(run), run.name), default=None)
+    able = [run for run in runs.values() if run.name != UNTRAINED]
+    if trained:
+        able = [run for run in able if any(run.glob("checkpoints/*/checkpoint.json"))]
+    return max(able, key=lambda run: (_created(run), run.name), default=None)
 
 
 def new_name(dataset: str) -> str:

@@ -33,6 +33,10 @@ def test_the_newest_run_is_found_and_a_typo_gets_the_nearest_name(tmp_path: Path
     for name in ("zeta", "alpha", UNTRAINED):
         RunDir.create(tmp_path, name, Config(), "abc")
     assert find_run(tmp_path, None) == tmp_path / "alpha"
+    assert find_run(tmp_path, None, trained=True) is None
+    (tmp_path / "zeta/checkpoints/000000").mkdir(parents=True)
+    (tmp_path / "zeta/checkpoints/000000/checkpoint.json").touch()
+    assert find_run(tmp_path, None, trained=True) == tmp_path / "zeta"
     with pytest.raises(RunError) as failure:
         find_run(tmp_path, "alpa")
     assert failure.value.hint == "did you mean alpha?"
