@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,16 @@ def _cases(
     if Path(from_eval).name != from_eval or not (folder / "results.jsonl").exists():
         known = ", ".join(path.name for path in sorted(run.evals.glob("*"))) or "none yet"
         raise RunError(f"run {run.name} has no evaluation {from_eval}", hint=f"there are: {known}")
-    return failures(files.read_jsonl(folder / "results.jsonl"), settings.designer.f1_threshold)
+    return failures(files.read_jsonl(folder / "results.jsonl"), settings)
 
 
-def failures(rows: Any, threshold: float) -> list[HardCase]:
-    """The rows of an evaluation that were answered wrong, as hard cases seen once; rows without a score are none."""
+def failures(rows: Iterable[dict[str, Any]], settings: Config) -> list[HardCase]:
+    """The rows of an evaluation that were answered wrong, as hard cases seen once; rows without a score are none.
+
+    Wrong is what training takes for wrong: F1 below the threshold or, rewarded by the judge, a verdict below 1.
+    """
+    kind = settings.reward.kind
+    threshold = settings.designer.f1_threshold if kind == "f1" else 1.0
     return [
         HardCase(
             query_id=row["query_id"],
@@ -125,12 +130,12 @@ def failures(rows: Any, threshold: float) -> list[HardCase]:
             truths=tuple(row["truths"]),
             prediction=row["prediction"],
             retrieved=tuple(memory["text"] for memory in row["retrieved"]),
-            score=row["f1"],
+            score=row[kind],
             fails=1,
             epoch=0,
         )
         for row in rows
-        if row["f1"] is not None and row["f1"] < threshold
+        if row[kind] is not None and row[kind] < threshold
     ]
 
 

@@ -139,6 +139,8 @@ def test_harm_is_rolled_back_and_shown_to_the_designer_and_help_is_kept(home: An
         best = max((first, helpful), key=lambda stage: stage["reward"])
         assert best["is_best"]
         assert json.loads((place.run / "skill_bank.json").read_text()) == best["bank"]
+        state = json.loads((place.run / "checkpoints/000012/state.json").read_text())
+        assert state["window_start"] == 8, "new skills are explored from the start of their stage"
         history = home.memskill("inspect-skills", "--run", "evo", "--history", "--json").json
         assert [stage["stage"] for stage in history["stages"]] == [0, 1, 2]
         cases = [json.loads(line) for line in (place.run / "hard_cases.jsonl").read_text().splitlines()]

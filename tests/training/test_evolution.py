@@ -1,0 +1,148 @@
+"""Stage decisions against sequences worked by hand: kept, rolled back, shown as attempts, stopped early."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memskill_cli.agent.designer import Change, Proposal
+from memskill_cli.agent.hard_cases import HardCasePool
+from memskill_cli.config import DesignerConfig
+from memskill_cli.records import Action
+from memskill_cli.skills.bank import SkillBank
+from memskill_cli.skills.seeds import seed_bank
+from memskill_cli.training import stages
+from memskill_cli.training.evolution import Evolution, attempts, stage_of
+
+
+def adding(name: str) -> Proposal:
+    change = Change("add", name, f"Write down {name}.", "## Purpose\nKeep it.", Action.INSERT, "it was lost")
+    return Proposal(f"add {name}", (change,))
+
+
+class Lineage:
+    """A run's stages, driven by hand: each entry is a proposal's name ("" for none) and the rewards it then earned."""
+
+    def __init__(self, folder: Path, **how: Any) -> None:
+        self.evolution = Evolution(folder, DesignerConfig(**how), lambda text: None)
+        self.folder = folder
+        self.bank: SkillBank = seed_bank()
+        self.evolution.begin(self.bank)
+
+    def close(self, *rewards: float) -> stages.Stage:
+        return self.evolution.close(self.bank, rewards, checkpoint=len(stages.read_all(self.folder)))
+
+    def change(self, name: str) -> None:
+        """From the best bank, as after a rollback."""
+        known = stages.read_all(self.folder)
+        best = stages.best(known)
+        proposal = adding(name) if name else Proposal("nothing to change")
+        stage = stage_of(best.bank if best else self.bank, proposal, known[-1].number + 1)
+        stages.write(self.folder, stage)
+        self.bank = stage.bank.copy()
+
+    @property
+    def marked(self) -> list[tuple[int, float | None, bool, bool | None, int | None]]:
+        known = stages.read_all(self.folder)
+        return [(s.number, s.reward, s.is_best, s.kept, s.parent) for s in known]
+
+
+def test_a_hand_worked_lineage(tmp_path: Path) -> None:
+    lineage = Lineage(tmp_path)
+    lineage.close(0.9, 0.1, 0.1, 0.2)  # the last quarter: 0.2
+    lineage.change("moves")
+    lineage.close(0.0, 0.0, 0.0, 0.0, 0.0, 0.2, 0.2, 0.4)  # the last two: 0.3, better
+    lineage.change("pets")
+    lineage.close(0.3)  # no better
+    lineage.change("jobs")
+    lineage.close(0.5)
+    assert lineage.marked == [
+        (0, 0.2, False, True, None),
+        (1, pytest.approx(0.3), False, True, 0),
+        (2, 0.3, False, False, 1),
+        (3, 0.5, True, True, 1),
+    ]
+    # What was rolled back has left no trace but the attempt that the designer is shown.
+    assert set(lineage.bank.names) == {"delete", "insert", "update", "moves", "jobs"}
+    (tried,) = attempts(stages.read_all(tmp_path))
+    assert (tried.stage, tried.summary, tried.reward, tried.best) == (2, "add pets", 0.3, pytest.approx(0.3))
+    assert tried.changes[0]["name"] == "pets"
+
+
+@pytest.mark.parametrize("reward", [0.0, -0.25])
+def test_the_first_stage_is_the_best_even_at_or_below_zero(tmp_path: Path, reward: float) -> None:
+    lineage = Lineage(tmp_path)
+    assert lineage.close(reward).is_best
+    lineage.change("moves")
+    assert lineage.close(reward + 0.1).is_best
+
+
+def test_a_rollback_brings_back_the_statistics(tmp_path: Path) -> None:
+    lineage = Lineage(tmp_path)
+    lineage.bank.record_batch([[0], [1]], [0.5, 0.7])
+    lineage.close(0.6)
+    kept = {skill.name: skill.stats for skill in lineage.bank.skills}
+    lineage.change("moves")
+    lineage.bank.record_batch([[0], [0], [2]], [0.0, 0.0, 0.0])
+    lineage.close(0.1)
+    lineage.change("pets")
+    assert {skill.name: skill.stats for skill in lineage.bank.skills if skill.name in kept} == kept
+    assert lineage.bank.new == {"pets"}
+
+
+def test_a_stage_that_changed_nothing_is_no_attempt(tmp_path: Path) -> None:
+    lineage = Lineage(tmp_path)
+    lineage.close(0.6)
+    lineage.change("")
+    stage = lineage.close(0.1)
+    assert (stage.is_best, stage.kept) == (False, True)
+    assert attempts(stages.read_all(tmp_path)) == []
+
+
+def test_stopping_early_after_too_many_cycles_without_a_better_stage(tmp_path: Path) -> None:
+    lineage = Lineage(tmp_path, patience=2)
+    lineage.close(0.5)
+    for name, reward, exhausted in (("a", 0.4, False), ("b", 0.6, False), ("c", 0.6, False), ("d", 0.1, True)):
+        lineage.change(name)
+        lineage.close(reward)
+        assert bool(lineage.evolution.exhausted()) is exhausted, name
+    assert "2 cycles" in lineage.evolution.exhausted()
+
+
+def test_stopping_after_the_most_cycles(tmp_path: Path) -> None:
+    lineage = Lineage(tmp_path, max_cycles=2)
+    lineage.close(0.1)
+    for reward in (0.2, 0.3):
+        assert not lineage.evolution.exhausted()
+        lineage.change(f"skill{reward}".replace(".", ""))
+        lineage.close(reward)
+    assert lineage.evolution.exhausted()
+
+
+def test_closing_a_stage_again_after_a_crash_changes_nothing(tmp_path: Path) -> None:
+    """Killed between the stage file and the checkpoint, the last inner epoch is made and judged once more."""
+    lineage = Lineage(tmp_path)
+    lineage.close(0.2)
+    lineage.change("moves")
+    lineage.close(0.4)
+    before = lineage.marked
+    lineage.evolution.close(lineage.bank, [0.4], checkpoint=2)
+    assert lineage.marked == before
+
+
+def test_without_hard_cases_no_model_is_asked(tmp_path: Path) -> None:
+    lineage = Lineage(tmp_path)
+    lineage.close(0.9)
+
+    class Encoder:
+        async def aencode(self, texts: list[str], side: str) -> list[Any]:
+            assert not texts
+            return []
+
+    pool = HardCasePool(DesignerConfig())
+    stage = asyncio.run(lineage.evolution.propose(None, lineage.bank, pool, Encoder(), 0))  # type: ignore[arg-type]
+    assert stage.change == {}
+    assert stages.pending(stages.read_all(tmp_path), 0) == stage
