@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -38,11 +39,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("prepare")(prepare)
-app.command("train")(train)
-app.command("evolve")(evolve)
-app.command("eval")(eval_)
-app.command("inspect-skills")(inspect_skills)
+
+
+def _flowing(text: str | None) -> str:
+    """A docstring with one line a paragraph: typer would keep our line breaks."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "prepare": prepare,
+    "train": train,
+    "evolve": evolve,
+    "eval": eval_,
+    "inspect-skills": inspect_skills,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name, help=_flowing(_command.__doc__))(_command)
 
 
 def _version(asked: bool) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memskill_cli.config import Config, load
 from memskill_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from memskill_cli.config import Config
     from memskill_cli.services import Access
 
 MODEL, METHOD, LIMITS, WHERE = "Models", "Method", "Limits and machine", "Settings and places"
@@ -107,6 +107,8 @@ def settings_of(flags: dict[str, Any], section: str, base: Config | None = None)
 
     Raises UsageError for anything that is no setting or makes no sense.
     """
+    from memskill_cli.config import load
+
     roles = {f"models.{role}": flags["model"] for role in ("executor", "answer", "judge", "designer")}
     named = {
         setting.format(section=section): flags[flag]
