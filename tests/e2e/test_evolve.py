@@ -190,6 +190,12 @@ def test_a_dry_run_shows_a_diff_and_changes_nothing(home: Any) -> None:
         before = tree(place.run)
         shown = place.do("evolve", "--run", "evo", "--dry-run")
         assert "+## Purpose" in shown["cycles"][0]["diff"]["allergies"]
+        read = home.memskill(
+            "evolve", "--run", "evo", "--dry-run", "--api-base", place.server.url, MEMSKILL_API_KEYS="k"
+        )
+        assert "add allergies: allergies are lost" in read.out
+        assert "+Keep every ALLERGY." in read.out.splitlines()
+        assert "next: memskill evolve --run evo" in read.err
         assert tree(place.run) == before
 
 
