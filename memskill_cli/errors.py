@@ -84,9 +84,3 @@ class BudgetExceededError(MemskillError):
     """The next call would go past ``--max-cost``. What was paid for is kept and the run can go on."""
 
     exit_code = 3
-
-
-class InterruptedRunError(MemskillError):
-    """Stopped by a signal; resumable."""
-
-    exit_code = 130

@@ -101,10 +101,6 @@ class Exploration:
     p_min: float
     fade: float
 
-    @classmethod
-    def none(cls, skills: int) -> Exploration:
-        return cls(torch.zeros(skills, dtype=torch.bool), 0.0, 0.0)
-
     def shift(self, logits_S: Tensor) -> float:
         p_new = logits_S.softmax(0)[self.new_S].sum().item()
         return exploration_shift(p_new, self.p_min, self.fade) if p_new > 0 else 0.0

@@ -70,7 +70,7 @@ class Trainer:
     ) -> None:
         self.run, self.settings, self.world, self.ledger = run, settings, world, ledger
         self.traces, self.bank, self.designer, self.watcher = traces, bank, designer, watcher
-        self.evolution = Evolution(run.stages, settings.designer, watcher.notice)
+        self.evolution = Evolution(run.stages, settings.designer, lambda text: self.watcher.notice(text))
         self.pool = HardCasePool(settings.designer)
         self.controller = Controller.seeded(world.spaces.state.dim, settings.controller.hidden, settings.seed)
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.ppo.learning_rate)
@@ -100,7 +100,6 @@ class Trainer:
 
     async def train(self) -> None:
         """All inner epochs that are left; then the run's bank is its best stage's."""
-        self.evolution.notice = self.watcher.notice
         self.evolution.begin(self.bank)
         if not checkpoint.all_of(self.run.checkpoints):
             self._save()  # what a run killed in its first inner epoch goes back to
