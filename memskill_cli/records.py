@@ -6,6 +6,7 @@ Terms are those of MemSkill (arXiv 2602.02474).
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple
@@ -188,9 +189,36 @@ class Step:
     reward: float = 0.0
 
 
+class Move(NamedTuple):
+    """One step in a text game: the command played, what the game said, and whether the reply was a valid command.
+
+    ``valid`` is False where ``look`` was played because the model's reply was no admissible command.
+    """
+
+    command: str
+    observation: str
+    valid: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Playthrough:
+    """One try at a text game, from its first observation to the end or the step limit."""
+
+    opening: str
+    moves: tuple[Move, ...]
+    won: bool
+
+    @property
+    def invalid(self) -> int:
+        return sum(not move.valid for move in self.moves)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A query answered and scored. ``error`` says why there is no score; such a query never counts as a 0."""
+    """A query answered and scored. ``error`` says why there is no score; such a query never counts as a 0.
+
+    Of a task in a text game ``f1`` is 1.0 for success and 0.0 for failure, and ``played`` is how it went.
+    """
 
     query: Query
     prediction: str
@@ -198,6 +226,11 @@ class Answer:
     f1: float | None
     judge: float | None = None
     error: str = ""
+    played: Playthrough | None = None
+
+
+Recall = Callable[[Query], Awaitable[Sequence[Retrieved]]]
+"""What a memory is to whoever asks it: a query's memories, nearest first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from memskill_cli.agent.prompts import Message, messages, numbered
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.spaces import Spaces
-from memskill_cli.records import Query, Retrieved
+from memskill_cli.records import Query, Recall, Retrieved
 
 
-async def retrieve(bank: MemoryBank, query: Query, spaces: Spaces, top_k: int) -> list[Retrieved]:
-    """The ``top_k`` memories nearest to the question, in the retrieval space."""
-    vector = (await spaces.retrieval.aencode([query.question], "query"))[0]
-    return bank.retrieve(vector, top_k, "retrieval")
+def recall_from(bank: MemoryBank, spaces: Spaces, top_k: int) -> Recall:
+    """Recalls the ``top_k`` memories of ``bank`` nearest to a question, in the retrieval space."""
+
+    async def recall(query: Query) -> list[Retrieved]:
+        vector = (await spaces.retrieval.aencode([query.question], "query"))[0]
+        return bank.retrieve(vector, top_k, "retrieval")
+
+    return recall
 
 
-async def answer(gateway: Gateway, query: Query, retrieved: list[Retrieved]) -> str:
+async def answer(gateway: Gateway, query: Query, retrieved: Sequence[Retrieved]) -> str:
     """The answering model's reply, as it is. Raises ModelError when there is none."""
     return (await gateway.ask("answer", answer_messages(query, retrieved))).text.strip()
 
 
-def answer_messages(query: Query, retrieved: list[Retrieved]) -> list[Message]:
+def answer_messages(query: Query, retrieved: Sequence[Retrieved]) -> list[Message]:
     memories = numbered(found.item.text for found in retrieved)
     return messages("answer", memories=memories, asked=query.date, question=query.question)

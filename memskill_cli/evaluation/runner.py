@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from memskill_cli import files
+from memskill_cli.agent.answerer import recall_from
 from memskill_cli.agent.controller import ChooseSkills, Controller, choose
 from memskill_cli.config import Config, digest, to_dict
 from memskill_cli.datasets.spans import cut
@@ -25,7 +26,7 @@ from memskill_cli.evaluation.summary import summarise
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.store import MemoryStore
-from memskill_cli.records import Answer, Query, Span, Trace
+from memskill_cli.records import Answer, Query, Recall, Span, Trace
 from memskill_cli.runs.checkpoint import Checkpoint
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills.bank import SkillBank
@@ -194,7 +195,8 @@ class Evaluation:
                 self._record(Answer(query, "", (), None, error=f"memory: {error.message}"))
             return
         self._memories += len(bank)
-        await asyncio.gather(*(self._query(bank, query) for query in owed))
+        recall = recall_from(bank, self.world.spaces, self.settings.memory.top_k)
+        await asyncio.gather(*(self._query(recall, query) for query in owed))
 
     async def _memory(
         self, trace: Trace, spans: Sequence[Span], store: MemoryStore, choose_skills: ChooseSkills
@@ -218,10 +220,10 @@ class Evaluation:
         controller = self.subject.controller(self.settings, skills_SD.shape[1])
         return partial(choose, controller, skills_SD=skills_SD, k=self.settings.eval.top_k)
 
-    async def _query(self, bank: MemoryBank, query: Query) -> None:
+    async def _query(self, recall: Recall, query: Query) -> None:
         answer, what = Answer(query, "", (), None), "answer"
         try:
-            answer, what = await ask(self.world, bank, query, judged=False), "judge"
+            answer, what = await ask(self.world, recall, query, judged=False), "judge"
             if self.settings.eval.judge:
                 answer = await with_verdict(self.world, answer)
             self._failures = 0

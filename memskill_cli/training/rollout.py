@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memskill_cli.agent.answerer import answer, retrieve
+from memskill_cli.agent.answerer import answer, recall_from
 from memskill_cli.agent.controller import ChooseSkills, make_state
 from memskill_cli.agent.executor import Executor
 from memskill_cli.config import MemoryConfig, RewardConfig
@@ -22,7 +22,7 @@ from memskill_cli.evaluation.scoring import score_f1
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.spaces import Spaces
-from memskill_cli.records import Answer, Episode, Query, Span, Step
+from memskill_cli.records import Answer, Episode, Query, Recall, Span, Step
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.training.rewards import process_reward, spread
 
@@ -70,9 +70,9 @@ async def read(
     return steps
 
 
-async def ask(world: World, bank: MemoryBank, query: Query, *, judged: bool) -> Answer:
+async def ask(world: World, recall: Recall, query: Query, *, judged: bool) -> Answer:
     """One query answered and scored, if ``judged`` by the judge too. Raises ModelError when a call fails for good."""
-    retrieved = await retrieve(bank, query, world.spaces, world.memory.top_k)
+    retrieved = await recall(query)
     prediction = await answer(world.gateway, query, retrieved)
     scored = Answer(query, prediction, tuple(retrieved), score_f1(world.dataset, query, prediction))
     return await with_verdict(world, scored) if judged else scored
@@ -107,7 +107,8 @@ async def run_episode(
     bank = MemoryBank(trace_id)
     steps = await read(world, spans, skills, choose, bank, advance)
     judged = world.reward.kind == "judge"
-    answers = await asyncio.gather(*(ask(world, bank, query, judged=judged) for query in queries))
+    recall = recall_from(bank, world.spaces, world.memory.top_k)
+    answers = await asyncio.gather(*(ask(world, recall, query, judged=judged) for query in queries))
     reward = episode_reward(answers, world.reward.kind)
     shares = spread(reward, len(steps), world.reward)
     earned = tuple(
