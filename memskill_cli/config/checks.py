@@ -1,0 +1,51 @@
+"""Settings that can never work are refused before anything is paid for."""
+
+from __future__ import annotations
+
+from memskill_cli.config.settings import Config
+from memskill_cli.errors import UsageError
+
+
+def check(config: Config) -> None:
+    """Raises UsageError, naming the setting, for values out of range."""
+    for section in (config.train, config.eval):
+        if section.chunk_overlap >= section.chunk_size:
+            raise UsageError(
+                f"chunk overlap {section.chunk_overlap} must be smaller than chunk size {section.chunk_size}",
+                hint="a window advances by size - overlap, so this would never end",
+            )
+    positive = {
+        "train.outer_epochs": config.train.outer_epochs,
+        "train.inner_epochs": config.train.inner_epochs,
+        "train.batch_size": config.train.batch_size,
+        "train.top_k": config.train.top_k,
+        "train.chunk_size": config.train.chunk_size,
+        "train.keep_checkpoints": config.train.keep_checkpoints,
+        "eval.top_k": config.eval.top_k,
+        "eval.chunk_size": config.eval.chunk_size,
+        "memory.top_k": config.memory.top_k,
+        "limits.concurrency": config.limits.concurrency,
+        "ppo.minibatch": config.ppo.minibatch,
+        "ppo.epochs": config.ppo.epochs,
+        "controller.hidden": config.controller.hidden,
+        "designer.max_changes": config.designer.max_changes,
+        "designer.rounds": config.designer.rounds,
+        "designer.tries": config.designer.tries,
+        "designer.clusters": config.designer.clusters,
+        "models.timeout": config.models.timeout,
+        "memory.tau": config.memory.tau,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise UsageError(f"{name} must be above 0, not {value}")
+    for name, value in {
+        "train.chunk_overlap": config.train.chunk_overlap,
+        "eval.chunk_overlap": config.eval.chunk_overlap,
+        "limits.max_cost": config.limits.max_cost,
+        "models.retries": config.models.retries,
+        "models.temperature": config.models.temperature,
+    }.items():
+        if value < 0:
+            raise UsageError(f"{name} must not be below 0, not {value}")
+    if not 0 < config.reward.query_ratio <= 1:
+        raise UsageError(f"reward.query_ratio must be above 0 and at most 1, not {config.reward.query_ratio}")

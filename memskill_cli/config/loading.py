@@ -1,0 +1,188 @@
+"""How a command comes by its settings, each name and type checked.
+
+Order of precedence: defaults < the dataset's < preset < config file < environment < flags (the last two arrive
+together, as ``overrides``, because the command line reads both).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import tomllib
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from memskill_cli.config.checks import check
+from memskill_cli.config.presets import DATASET_DEFAULTS, PRESETS, dataset_settings, preset_settings
+from memskill_cli.config.settings import Config
+from memskill_cli.errors import UsageError
+
+_TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+def load(
+    *,
+    preset: str = "default",
+    file: Path | None = None,
+    sets: typing.Sequence[str] = (),
+    overrides: dict[str, Any] | None = None,
+    base: Config | None = None,
+) -> Config:
+    """The settings of a command.
+
+    ``sets`` are ``section.key=value`` texts, ``overrides`` dotted names with values (None: not given). ``base``
+    replaces the defaults (a run's own settings, when it goes on); on another dataset than its own it takes that one's
+    values for everything that differs by dataset. Raises UsageError with the nearest name on a typo.
+    """
+    if preset not in PRESETS:
+        near = difflib.get_close_matches(preset, PRESETS, n=1)
+        raise UsageError(
+            f"no preset is called {preset}; there are {', '.join(PRESETS)}",
+            hint=f"did you mean {near[0]}?" if near else "",
+        )
+    table = _flatten(read_toml(file)) if file is not None else {}
+    chosen = _chosen(sets, overrides or {})
+    config = base or Config()
+    dataset = str(chosen.get("dataset") or table.get("dataset") or config.dataset)
+    if base is None:
+        config = _apply(config, dataset_settings(dataset), f"dataset {dataset}")
+    elif dataset != base.dataset:
+        config = _apply(config, _transferred(base.preset, dataset), f"dataset {dataset}")
+    if base is None or preset != "default":
+        config = _apply(config, {**preset_settings(preset, dataset), "preset": preset}, f"preset {preset}")
+    config = _apply(config, table, str(file))
+    config = _apply(config, chosen, "command line")
+    check(config)
+    return config
+
+
+def _chosen(sets: typing.Sequence[str], overrides: dict[str, Any]) -> dict[str, Any]:
+    """What was given on the command line: flags, and over them ``--set``."""
+    chosen = {name: value for name, value in overrides.items() if value is not None}
+    for text in sets:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise UsageError(f"--set {text}: expected section.key=value", hint="for example: --set train.top_k=5")
+        chosen[name.strip()] = value.strip()
+    return chosen
+
+
+def _transferred(preset: str, dataset: str) -> dict[str, Any]:
+    """What a run that began with ``preset`` takes on for ``dataset``: only settings that differ by dataset."""
+    usual = _flatten(to_dict(Config()))
+    started = {**dataset_settings(dataset), **preset_settings(preset, dataset)}
+    return {name: started.get(name, usual[name]) for table in DATASET_DEFAULTS.values() for name in table}
+
+
+def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    return {f.name: f for f in dataclasses.fields(cls)}
+
+
+def setting_names() -> list[str]:
+    """All dotted names, as ``--set`` and config files know them."""
+    names = []
+    for name, item in _fields(Config).items():
+        if dataclasses.is_dataclass(item.default_factory):
+            names += [f"{name}.{inner}" for inner in _fields(item.default_factory)]
+        else:
+            names.append(name)
+    return names
+
+
+def _unknown(name: str, where: str) -> UsageError:
+    near = difflib.get_close_matches(name, setting_names(), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "see the settings with: memskill train --help"
+    return UsageError(f"{where}: no setting is called {name}", hint=hint)
+
+
+def _convert(value: Any, kind: Any, name: str, where: str) -> Any:
+    """``value`` (from TOML, or text from a flag) as ``kind``; UsageError says which setting is at fault."""
+    wrong = UsageError(f"{where}: {name} = {value!r} is not {_describe(kind)}")
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            near = difflib.get_close_matches(str(value), typing.get_args(kind), n=1)
+            raise UsageError(wrong.message, hint=f"did you mean {near[0]}?" if near else "")
+        return value
+    if kind is bool:
+        if isinstance(value, str):
+            value = _TRUTH.get(value.lower(), value)
+        if isinstance(value, bool):
+            return value
+        raise wrong
+    if isinstance(value, bool) or (kind is str and not isinstance(value, str)):
+        raise wrong
+    if kind is int and isinstance(value, float):
+        raise wrong
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        raise wrong from None
+
+
+def _describe(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(typing.get_args(kind))
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(kind, str(kind))
+
+
+def _flatten(table: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": v for inner, v in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _apply(config: Config, flat: dict[str, Any], where: str) -> Config:
+    """A copy of ``config`` with the dotted settings of ``flat``; every name and type is checked."""
+    hints = typing.get_type_hints(Config)
+    sections: dict[str, dict[str, Any]] = {}
+    top: dict[str, Any] = {}
+    for name, value in flat.items():
+        if name not in setting_names():
+            raise _unknown(name, where)
+        section, _, inner = name.partition(".")
+        if inner:
+            kind = typing.get_type_hints(hints[section])[inner]
+            sections.setdefault(section, {})[inner] = _convert(value, kind, name, where)
+        else:
+            top[name] = _convert(value, hints[name], name, where)
+    for section, values in sections.items():
+        top[section] = dataclasses.replace(getattr(config, section), **values)
+    return dataclasses.replace(config, **top)
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """A TOML file as a dict; UsageError names the line at fault."""
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{file}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: not TOML: {error}") from None
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def from_dict(table: dict[str, Any], where: str = "config") -> Config:
+    return _apply(Config(), _flatten(table), where)
+
+
+def to_toml(config: Config) -> str:
+    """Every setting, resolved. Keys are no settings, so no secret can be in it."""
+    return tomli_w.dumps(to_dict(config))
+
+
+def digest(table: typing.Any) -> str:
+    """12 hex digits that name a JSON-able value (sorted keys, no blanks)."""
+    import orjson
+
+    return hashlib.sha256(orjson.dumps(table, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]

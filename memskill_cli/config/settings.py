@@ -1,0 +1,244 @@
+"""Every setting, as dataclasses with a docstring under each field.
+
+The constants are those of the paper (see each section); a knob exists or it doesn't, so nothing here is looked up by
+name with a fallback.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+SpanMode = Literal["turn", "turn-pair", "full-session", "fixed-length", "paragraph"]
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class ModelsConfig:
+    """Language models, by role. Names are litellm's, or ``embedded``, or ``embedded:/path/to/model.gguf``."""
+
+    executor: str = EMBEDDED
+    """Writes the memory."""
+    answer: str = EMBEDDED
+    """Answers queries from retrieved memories (in ALFWorld: acts)."""
+    judge: str = EMBEDDED
+    """Scores answers 0, 0.5 or 1."""
+    designer: str = EMBEDDED
+    """Evolves the skill bank."""
+    api_base: str = ""
+    """URL of an OpenAI-compatible server, for every role that is not embedded; "" is the provider's own."""
+    temperature: float = 0.0
+    """Sampling temperature of every role."""
+    timeout: float = 120.0
+    """Seconds one HTTP call may take."""
+    retries: int = 4
+    """How often litellm tries a failed call again, over all healthy keys, before the call has failed."""
+    executor_max_tokens: int = 1024
+    """Longest reply of the executor, in tokens."""
+    answer_max_tokens: int = 32
+    """Longest answer, in tokens (the paper: 32 on LoCoMo, 512 elsewhere)."""
+    judge_max_tokens: int = 256
+    """Longest verdict, in tokens."""
+    designer_max_tokens: int = 4096
+    """Longest reply of the designer, in tokens."""
+
+
+@dataclass(frozen=True)
+class EncodersConfig:
+    """Text encoders: ``minilm``, ``contriever``, ``dpr``, ``dragon``, ``hashing``, a sentence-transformers name or
+    folder, or ``litellm:<model>``."""
+
+    state: str = "minilm"
+    """Embeds spans, memories and skill descriptions for the controller."""
+    retrieval: str = "minilm"
+    """Embeds queries and memories when answering."""
+    device: str = "auto"
+    """``auto``, ``cpu`` or ``cuda``."""
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """The memory bank of a trace."""
+
+    top_k: int = 20
+    """Memories shown to the executor for a span, and to the answering model for a query."""
+    fuse: Literal["mean", "softmax"] = "mean"
+    """How the embeddings of retrieved memories become the second half of the controller's state."""
+    tau: float = 0.1
+    """Temperature of ``fuse = "softmax"``."""
+    max_chars: int = 2000
+    """A longer memory text is rejected and counted."""
+    max_actions: int = 32
+    """Actions obeyed in one executor reply; the rest are rejected and counted."""
+    server: str = ""
+    """URL of a Chroma server (``http://host:8000``); "" keeps memory in the run directory."""
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    """The policy that picks skills (section 4 of the method)."""
+
+    hidden: int = 256
+    """Width of every hidden layer."""
+    p_min: float = 0.30
+    """Total probability that skills new to the bank are raised to."""
+    new_skill_epochs: int = 50
+    """Inner epochs over which that exploration fades to nothing."""
+    noop_seed: bool = False
+    """Whether the starting bank has the ``noop`` skill."""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What an episode is worth (section 5)."""
+
+    kind: Literal["f1", "judge"] = "f1"
+    """How a query is scored while training."""
+    final_share: float = 0.60
+    """Part of the episode reward that goes to the last step."""
+    decay: float = 0.9
+    """Weights of the rest fall by this factor a step, backwards from the last."""
+    process_quality: float = 0.10
+    """Process reward of an episode whose every step did what its skills are for."""
+    process_failure: float = 0.05
+    """Process penalty of an episode whose every action failed."""
+    query_ratio: float = 1.0
+    """Share of a trace's queries scored in one episode (stratified by category)."""
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Proximal policy optimisation (section 6)."""
+
+    gamma: float = 0.99
+    """Discount."""
+    lam: float = 0.95
+    """GAE's lambda."""
+    clip: float = 0.2
+    """Clip range of the probability ratio."""
+    value_weight: float = 0.5
+    """Weight of the value loss."""
+    entropy_weight: float = 0.01
+    """Weight of the entropy bonus."""
+    learning_rate: float = 1e-4
+    """Adam's step size."""
+    minibatch: int = 32
+    """Steps in a minibatch."""
+    epochs: int = 4
+    """Passes over a batch."""
+    max_grad_norm: float = 0.5
+    """Gradients are clipped to this norm."""
+    target_kl: float = 0.02
+    """An epoch whose mean approximate KL exceeds this is the last one."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The closed loop: how traces are read and how often."""
+
+    outer_epochs: int = 3
+    """Stages: each is many inner epochs with the bank fixed."""
+    inner_epochs: int = 20
+    """Inner epochs (one batch of episodes and one PPO update) in a stage."""
+    batch_size: int = 4
+    """Episodes in an inner epoch."""
+    span_mode: SpanMode = "full-session"
+    """How a trace is cut into spans while training."""
+    chunk_size: int = 512
+    """Tokens (cl100k_base) of a fixed-length span."""
+    chunk_overlap: int = 64
+    """Tokens a fixed-length span shares with the one before."""
+    top_k: int = 3
+    """Skills the controller picks for a span."""
+    max_spans: int = 0
+    """Read only so many spans of a trace (0: all). For demonstrations; said in every result that it was used."""
+    evolve: bool = True
+    """Whether the designer evolves the bank between stages."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept, beside the best."""
+
+
+@dataclass(frozen=True)
+class DesignerConfig:
+    """How the skill bank evolves from hard cases (section 7)."""
+
+    max_changes: int = 1
+    """Changes of one designer cycle at most (2 or 3 in the published runs)."""
+    rounds: int = 3
+    """Analysis and the reflections that improve it, together."""
+    tries: int = 3
+    """How often a cycle that applies nothing is tried, each time told what was wrong."""
+    max_cycles: int = 20
+    """Designer cycles of a run at most."""
+    patience: int = 5
+    """Cycles in a row without a better stage before the run stops."""
+    f1_threshold: float = 0.5
+    """A query scored below this is a hard case (with a judge: below 1)."""
+    window: int = 100
+    """Inner epochs after which a hard case is forgotten."""
+    pool: int = 2000
+    """Hard cases kept at most: the most recent, then the most failed."""
+    clusters: int = 5
+    """Clusters of questions that cases are chosen from."""
+    per_cluster: int = 3
+    """Cases chosen in each cluster."""
+    cases: int = 15
+    """Cases shown to the designer at most."""
+    retrieved: int = 20
+    """Retrieved memories shown with a case at most."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How a split is read and asked."""
+
+    span_mode: SpanMode = "fixed-length"
+    """How a trace is cut into spans while evaluating."""
+    chunk_size: int = 512
+    """Tokens (cl100k_base) of a fixed-length span."""
+    chunk_overlap: int = 64
+    """Tokens a fixed-length span shares with the one before."""
+    top_k: int = 7
+    """Skills the controller picks for a span."""
+    judge: bool = True
+    """Whether the judge model scores answers beside F1."""
+    max_spans: int = 0
+    """Read only so many spans of a trace (0: all). For demonstrations; said in every result that it was used."""
+    bootstrap: int = 2000
+    """Resamples of the 95 % confidence intervals."""
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """What a run may use."""
+
+    concurrency: int = 16
+    """Language model calls in flight."""
+    max_cost: float = 0.0
+    """US dollars this run (or this evaluation) may spend in all; 0 is no limit."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run."""
+
+    dataset: str = "locomo"
+    """``locomo``, ``longmemeval``, ``hotpotqa`` or ``alfworld``."""
+    seed: int = 42
+    """Everything random comes from this."""
+    preset: str = "default"
+    """The preset the other settings started from."""
+    engine: Literal["local", "ray"] = "local"
+    """Where episodes run."""
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where metrics go besides ``metrics.jsonl``."""
+    models: ModelsConfig = field(default_factory=ModelsConfig)
+    encoders: EncodersConfig = field(default_factory=EncodersConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    controller: ControllerConfig = field(default_factory=ControllerConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    designer: DesignerConfig = field(default_factory=DesignerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
