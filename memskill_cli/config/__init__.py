@@ -4,6 +4,7 @@ from memskill_cli.config.loading import digest, from_dict, load, read_toml, sett
 from memskill_cli.config.presets import DATASET_DEFAULTS, PRESETS
 from memskill_cli.config.settings import (
     EMBEDDED,
+    AlfworldConfig,
     Config,
     ControllerConfig,
     DesignerConfig,
@@ -22,6 +23,7 @@ __all__ = [
     "DATASET_DEFAULTS",
     "EMBEDDED",
     "PRESETS",
+    "AlfworldConfig",
     "Config",
     "ControllerConfig",
     "DesignerConfig",

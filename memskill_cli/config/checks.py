@@ -34,6 +34,11 @@ def check(config: Config) -> None:
         "designer.clusters": config.designer.clusters,
         "models.timeout": config.models.timeout,
         "memory.tau": config.memory.tau,
+        "alfworld.trajectories_min": config.alfworld.trajectories_min,
+        "alfworld.tasks_min": config.alfworld.tasks_min,
+        "alfworld.steps": config.alfworld.steps,
+        "alfworld.workers": config.alfworld.workers,
+        "alfworld.deadline": config.alfworld.deadline,
     }
     for name, value in positive.items():
         if value <= 0:
@@ -49,3 +54,12 @@ def check(config: Config) -> None:
             raise UsageError(f"{name} must not be below 0, not {value}")
     if not 0 < config.reward.query_ratio <= 1:
         raise UsageError(f"reward.query_ratio must be above 0 and at most 1, not {config.reward.query_ratio}")
+    played = config.alfworld
+    for name, least, most in (
+        ("trajectories", played.trajectories_min, played.trajectories_max),
+        ("tasks", played.tasks_min, played.tasks_max),
+    ):
+        if least > most:
+            raise UsageError(f"alfworld.{name}_min {least} must not be above alfworld.{name}_max {most}")
+    if not 0 <= played.same_type <= 1:
+        raise UsageError(f"alfworld.same_type must be from 0 to 1, not {played.same_type}")

@@ -107,7 +107,17 @@ PRESETS: dict[str, Settings] = {
     },
 }
 
-_PAPER_BY_DATASET: dict[str, Settings] = {"alfworld": {"train.batch_size": 16}}
+_PAPER_BY_DATASET: dict[str, Settings] = {
+    "alfworld": {
+        "train.batch_size": 16,
+        "alfworld.trajectories_min": 40,
+        "alfworld.trajectories_max": 60,
+        "alfworld.tasks_min": 5,
+        "alfworld.tasks_max": 5,
+        "alfworld.same_type": 1.0,
+        "alfworld.steps": 50,
+    }
+}
 
 
 def dataset_settings(dataset: str) -> Settings:

@@ -209,6 +209,33 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class AlfworldConfig:
+    """ALFWorld: what is read and how tasks are played (section 2 of the method); other datasets leave it alone.
+
+    A span holds as many whole trajectories as fit ``train.chunk_size`` (``eval.chunk_size``) tokens.
+    """
+
+    trajectories_min: int = 40
+    """Fewest expert trajectories of an episode (Batch A)."""
+    trajectories_max: int = 60
+    """Most of them; an evaluation reads so many for each task type."""
+    tasks_min: int = 5
+    """Fewest tasks played from the memory they left (Batch B)."""
+    tasks_max: int = 8
+    """Most of them (5 in the published runs)."""
+    same_type: float = 1.0
+    """Probability that A and B are of one task type (0.8 is the other published setting)."""
+    query: Literal["goal", "observation"] = "goal"
+    """What memory is asked with, once a task: its goal, or the first observation."""
+    steps: int = 50
+    """Commands a task may take."""
+    workers: int = 8
+    """Environment processes: as many tasks are played at once."""
+    deadline: float = 60.0
+    """Seconds an environment may take for one command before its process is replaced."""
+
+
+@dataclass(frozen=True)
 class LimitsConfig:
     """What a run may use."""
 
@@ -241,4 +268,5 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     designer: DesignerConfig = field(default_factory=DesignerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    alfworld: AlfworldConfig = field(default_factory=AlfworldConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
