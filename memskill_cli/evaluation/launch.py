@@ -10,7 +10,8 @@ from typing import Any
 from memskill_cli.config import Config
 from memskill_cli.datasets.base import load_split
 from memskill_cli.errors import DataError, RunError
-from memskill_cli.evaluation.runner import Evaluation, Subject, Task, Watcher, evaluation_id, left_out
+from memskill_cli.evaluation.runner import Evaluation, Task, Watcher, evaluation_id, left_out
+from memskill_cli.evaluation.subject import Subject
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import UNTRAINED, RunDir, find_run, locked, read_json
 from memskill_cli.services import Access, services

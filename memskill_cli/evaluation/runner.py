@@ -18,59 +18,21 @@ import torch
 
 from memskill_cli import files
 from memskill_cli.agent.answerer import recall_from
-from memskill_cli.agent.controller import ChooseSkills, Controller, choose
+from memskill_cli.agent.controller import ChooseSkills, choose
 from memskill_cli.config import Config, digest, to_dict
 from memskill_cli.datasets.spans import cut
-from memskill_cli.errors import AuthError, CheckpointError, ModelError, UnknownModelError
+from memskill_cli.errors import AuthError, ModelError, UnknownModelError
+from memskill_cli.evaluation.subject import Subject
 from memskill_cli.evaluation.summary import summarise
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.store import MemoryStore
 from memskill_cli.records import Answer, Query, Recall, Span, Trace
-from memskill_cli.runs.checkpoint import Checkpoint
 from memskill_cli.runs.run_dir import RunDir
-from memskill_cli.skills.bank import SkillBank
-from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.training.rollout import World, ask, read, with_verdict
 
 SETTINGS_THAT_SCORE = ("models", "encoders", "memory", "eval", "seed")
 NOT_SCORING = {"models": ("api_base", "timeout", "retries", "designer", "designer_max_tokens")}
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What is evaluated: a skill bank, and the checkpoint of the controller that chooses from it."""
-
-    bank: SkillBank
-    found: Checkpoint | None
-    checkpoint: str
-    """"untrained", or the number of inner epochs the controller was trained for."""
-    digest: str
-
-    @classmethod
-    def of(cls, found: Checkpoint | None, settings: Config, bank: SkillBank | None = None) -> Subject:
-        """The checkpoint's controller with its bank (or another ``bank``); without a checkpoint, a fresh controller
-        and the seed skills."""
-        if found is not None:
-            bank = bank or found.bank
-            return cls(bank, found, f"{found.done:06d}", digest([found.digest, bank.digest()]))
-        bank = seed_bank(noop=settings.controller.noop_seed)
-        parts = ["untrained", settings.controller.hidden, settings.seed, bank.digest()]
-        return cls(bank, None, "untrained", digest(parts))
-
-    def controller(self, settings: Config, dim: int) -> Controller:
-        """For ``dim``-d embeddings. Raises CheckpointError if it was trained on embeddings of another width."""
-        if self.found is None:
-            return Controller.seeded(dim, settings.controller.hidden, settings.seed)
-        if self.found.state["dim"] != dim:
-            raise CheckpointError(
-                f"the controller was trained on {self.found.state['dim']}-d embeddings, "
-                f"but {settings.encoders.state} has {dim}",
-                hint="evaluate with the --encoder of the training",
-            )
-        controller = Controller.seeded(dim, self.found.state["hidden"], settings.seed)
-        controller.load_state_dict(self.found.controller)
-        return controller
 
 
 @dataclasses.dataclass(frozen=True)

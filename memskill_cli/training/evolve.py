@@ -13,7 +13,8 @@ from memskill_cli.config import Config
 from memskill_cli.datasets.base import load_manifest
 from memskill_cli.errors import RunError
 from memskill_cli.evaluation import launch as evaluations
-from memskill_cli.evaluation.runner import Subject, Task
+from memskill_cli.evaluation.runner import Task
+from memskill_cli.evaluation.subject import Subject
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.checkpoint import Checkpoint
 from memskill_cli.runs.run_dir import RunDir

@@ -13,7 +13,8 @@ import pytest
 from memskill_cli import files
 from memskill_cli.config import load
 from memskill_cli.errors import AuthError, MemskillError, ModelError
-from memskill_cli.evaluation.runner import Evaluation, Subject, Task, evaluation_id, left_out
+from memskill_cli.evaluation.runner import Evaluation, Task, evaluation_id, left_out
+from memskill_cli.evaluation.subject import Subject
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger

@@ -1,0 +1,87 @@
+"""What a method of remembering is to the harness: it reads a trace, and what it kept is asked queries afterwards.
+
+The harness does everything else: which traces and queries, when, the answer prompt, the scores, the rows, resuming.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from memskill_cli.config import Config
+from memskill_cli.evaluation.subject import Subject
+from memskill_cli.records import Recall, Span, Trace
+from memskill_cli.training.rollout import World
+
+Uses = Literal["controller", "skills", "seeds", "nothing"]
+"""What of a run a method depends on: its controller and skills, its skills alone, the seed skills, or nothing."""
+
+EXECUTOR = frozenset(
+    {"models.executor", "models.executor_max_tokens", "memory.max_chars", "memory.max_actions", "memory.server"}
+)
+"""Settings that matter to our executor only."""
+CONTROLLER = frozenset({"encoders.state", "memory.fuse", "memory.tau", "eval.top_k"})
+"""Settings that matter where a controller picks skills."""
+SPANS = frozenset({"eval.span_mode", "eval.chunk_size", "eval.chunk_overlap", "eval.max_spans"})
+"""Settings that matter where a trace is cut into spans."""
+RETRIEVAL = frozenset({"encoders.retrieval", "memory.top_k"})
+"""Settings that matter where memories are searched for a query."""
+WINDOW = frozenset({"eval.context_tokens"})
+"""Settings that matter where what is shown must be cut to the model's window."""
+
+
+class Memory(NamedTuple):
+    """What a method has kept of one trace."""
+
+    recall: Recall
+    size: int
+    """Items that can be recalled; their sum over traces is the summary's ``memories``."""
+    brief: bool = False
+    """Rows of ``results.jsonl`` name what was recalled with its length, and do not repeat its text."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where and with what a method works during one evaluation."""
+
+    world: World
+    settings: Config
+    subject: Subject
+    folder: Path
+    """The evaluation's own folder under the run's ``memory/``; not made before a method makes it."""
+    owner: str
+    """Unique to this evaluation of this run: begins the ids of what is kept on a server that others use too."""
+    notice: Callable[[str], None]
+
+
+class Method(ABC):
+    """One method during one evaluation."""
+
+    uses: ClassVar[Uses] = "nothing"
+    ignores: ClassVar[frozenset[str]]
+    """Dotted names of settings that cannot change its scores: two evaluations that differ in these are the same."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    async def open(self) -> None:  # noqa: B027 - most have nothing to open
+        """What takes time, or may fail, before anything is read or paid for. Raises UsageError for what can't work."""
+
+    @abstractmethod
+    async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
+        """Read ``spans`` of ``trace`` in order, with one ``advance()`` for each; several traces are read at once.
+
+        What costs money is kept (in ``site.folder``, or by asking through the gateway, whose replies are cached), so
+        that the same evaluation again pays for nothing twice. Raises ModelError if the trace can't be remembered: its
+        queries are then owed.
+        """
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader of the numbers must know besides; goes into the summary after all queries were asked."""
+        return {}
+
+    async def aclose(self) -> None:  # noqa: B027
+        """Let go of what :meth:`open` opened."""

@@ -1,0 +1,57 @@
+"""What of a run is evaluated: its skills, and the controller that chooses from them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from memskill_cli.agent.controller import Controller
+from memskill_cli.config import Config, digest
+from memskill_cli.errors import CheckpointError
+from memskill_cli.runs.checkpoint import Checkpoint
+from memskill_cli.skills.bank import SkillBank
+from memskill_cli.skills.seeds import seed_bank
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A skill bank, and the checkpoint of the controller that chooses from it."""
+
+    bank: SkillBank
+    found: Checkpoint | None
+    checkpoint: str
+    """"untrained", "none" where no controller has a part in it, or the inner epochs the controller was trained for."""
+    digest: str
+
+    @classmethod
+    def of(cls, found: Checkpoint | None, settings: Config, bank: SkillBank | None = None) -> Subject:
+        """The checkpoint's controller with its bank (or another ``bank``); without a checkpoint, a fresh controller
+        and the seed skills."""
+        if found is not None:
+            bank = bank or found.bank
+            return cls(bank, found, f"{found.done:06d}", digest([found.digest, bank.digest()]))
+        bank = seed_bank(noop=settings.controller.noop_seed)
+        parts = ["untrained", settings.controller.hidden, settings.seed, bank.digest()]
+        return cls(bank, None, "untrained", digest(parts))
+
+    @classmethod
+    def nothing(cls) -> Subject:
+        """For methods without skills."""
+        return cls(SkillBank(), None, "none", "")
+
+    def skills_only(self) -> Subject:
+        """The same skills, whichever checkpoint they came with."""
+        return Subject(self.bank, None, "none", self.bank.digest())
+
+    def controller(self, settings: Config, dim: int) -> Controller:
+        """For ``dim``-d embeddings. Raises CheckpointError if it was trained on embeddings of another width."""
+        if self.found is None:
+            return Controller.seeded(dim, settings.controller.hidden, settings.seed)
+        if self.found.state["dim"] != dim:
+            raise CheckpointError(
+                f"the controller was trained on {self.found.state['dim']}-d embeddings, "
+                f"but {settings.encoders.state} has {dim}",
+                hint="evaluate with the --encoder of the training",
+            )
+        controller = Controller.seeded(dim, self.found.state["hidden"], settings.seed)
+        controller.load_state_dict(self.found.controller)
+        return controller
