@@ -17,7 +17,7 @@ from typing import Any, Literal
 import tomli_w
 
 from memskill_cli.config.checks import check
-from memskill_cli.config.presets import DATASET_DEFAULTS, PRESETS, dataset_settings, preset_settings
+from memskill_cli.config.presets import PRESETS, dataset_settings, preset_settings
 from memskill_cli.config.settings import Config
 from memskill_cli.errors import UsageError
 
@@ -48,10 +48,8 @@ def load(
     chosen = _chosen(sets, overrides or {})
     config = base or Config()
     dataset = str(chosen.get("dataset") or table.get("dataset") or config.dataset)
-    if base is None:
+    if base is None or dataset != base.dataset:
         config = _apply(config, dataset_settings(dataset), f"dataset {dataset}")
-    elif dataset != base.dataset:
-        config = _apply(config, _transferred(base.preset, dataset), f"dataset {dataset}")
     if base is None or preset != "default":
         config = _apply(config, {**preset_settings(preset, dataset), "preset": preset}, f"preset {preset}")
     config = _apply(config, table, str(file))
@@ -69,13 +67,6 @@ def _chosen(sets: typing.Sequence[str], overrides: dict[str, Any]) -> dict[str, 
             raise UsageError(f"--set {text}: expected section.key=value", hint="for example: --set train.top_k=5")
         chosen[name.strip()] = value.strip()
     return chosen
-
-
-def _transferred(preset: str, dataset: str) -> dict[str, Any]:
-    """What a run that began with ``preset`` takes on for ``dataset``: only settings that differ by dataset."""
-    usual = _flatten(to_dict(Config()))
-    started = {**dataset_settings(dataset), **preset_settings(preset, dataset)}
-    return {name: started.get(name, usual[name]) for table in DATASET_DEFAULTS.values() for name in table}
 
 
 def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:

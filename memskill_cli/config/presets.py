@@ -7,13 +7,14 @@ from typing import Any
 Settings = dict[str, Any]
 """Dotted names with values."""
 
+_READ = {"eval.span_mode": "fixed-length", "eval.chunk_size": 512, "eval.chunk_overlap": 64}
 DATASET_DEFAULTS: dict[str, Settings] = {
-    "locomo": {"models.answer_max_tokens": 32, "eval.top_k": 7},
-    "longmemeval": {"models.answer_max_tokens": 512, "eval.top_k": 5},
-    "hotpotqa": {"models.answer_max_tokens": 512, "eval.top_k": 7},
-    "alfworld": {"models.answer_max_tokens": 512, "eval.top_k": 5},
+    "locomo": {**_READ, "eval.top_k": 7, "models.answer_max_tokens": 32},
+    "longmemeval": {**_READ, "eval.top_k": 5, "models.answer_max_tokens": 512},
+    "hotpotqa": {**_READ, "eval.top_k": 7, "models.answer_max_tokens": 512},
+    "alfworld": {**_READ, "eval.top_k": 5, "models.answer_max_tokens": 512},
 }
-"""What differs by benchmark, as published. A run evaluated on another benchmark takes that one's values."""
+"""What depends on the benchmark, as published. A run evaluated on another benchmark takes that one's values."""
 
 _LLAMA = "openai/meta-llama/Llama-3.3-70B-Instruct"
 
@@ -99,34 +100,35 @@ PRESETS: dict[str, Settings] = {
         "train.top_k": 3,
         "train.max_spans": 0,
         "train.evolve": True,
-        "eval.span_mode": "fixed-length",
-        "eval.chunk_size": 512,
-        "eval.chunk_overlap": 64,
         "eval.judge": True,
         "eval.max_spans": 0,
     },
 }
 
-_PAPER_BY_DATASET: dict[str, Settings] = {
-    "alfworld": {
-        "train.batch_size": 16,
-        "alfworld.trajectories_min": 40,
-        "alfworld.trajectories_max": 60,
-        "alfworld.tasks_min": 5,
-        "alfworld.tasks_max": 5,
-        "alfworld.same_type": 1.0,
-        "alfworld.steps": 50,
-    }
+_PRESETS_BY_DATASET: dict[str, dict[str, Settings]] = {
+    # Documents are one long session, more than the embedded model can read at once.
+    "demo": {"hotpotqa": {"eval.span_mode": "fixed-length"}},
+    "paper": {
+        **DATASET_DEFAULTS,
+        "alfworld": {
+            **DATASET_DEFAULTS["alfworld"],
+            "train.batch_size": 16,
+            "alfworld.trajectories_min": 40,
+            "alfworld.trajectories_max": 60,
+            "alfworld.tasks_min": 5,
+            "alfworld.tasks_max": 5,
+            "alfworld.same_type": 1.0,
+            "alfworld.steps": 50,
+        },
+    },
 }
 
 
 def dataset_settings(dataset: str) -> Settings:
     """The benchmark's own values; nothing for a name that is no benchmark (who reads the data will say so)."""
-    return dict(DATASET_DEFAULTS.get(dataset, {}))
+    return DATASET_DEFAULTS.get(dataset, {})
 
 
 def preset_settings(preset: str, dataset: str) -> Settings:
-    """What a preset sets on a benchmark; ``paper`` differs by benchmark where the published settings do."""
-    if preset != "paper":
-        return dict(PRESETS[preset])
-    return {**PRESETS[preset], **dataset_settings(dataset), **_PAPER_BY_DATASET.get(dataset, {})}
+    """What a preset sets on a benchmark."""
+    return {**PRESETS[preset], **_PRESETS_BY_DATASET.get(preset, {}).get(dataset, {})}
