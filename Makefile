@@ -1,5 +1,5 @@
 # make demo   a newcomer's first look: the sample, a little training, an evaluation, the skills
-# make test   everything that is quick; make test-all adds what takes minutes
+# make test   everything that is quick; make test-slow what takes minutes or needs the extras; make test-all both
 # Each sets up by itself what it needs, in .venv.
 
 PYTHON ?= python3
@@ -21,10 +21,10 @@ demo: $(VENV)/.installed
 	$(MEMSKILL) inspect-skills --run demo
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not extra"
 
-test-slow: $(VENV)/.installed
-	$(BIN)/pytest -n 2 --dist loadfile -m slow
+test-slow: $(VENV)/.extras
+	$(BIN)/pytest -n 2 --dist loadfile -m "slow or extra"
 
 test-all: test test-slow
 
@@ -48,4 +48,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) -e ".[embedded,dev]"
+	@touch $@
+
+# What is optional for users: games (built from source: a compiler and cmake, some minutes), other systems, trackers.
+$(VENV)/.extras: $(VENV)/.installed
+	@echo "adding the extras to $(VENV): some minutes"
+	$(PIP) -e ".[embedded,dev,extras]"
 	@touch $@
