@@ -6,6 +6,8 @@ shown only with ``--debug``. Nothing in an error may carry a key: whoever raises
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class MemskillError(Exception):
     """Something went wrong that a person can act upon.
@@ -60,6 +62,10 @@ class CheckpointError(RunError):
     """A checkpoint is damaged, foreign or of a newer format."""
 
 
+class TrackerError(MemskillError):
+    """Metrics cannot go where ``--tracker`` sends them."""
+
+
 class ModelError(MemskillError):
     """A language model could not be had or did not answer, after every retry that made sense."""
 
@@ -78,6 +84,18 @@ class UnreadableReplyError(ModelError):
     Raised by the parsers handed to :meth:`memskill_cli.llm.gateway.Gateway.ask`; it is a fault of one reply, never of
     the network, and callers count it rather than stop.
     """
+
+
+class GameError(MemskillError):
+    """A text game could not be played on; other games are not concerned.
+
+    ``kind`` is ``died`` (its process ended), ``hung`` (no reply before the deadline; the process was killed) or
+    ``broken`` (the game's files cannot be played).
+    """
+
+    def __init__(self, message: str, *, kind: Literal["died", "hung", "broken"], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
 
 
 class BudgetExceededError(MemskillError):
