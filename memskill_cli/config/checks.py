@@ -14,6 +14,12 @@ def check(config: Config) -> None:
                 f"chunk overlap {section.chunk_overlap} must be smaller than chunk size {section.chunk_size}",
                 hint="a window advances by size - overlap, so this would never end",
             )
+    for name, url in {"models.api_base": config.models.api_base, "memory.server": config.memory.server}.items():
+        if "@" in url.partition("://")[2].partition("/")[0]:
+            raise UsageError(
+                f"{name} must not hold a user or password: settings are stored in config.toml",
+                hint="give a key by MEMSKILL_API_KEYS or --keys",
+            )
     positive = {
         "train.outer_epochs": config.train.outer_epochs,
         "train.inner_epochs": config.train.inner_epochs,
@@ -46,6 +52,7 @@ def check(config: Config) -> None:
     for name, value in {
         "train.chunk_overlap": config.train.chunk_overlap,
         "eval.chunk_overlap": config.eval.chunk_overlap,
+        "eval.context_tokens": config.eval.context_tokens,
         "limits.max_cost": config.limits.max_cost,
         "models.retries": config.models.retries,
         "models.temperature": config.models.temperature,

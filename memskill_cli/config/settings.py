@@ -204,6 +204,8 @@ class EvalConfig:
     """Whether the judge model scores answers beside F1."""
     max_spans: int = 0
     """Read only so many spans of a trace (0: all). For demonstrations; said in every result that it was used."""
+    context_tokens: int = 0
+    """The answering model's window, prompt and reply together, for methods that fill it (0: as litellm knows it)."""
     bootstrap: int = 2000
     """Resamples of the 95 % confidence intervals."""
 

@@ -45,6 +45,16 @@ def cut(
     return [Span(trace.trace_id, i, text) for i, text in enumerate(texts[: max_spans or None])]
 
 
+def count_tokens(text: str) -> int:
+    """The length of ``text`` in cl100k_base tokens."""
+    return len(_cl100k().encode_ordinary(text))
+
+
+def count_tokens(text: str) -> int:
+    """How many cl100k_base tokens ``text`` has."""
+    return len(_cl100k().encode_ordinary(text))
+
+
 def _pieces(session: Session, mode: SpanMode, size: int, overlap: int) -> Iterator[str]:
     turns = session.turns
     if mode == "turn":

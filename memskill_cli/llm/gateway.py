@@ -16,6 +16,7 @@ from memskill_cli.errors import UnreadableReplyError
 from memskill_cli.llm.cache import ResponseCache
 from memskill_cli.llm.keys import Deployment, KeyRing, Purpose
 from memskill_cli.llm.ledger import Call, Ledger
+from memskill_cli.llm.models import context_window
 from memskill_cli.records import ROLES, Role
 
 T = TypeVar("T")
@@ -117,6 +118,12 @@ class Gateway:
         flight = self._flights[key] = asyncio.create_task(self._fetch(ask, parse, key))
         flight.add_done_callback(lambda task: self._landed(key, task))
         return await asyncio.shield(flight)  # an asker who gives up does not take the others' reply away
+
+    def window(self, role: Role) -> int | None:
+        """Tokens of prompt and reply together that every model of a role takes; None if that is not known of one."""
+        windows = [context_window(deployment.model) for deployment in self._groups[role]]
+        known = [window for window in windows if window]
+        return min(known) if len(known) == len(windows) else None
 
     async def aclose(self) -> None:
         """Let what was sent come back (:data:`GRACE`), give up the rest, and let go of litellm."""

@@ -45,15 +45,19 @@ class Ledger:
 
     def __init__(self, path: Path | None, *, scope: str, max_cost: float) -> None:
         self.path = path
-        self.scope = scope
         self.max_cost = max_cost
+        self.rescope(scope)
+
+    def rescope(self, scope: str) -> None:
+        """Count for another scope from now on, which has a budget of its own; not while calls are on their way."""
+        self.scope = scope
         self.spent = 0.0
         """US dollars, as far as prices are known."""
         self._reserved = 0.0
         self._sums: Counter[str] = Counter()
         self._roles: Counter[str] = Counter()
         self._paid: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # role: dollars, calls
-        for row in read_jsonl(path) if path else ():
+        for row in read_jsonl(self.path) if self.path else ():
             if row.get("scope") == scope:
                 self._add(row)
 

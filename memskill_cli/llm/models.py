@@ -59,6 +59,20 @@ def needs_key(model: str) -> bool:
     return any(name.endswith("_API_KEY") for name in missing)
 
 
+def context_window(model: str) -> int | None:
+    """Tokens of prompt and reply together that ``model`` takes, as litellm knows it; None if it doesn't."""
+    if is_embedded(model):
+        from memskill_cli.llm.embedded import CONTEXT
+
+        return CONTEXT
+    litellm = load_litellm()
+    try:
+        window = litellm.get_model_info(model).get("max_input_tokens")
+    except litellm.exceptions.ModelNotMappedError:
+        return None
+    return int(window) if window else None
+
+
 def _providers() -> set[str]:
     return {str(getattr(provider, "value", provider)) for provider in load_litellm().provider_list}
 
