@@ -2,8 +2,8 @@
 
 A benchmark is one module of this package, named as on the command line, with a ``DATASET`` that keeps the protocol
 below; adding one is that file and its name in ``NAMES``. Prepared data live in ``<data-dir>/<name>/``: Arrow files
-under ``traces/`` (written and read by Hugging Face ``datasets``) and ``manifest.json``, written last, so that a folder
-that was left half made is never taken for a prepared one.
+under ``traces/`` (read by Hugging Face ``datasets``) and ``manifest.json``, written last, so that a folder that was
+left half made is never taken for a prepared one.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ import difflib
 import importlib
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
+from memskill_cli.datasets.tables import PreparedSplit
 from memskill_cli.errors import DataError, UsageError
-from memskill_cli.records import Query, Session, Trace, Turn
+from memskill_cli.records import Trace
 
-if TYPE_CHECKING:
-    from datasets import Dataset as Table
-
-FORMAT = 1
-"""Version of the prepared form. Raised whenever a reader's normalisation changes, so that old data are made anew."""
+FORMAT = 2
+"""Version of the prepared form. Raised whenever it, or a reader's normalisation, changes: old data are made anew."""
 NAMES = ("locomo",)
 PLANNED = ("longmemeval", "hotpotqa", "alfworld")
 SPLITS = ("train", "val", "test")
@@ -34,19 +32,66 @@ Note = Callable[[str], None]
 """Takes one sentence on something odd that was met and how it was read."""
 
 
+class Ask(NamedTuple):
+    """What of a benchmark is wanted, beside its source. A reader refuses what it has no use for (:func:`only`)."""
+
+    splits: tuple[str, ...] = ()
+    """Names of splits; none is whatever the reader takes by default."""
+    limit: int = 0
+    """Traces of a split at most; 0 is all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file or folder of a benchmark, and what is to be made of it."""
+
+    source: str
+    """As the manifest and messages name it: URL, absolute path, or ``sample:<file name>``."""
+    path: Path | None = None
+    """Where it is; None while it is still to be fetched from ``url``."""
+    url: str = ""
+    """``http(s)://…``, or ``hf://datasets/<owner>/<name>/<file>`` on the Hugging Face Hub."""
+    file_name: str = ""
+    """What a file from ``url`` is called once it is here."""
+    split: str = ""
+    """The one split that is made of it; "" where it holds all splits of the benchmark."""
+    limit: int = 0
+    """Traces at most; 0 is all."""
+    tested: str = ""
+    """sha256 of the official file as it was when this version was tested."""
+    fingerprint: str = ""
+    """Names the content of a folder (a file's is its sha256): prepared again only if it differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a reader tells while it reads."""
+
+    note: Note = lambda text: None
+    """Oddities that change nothing in meaning. They end up in the manifest."""
+    progress: Callable[[int, int | None], None] = lambda done, total: None
+    """(pieces done, pieces in all): for readers whose work is long before the first trace."""
+    scratch: Path = Path()
+    """A folder of the reader's own beside the prepared data, for journals; removed once all is prepared."""
+
+
 class Dataset(Protocol):
-    """The reader of one benchmark's own file."""
+    """The reader of one benchmark's own files."""
 
     name: str
-    url: str
-    """The official address."""
-    file_name: str
-    """What the official file is called."""
-    sha256: str
-    """Of the official file as it was when this version was tested."""
+    trains: bool
+    """Whether the benchmark is trained on; if not, `eval` is what follows `prepare`."""
 
-    def read(self, path: Path, note: Note) -> Iterator[Trace]:
-        """The traces of ``path`` in order, each with its split; oddities that change nothing in meaning go to ``note``.
+    def parts(self, source: Path | str | None, ask: Ask) -> Sequence[Part]:
+        """What is to be read, of a file or folder (Path), of a URL (str), or of the official place (None).
+
+        Raises DataError for a path that does not exist or holds nothing of the benchmark; UsageError for an ``ask``
+        that makes no sense.
+        """
+        ...
+
+    def read(self, part: Part, watch: Watch) -> Iterator[Trace]:
+        """The traces of ``part.path`` in order, each with its split (``part.split`` unless that is "").
 
         Raises DataError naming the file, the record and the field at fault.
         """
@@ -74,11 +119,43 @@ def command(dataset: str, data_dir: Path | None = None, *flags: str) -> str:
     return shlex.join(["memskill", "prepare", "--dataset", dataset, *place, *flags])
 
 
+def only(name: str, ask: Ask, *, splits: Sequence[str] = (), limit: bool = False) -> None:
+    """UsageError if ``ask`` names a split that is not one of ``splits``, or a limit where there is none."""
+    wrong = [split for split in ask.splits if split not in splits]
+    if wrong and not splits:
+        raise UsageError(f"{name} is prepared whole: --split {wrong[0]} makes no sense", hint=command(name))
+    if wrong:
+        raise UsageError(f"{name} has no split {wrong[0]}", hint=f"--split {', '.join(splits)}")
+    if ask.limit and not limit:
+        raise UsageError(f"{name} is prepared whole: --limit makes no sense", hint=command(name))
+
+
+def local_file(path: Path, official: str) -> Path:
+    """``path`` if it is a file; DataError naming what is expected if not."""
+    if path.is_file():
+        return path
+    problem = "is a folder, expected the file" if path.is_dir() else "no such file"
+    raise DataError(f"{path}: {problem}", hint=f"give the path of {official}")
+
+
 class SplitSize(NamedTuple):
     """How much one split holds."""
 
     traces: int
     queries: int
+
+
+class PartFacts(NamedTuple):
+    """What the manifest keeps of a split that was prepared by itself. Fields are those of :class:`Manifest`."""
+
+    source: str
+    sha256: str
+    digest: str
+    queries: int
+    traces: int
+    categories: dict[str, int]
+    notes: list[str]
+    created: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +168,11 @@ class Manifest:
     format: int
     dataset: str
     source: str
-    """URL, absolute path, or ``sample:<file name>``."""
+    """URL, absolute path, or ``sample:<file name>``; several are joined by "; "."""
     sha256: str
-    """Of the benchmark's file."""
+    """Of the benchmark's file (of a folder, its fingerprint); "" where ``parts`` say it."""
     digest: str
-    """Of the traces as normalised: the same for the same content, wherever it came from."""
+    """Of the traces as normalised: the same for the same content, wherever it came from. See :meth:`digest_of`."""
     traces: int
     queries: int
     splits: dict[str, SplitSize]
@@ -104,6 +181,12 @@ class Manifest:
     notes: list[str]
     memskill: str
     created: str
+    parts: dict[str, PartFacts] = field(default_factory=dict)
+    """By split, where each is prepared by itself and others may be added; {} where one file holds all splits."""
+
+    def digest_of(self, split: str) -> str:
+        """What names the content of ``split``; preparing another split does not change it."""
+        return self.parts[split].digest if split in self.parts else self.digest
 
     @property
     def shared_traces(self) -> bool:
@@ -111,7 +194,8 @@ class Manifest:
         return sum(size.traces for size in self.splits.values()) > self.traces
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"splits": {name: size._asdict() for name, size in self.splits.items()}}
+        splits = {name: size._asdict() for name, size in self.splits.items()}
+        return asdict(self) | {"splits": splits, "parts": {name: part._asdict() for name, part in self.parts.items()}}
 
 
 def load_manifest(dataset: str, data_dir: Path) -> Manifest:
@@ -125,63 +209,15 @@ def load_manifest(dataset: str, data_dir: Path) -> Manifest:
     except orjson.JSONDecodeError as error:
         raise DataError(f"{path}: damaged: {error}", hint=hint) from None
     if isinstance(table, dict) and table.get("format") != FORMAT:
-        raise DataError(f"{path}: format {table.get('format')}, this version of memskill reads {FORMAT}", hint=hint)
+        again = command(dataset, data_dir, *source_flags(str(table.get("source", ""))))
+        problem = f"{path}: format {table.get('format')}, this version of memskill reads {FORMAT}"
+        raise DataError(problem, hint=again if table.get("source") else hint)
     try:
         table["splits"] = {name: SplitSize(**size) for name, size in table["splits"].items()}
+        table["parts"] = {name: PartFacts(**part) for name, part in table["parts"].items()}
         return Manifest(**table)
     except (TypeError, KeyError, AttributeError):
         raise DataError(f"{path}: damaged: fields are missing or of the wrong kind", hint=hint) from None
-
-
-class PreparedSplit(Sequence[Trace]):
-    """The traces of one split, each built from disk when it is asked for."""
-
-    def __init__(self, table: Table, dataset: str, split: str) -> None:
-        self._table = table
-        self.dataset = dataset
-        self.split = split
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    @overload
-    def __getitem__(self, index: int) -> Trace: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Trace]: ...
-    def __getitem__(self, index: int | slice) -> Trace | list[Trace]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return self._trace(self._table[index])
-
-    def _trace(self, row: dict[str, Any]) -> Trace:
-        trace_id = row["trace_id"]
-        sessions = tuple(
-            Session(s["label"], s["date"], tuple(Turn(t["speaker"], t["text"]) for t in s["turns"]))
-            for s in row["sessions"]
-        )
-        queries = tuple(Query(trace_id=trace_id, **{**q, "truths": tuple(q["truths"])}) for q in row["queries"])
-        return Trace(trace_id, self.dataset, self.split, sessions, queries)
-
-
-def to_row(trace: Trace) -> dict[str, Any]:
-    """``trace`` as a row of the prepared form, the inverse of what :class:`PreparedSplit` does."""
-    return {
-        "trace_id": trace.trace_id,
-        "sessions": [
-            {"label": s.label, "date": s.date, "turns": [turn._asdict() for turn in s.turns]} for s in trace.sessions
-        ],
-        "queries": [
-            {
-                "query_id": q.query_id,
-                "category": q.category,
-                "question": q.question,
-                "truths": list(q.truths),
-                "date": q.date,
-                "scored": q.scored,
-            }
-            for q in trace.queries
-        ],
-    }
 
 
 def load_split(dataset: str, data_dir: Path, split: str) -> PreparedSplit:
@@ -193,19 +229,19 @@ def load_split(dataset: str, data_dir: Path, split: str) -> PreparedSplit:
     manifest = load_manifest(dataset, data_dir)
     if split not in manifest.splits:
         raise UsageError(f"{dataset} has no split called {split}; there are {', '.join(manifest.splits)}")
-    from datasets import Dataset as Table
-
     folder = data_dir / manifest.dataset / "traces" / split
-    hint = command(dataset, data_dir, *source_flags(manifest.source), "--force")
+    flags = source_flags(manifest.source)
+    if part := manifest.parts.get(split):
+        flags = [*source_flags(part.source), "--split", split]
+    hint = command(dataset, data_dir, *flags, "--force")
     try:
-        table = Table.load_from_disk(str(folder))
+        traces = PreparedSplit.open(folder, manifest.dataset, split)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{folder}: damaged: {reason}", hint=hint) from error
-    if len(table) != manifest.splits[split].traces:
-        expected = manifest.splits[split].traces
-        raise DataError(f"{folder}: damaged: {len(table)} traces, its manifest says {expected}", hint=hint)
-    return PreparedSplit(table, manifest.dataset, split)
+    if len(traces) != (expected := manifest.splits[split].traces):
+        raise DataError(f"{folder}: damaged: {len(traces)} traces, its manifest says {expected}", hint=hint)
+    return traces
 
 
 def source_flags(source: str) -> list[str]:

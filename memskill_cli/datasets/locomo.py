@@ -13,10 +13,14 @@ from typing import Any, NoReturn
 
 import orjson
 
-from memskill_cli.datasets.base import SPLITS, Dataset, Note
+from memskill_cli.datasets.base import SPLITS, Ask, Dataset, Note, Part, Watch, local_file, only
 from memskill_cli.errors import DataError
 from memskill_cli.records import Query, Session, Trace, Turn
 
+URL = "https://raw.githubusercontent.com/snap-research/locomo/main/data/locomo10.json"
+FILE = "locomo10.json"
+SHA256 = "79fa87e90f04081343b8c8debecb80a9a6842b76a7aa537dc9fdf651ea698ff4"
+"""Of the official file as it was when this version was tested."""
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
 UNSCORED = 5
 PUBLISHED = {"train": 6, "val": 2, "test": 2}
@@ -30,26 +34,36 @@ class LoCoMo:
     """The reader of ``locomo10.json`` and of files in its format."""
 
     name = "locomo"
-    url = "https://raw.githubusercontent.com/snap-research/locomo/main/data/locomo10.json"
-    file_name = "locomo10.json"
-    sha256 = "79fa87e90f04081343b8c8debecb80a9a6842b76a7aa537dc9fdf651ea698ff4"
+    trains = True
 
-    def read(self, path: Path, note: Note) -> Iterator[Trace]:
+    def parts(self, source: Path | str | None, ask: Ask) -> list[Part]:
+        """The one file. See :class:`memskill_cli.datasets.base.Dataset`."""
+        only(self.name, ask)
+        if isinstance(source, Path):
+            return [Part(str(source), local_file(source, FILE))]
+        return [Part(source or URL, url=source or URL, file_name=FILE, tested="" if source else SHA256)]
+
+    def read(self, part: Part, watch: Watch) -> Iterator[Trace]:
         """See :class:`memskill_cli.datasets.base.Dataset`.
 
         With one or two conversations, which cannot be split, each is yielded once for every split.
         """
-        records = _load(path)
+        assert part.path is not None
+        records = _load(part.path)
         seen: set[str] = set()
         traces = []
         for index, record in enumerate(records):
-            reader = _Record(path.name, index, record, note)
+            reader = _Record(part.path.name, index, record, watch.note)
             if reader.trace_id in seen:
                 reader.fail(f"sample_id {reader.trace_id} occurs twice")
             seen.add(reader.trace_id)
             traces.append((reader.trace_id, reader.sessions(), reader.queries()))
-        for split, (trace_id, sessions, queries) in _split(traces, note):
+            watch.progress(index + 1, len(records))
+        for split, (trace_id, sessions, queries) in _split(traces, watch.note):
             yield Trace(trace_id, self.name, split, sessions, queries)
+        unscored = sum(not query.scored for _, _, queries in traces for query in queries)
+        if unscored:
+            watch.note(f"{unscored} queries (adversarial) are kept but never scored, as in the paper")
 
 
 DATASET: Dataset = LoCoMo()

@@ -12,9 +12,9 @@ FOLDERS = (_PACKAGE / "_data" / "samples", _PACKAGE.parent / "data" / "samples")
 
 
 def sample_path(dataset: str) -> Path:
-    """The sample of ``dataset``; DataError if this installation has none."""
+    """The sample of ``dataset``, a file or a folder; DataError if this installation has none."""
     for folder in FOLDERS:
-        path = folder / f"{dataset}_sample.json"
-        if path.is_file():
-            return path
+        for path in (folder / f"{dataset}_sample.json", folder / dataset):
+            if path.exists():
+                return path
     raise DataError(f"the sample of {dataset} is not part of this installation", hint="pip install --force-reinstall .")

@@ -151,7 +151,7 @@ async def _judge(
     progress: evaluations.Progress,
 ) -> Cycle:
     """Evaluate the bank before and after on ``split``, with the same controller, and keep the better."""
-    task = Task(settings.dataset, split, "memskill", load_manifest(settings.dataset, data_dir).digest)
+    task = Task(settings.dataset, split, "memskill", load_manifest(settings.dataset, data_dir).digest_of(split))
     scores = {}
     for name, bank in (("before", cycle.before), ("after", cycle.stage.bank)):
         subject = Subject.of(found, settings, bank)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memskill_cli.datasets.base import get
+from memskill_cli.datasets.base import Part, Watch, get
 from memskill_cli.errors import DataError
 from memskill_cli.records import Trace, Turn
 
@@ -47,7 +47,7 @@ def read(folder: Path, *records: Any) -> tuple[list[Trace], list[str]]:
     path = folder / "locomo10.json"
     path.write_text(json.dumps(list(records)), "utf-8")
     notes: list[str] = []
-    return list(get("locomo").read(path, notes.append)), notes
+    return list(get("locomo").read(Part(str(path), path), Watch(notes.append))), notes
 
 
 def numbered(n: int) -> list[dict[str, Any]]:
@@ -240,7 +240,7 @@ def test_a_file_that_is_no_list_of_conversations(tmp_path, content, problem):
     path = tmp_path / "mine.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"mine.json: {problem}"):
-        list(get("locomo").read(path, print))
+        list(get("locomo").read(Part(str(path), path), Watch()))
 
 
 JSON = st.recursive(
@@ -276,7 +276,7 @@ def test_anything_anywhere_is_read_or_refused_in_words(tmp_path_factory, place, 
     refused = ""
     traces: list[Trace] = []
     try:
-        traces = list(get("locomo").read(path, lambda note: None))
+        traces = list(get("locomo").read(Part(str(path), path), Watch()))
     except DataError as error:
         refused = error.message
     assert refused.startswith("wild.json: ") if refused else traces
@@ -287,7 +287,7 @@ def test_anything_anywhere_is_read_or_refused_in_words(tmp_path_factory, place, 
 @pytest.mark.skipif(not REAL.exists(), reason="the real file is not here")
 def test_the_published_file():
     notes: list[str] = []
-    traces = list(get("locomo").read(REAL, notes.append))
+    traces = list(get("locomo").read(Part("", REAL), Watch(notes.append)))
     queries = [query for trace in traces for query in trace.queries]
     assert [t.trace_id for t in traces] == [f"conv-{n}" for n in (26, 30, 41, 42, 43, 44, 47, 48, 49, 50)]
     assert [t.split for t in traces] == ["train"] * 6 + ["val"] * 2 + ["test"] * 2

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from memskill_cli.datasets import prepare as preparing
-from memskill_cli.datasets.base import get, load_manifest, load_split
+from memskill_cli.datasets import store as storing
+from memskill_cli.datasets.base import Part, Watch, get, load_manifest, load_split
 from memskill_cli.datasets.prepare import prepare
 from memskill_cli.datasets.samples import sample_path
 from memskill_cli.errors import DataError, UsageError
@@ -37,7 +37,7 @@ def edited(folder: Path) -> Path:
 def test_what_was_read_is_what_is_loaded(data):
     prepare("locomo", data_dir=data, sample=True)
     loaded = [trace for split in ("train", "val", "test") for trace in load_split("locomo", data, split)]
-    assert loaded == list(get("locomo").read(SAMPLE, lambda note: None))
+    assert loaded == list(get("locomo").read(Part("", SAMPLE), Watch()))
 
 
 def test_a_split_is_a_sequence(data):
@@ -54,7 +54,7 @@ def test_the_manifest_says_what_was_made(data):
     result = prepare("locomo", data_dir=data, source=str(SAMPLE))
     manifest = load_manifest("locomo", data)
     assert manifest == result.manifest
-    assert (manifest.source, manifest.dataset, manifest.format) == (str(SAMPLE), "locomo", 1)
+    assert (manifest.source, manifest.dataset, manifest.format) == (str(SAMPLE), "locomo", 2)
     assert manifest.traces == 5
     assert manifest.queries == sum(manifest.categories.values()) == sum(s.queries for s in manifest.splits.values())
     assert {name: size.traces for name, size in manifest.splits.items()} == {"train": 3, "val": 1, "test": 1}
@@ -110,12 +110,11 @@ def test_other_data_never_pass_for_what_was_asked(data, tmp_path):
 def test_a_crash_while_writing_leaves_the_old_data_as_they_were(data, tmp_path, monkeypatch):
     prepare("locomo", data_dir=data, sample=True)
 
-    def full_disk(folder, traces):
-        (folder / "half").write_text("…")
+    def full_disk(row):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparing, "_write_tables", full_disk)
+        patch.setattr(storing, "to_row", full_disk)
         with pytest.raises(OSError, match="No space"):
             prepare("locomo", data_dir=data, source=str(edited(tmp_path)), force=True)
     assert load_split("locomo", data, "test")[0].trace_id == "sample-5"
@@ -128,7 +127,7 @@ def test_a_crash_before_the_manifest_is_not_prepared(data, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparing, "write_json", killed)
+        patch.setattr(storing, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare("locomo", data_dir=data, sample=True)
     with pytest.raises(DataError, match="is not prepared"):
@@ -164,7 +163,8 @@ def _swap(folder: Path) -> None:
         _truncate,
         _swap,
         lambda folder: shutil.rmtree(folder / "traces" / "test"),
-        lambda folder: (folder / "traces" / "test" / "state.json").write_text("{"),
+        lambda folder: (folder / "traces" / "test" / "traces.arrow").write_text("{"),
+        lambda folder: (folder / "traces" / "test" / "traces.arrow").write_text(""),
     ],
 )
 def test_damaged_data_are_refused_with_the_command_that_makes_them_anew(data, damage):
@@ -180,9 +180,9 @@ def test_damaged_data_are_refused_with_the_command_that_makes_them_anew(data, da
     [
         ("{", "damaged"),
         ("[]", "damaged"),
-        ('{"format": 1}', "damaged"),
-        ('{"format": 1, "splits": {"test": {}}}', "damaged"),
-        ('{"format": 99}', "format 99, this version of memskill reads 1"),
+        ('{"format": 2}', "damaged"),
+        ('{"format": 2, "splits": {"test": {}}}', "damaged"),
+        ('{"format": 99}', "format 99, this version of memskill reads 2"),
         ("{}", "format None"),
     ],
 )

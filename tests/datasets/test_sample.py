@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import pytest
 import snowballstemmer
 
-from memskill_cli.datasets.base import get
+from memskill_cli.datasets.base import Part, Watch, get
 from memskill_cli.datasets.samples import sample_path
 from memskill_cli.errors import DataError
 
@@ -44,10 +44,10 @@ def days(record, item) -> list[datetime]:
 def test_it_is_small_and_reads_without_a_complaint():
     path = sample_path("locomo")
     notes: list[str] = []
-    traces = list(get("locomo").read(path, notes.append))
+    traces = list(get("locomo").read(Part(str(path), path), Watch(notes.append)))
     assert path.stat().st_size <= 60_000
     assert [trace.split for trace in traces] == ["train"] * 3 + ["val", "test"]
-    assert len(notes) == 1  # that there are five conversations, not ten
+    assert len(notes) == 2  # that there are five conversations, not ten, and which questions are not scored
     for trace in traces:
         assert 3 <= len(trace.sessions) <= 4
         assert all(8 <= len(session.turns) <= 14 for session in trace.sessions)
