@@ -32,7 +32,7 @@ def start(runs_dir: Path, name: str | None, settings: Config, data_dir: Path, sk
     """
     manifest = load_manifest(settings.dataset, data_dir)
     bank = import_bank(skills) if skills is not None else seed_bank(noop=settings.controller.noop_seed)
-    run = RunDir.create(runs_dir, name or new_name(settings.dataset), settings, manifest.digest)
+    run = RunDir.create(runs_dir, name or new_name(settings.dataset), settings, manifest.digest_of("train"))
     stages.write(run.stages, stages.Stage(0, bank))
     bank.save(run.skill_bank)
     return run
@@ -45,7 +45,7 @@ def reopen(runs_dir: Path, name: str | None, data_dir: Path) -> RunDir:
         raise RunError(f"no run in {runs_dir} to resume", hint="start one: memskill train --dataset locomo")
     run = RunDir.open(path)
     manifest = run.manifest()
-    if load_manifest(manifest.dataset, data_dir).digest != manifest.data_digest:
+    if load_manifest(manifest.dataset, data_dir).digest_of("train") != manifest.data_digest:
         raise DataError(
             f"run {run.name} began on other {manifest.dataset} data than {data_dir} now holds",
             hint="prepare the same file again, or start a new run",
