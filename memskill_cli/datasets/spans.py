@@ -50,11 +50,6 @@ def count_tokens(text: str) -> int:
     return len(_cl100k().encode_ordinary(text))
 
 
-def count_tokens(text: str) -> int:
-    """How many cl100k_base tokens ``text`` has."""
-    return len(_cl100k().encode_ordinary(text))
-
-
 def _pieces(session: Session, mode: SpanMode, size: int, overlap: int) -> Iterator[str]:
     turns = session.turns
     if mode == "turn":
