@@ -73,6 +73,7 @@ def train(
         import asyncio
 
         from memskill_cli.cli.prepare import ensure_prepared
+        from memskill_cli.runs.trackers import require
         from memskill_cli.training import launch
 
         if resume:
@@ -82,6 +83,7 @@ def train(
             finished = opened.manifest().status == "finished" and not _longer(before, settings)
         else:
             settings = o.settings_of(ctx.params, "train")
+            require(settings.tracker)
             ensure_prepared(out, settings.dataset, data_dir)
             opened = launch.start(runs_dir, run, settings, data_dir, init_skills)
             finished = False

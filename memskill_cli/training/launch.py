@@ -11,6 +11,7 @@ from memskill_cli.config import Config, to_dict
 from memskill_cli.datasets.base import PreparedSplit, load_manifest, load_split
 from memskill_cli.errors import DataError, RunError
 from memskill_cli.runs.run_dir import RunDir, find_run, new_name
+from memskill_cli.runs.trackers import tracked
 from memskill_cli.services import Access, services
 from memskill_cli.skills.markdown import import_bank
 from memskill_cli.skills.seeds import seed_bank
@@ -19,7 +20,7 @@ from memskill_cli.training.evolution import designer_of
 from memskill_cli.training.trainer import Trainer, Watcher
 
 FREE_TO_CHANGE = (
-    *("limits", "preset", "models.api_base", "models.timeout", "models.retries"),
+    *("limits", "preset", "tracker", "models.api_base", "models.timeout", "models.retries"),
     *("train.outer_epochs", "train.keep_checkpoints"),
 )
 """Settings a resumed run may change without becoming another experiment."""
@@ -28,9 +29,15 @@ FREE_TO_CHANGE = (
 def start(runs_dir: Path, name: str | None, settings: Config, data_dir: Path, skills: Path | None = None) -> RunDir:
     """A new run directory for prepared data, its first stage's bank in it: the seeds, or the ``skills`` given.
 
-    Raises SkillBankError, before anything is made, for ``skills`` that are none.
+    Raises, before anything is made, SkillBankError for ``skills`` that are none and DataError for a benchmark that has
+    nothing to train on.
     """
     manifest = load_manifest(settings.dataset, data_dir)
+    if "train" not in manifest.splits:
+        raise DataError(
+            f"{settings.dataset} in {data_dir} has no training split, only {', '.join(manifest.splits)}",
+            hint=f"train on locomo, then see how it transfers: memskill eval --dataset {settings.dataset}",
+        )
     bank = import_bank(skills) if skills is not None else seed_bank(noop=settings.controller.noop_seed)
     run = RunDir.create(runs_dir, name or new_name(settings.dataset), settings, manifest.digest_of("train"))
     stages.write(run.stages, stages.Stage(0, bank))
@@ -96,6 +103,8 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
         traces: PreparedSplit = load_split(settings.dataset, data_dir, "train")
         if not len(traces):
             raise DataError(f"{settings.dataset} has no training traces in {data_dir}")
+        if settings.dataset == "longmemeval":
+            notice("the paper trains on LoCoMo and only evaluates on LongMemEval: nothing published compares with this")
         run.write_config(settings)
         run.set_status("running")
         finished = False
@@ -106,8 +115,19 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
                 trainer = Trainer(run, settings, opened.world, opened.ledger, traces, bank, designer, Watcher())
                 trainer.resume()
                 notice(f"run {run.name}: inner epochs {trainer.done} to {trainer.total}, {len(traces)} traces")
-                trainer.watcher = progress.begin(trainer.spans_ahead(), notice)
-                await trainer.train()
+                with tracked(run, settings, notice) as log:
+                    trainer.watcher = _logging(progress.begin(trainer.spans_ahead(), notice), trainer, log)
+                    await trainer.train()
                 finished = True
         finally:
             run.set_status("finished" if finished else "paused")
+
+
+def _logging(watcher: Watcher, trainer: Trainer, log: Callable[[int, dict[str, Any]], None]) -> Watcher:
+    """``watcher``, with every row of metrics also given to a tracker."""
+
+    def epoch(row: dict[str, Any]) -> None:
+        watcher.epoch(row)
+        log(trainer.done, row)
+
+    return dataclasses.replace(watcher, epoch=epoch)
