@@ -34,6 +34,7 @@ from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing.server import Request, ScriptedServer
 from memskill_cli.training import stages
+from memskill_cli.training.curriculum import Conversations
 from memskill_cli.training.trainer import Trainer, Watcher
 
 JOBS = ["baker", "nurse", "pilot", "judge", "tailor", "miner"]
@@ -141,7 +142,8 @@ async def one_run(seed: int, url: str, variant: str, stages_: int, epochs: int) 
         traces = [diary(number, seed) for number in range(24)]
         async with opened(settings, folder, "train") as found:
             designer = Designer(found.world.gateway, settings.designer) if settings.train.evolve else None
-            trainer = Trainer(run, settings, found.world, found.ledger, traces, seed_bank(), designer, Watcher())
+            lessons = Conversations(settings, traces)
+            trainer = Trainer(run, settings, found.world, found.ledger, lessons, seed_bank(), designer, Watcher())
             await trainer.train()
         known = stages.read_all(run.stages)
         fates = [

@@ -36,6 +36,7 @@ from memskill_cli.services import Access, Services, services
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.training.curriculum import Conversations
 from memskill_cli.training.rollout import run_episode
 from memskill_cli.training.trainer import Trainer, Watcher
 
@@ -151,7 +152,8 @@ async def one_seed(seed: int, url: str, epochs: int, report: Callable[[str], Non
         unread = [diary(number, seed) for number in range(100, 132)]
         bank = seed_bank(noop=True)
         async with opened(settings, folder, "train") as found:
-            trainer = Trainer(run, settings, found.world, found.ledger, train, bank, None, Watcher())
+            lessons = Conversations(settings, train)
+            trainer = Trainer(run, settings, found.world, found.ledger, lessons, bank, None, Watcher())
             await trainer.train()
             skills_SD = torch.from_numpy(await found.world.spaces.state.aencode([s.description for s in bank.skills]))
             trained: Callable[[Vector], Choice] = partial(choose, trainer.controller, skills_SD=skills_SD, k=1)

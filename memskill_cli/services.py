@@ -11,6 +11,7 @@ from pathlib import Path
 
 import platformdirs
 
+from memskill_cli.agent.actor import Playground, chars_that_fit
 from memskill_cli.config import EMBEDDED, Config
 from memskill_cli.llm.cache import ResponseCache
 from memskill_cli.llm.embeddings import embed_texts, served_by
@@ -44,11 +45,29 @@ class Services:
     ledger: Ledger
 
 
+def games_of(dataset: str, data_dir: Path, split: str) -> Path | None:
+    """The folder of the games of a prepared split; None for a benchmark whose queries are questions."""
+    if dataset != "alfworld":
+        return None
+    from memskill_cli.datasets.alfworld import games_root
+    from memskill_cli.datasets.base import load_manifest
+
+    return games_root(load_manifest(dataset, data_dir), split)
+
+
 @asynccontextmanager
 async def services(
-    settings: Config, access: Access, usage_file: Path, scope: str, notice: Callable[[str], None]
+    settings: Config,
+    access: Access,
+    usage_file: Path,
+    scope: str,
+    notice: Callable[[str], None],
+    games: Path | None = None,
 ) -> AsyncIterator[Services]:
-    """Gateway, encoders and ledger of one command; ``scope`` ("train", or an evaluation's id) has one budget."""
+    """Gateway, encoders and ledger of one command; ``scope`` ("train", or an evaluation's id) has one budget.
+
+    ``games`` is the folder of the games that are to be played, of a benchmark whose queries are tasks.
+    """
     if EMBEDDED in (getattr(settings.models, role) for role in ROLES):
         notice(
             "using the embedded model, a small one for demonstrations (Qwen2.5-Coder-1.5B); "
@@ -64,7 +83,25 @@ async def services(
         spaces = _spaces(settings, access, keys, ledger, notice, stack)
         gateway = Gateway(settings.models, settings.limits, keys=keys, ledger=ledger, cache=cache, notice=notice)
         stack.push_async_callback(gateway.aclose)
-        yield Services(World(gateway, spaces, settings.memory, settings.reward, settings.dataset), ledger)
+        playground = await stack.enter_async_context(_playground(settings, gateway, games, notice)) if games else None
+        world = World(gateway, spaces, settings.memory, settings.reward, settings.dataset, playground)
+        yield Services(world, ledger)
+
+
+@asynccontextmanager
+async def _playground(
+    settings: Config, gateway: Gateway, games: Path, notice: Callable[[str], None]
+) -> AsyncIterator[Playground]:
+    """The environment processes, which know of nothing but games."""
+    from memskill_cli.games.pool import GamePool
+
+    how = settings.alfworld
+    pool = GamePool(games, workers=how.workers, deadline=how.deadline, notice=notice)
+    room = chars_that_fit(gateway.window("answer"), settings.models.answer_max_tokens)
+    try:
+        yield Playground(pool, how.steps, how.query, room)
+    finally:
+        await pool.aclose()
 
 
 def _spaces(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memskill_cli.agent.designer_evidence import Style
 from memskill_cli.agent.parsing import ParsedReply, check_actions, parse_reply
 from memskill_cli.agent.prompts import Message, messages, numbered
 from memskill_cli.config import MemoryConfig
@@ -20,10 +21,10 @@ GRAMMAR_ACTIONS = 8
 
 
 class Executor:
-    """Turns (span, memories shown, skills chosen) into changes of a memory bank."""
+    """Turns (span, memories shown, skills chosen) into changes of a memory bank; ``style`` is what spans are about."""
 
-    def __init__(self, gateway: Gateway, spaces: Spaces, config: MemoryConfig) -> None:
-        self._gateway = gateway
+    def __init__(self, gateway: Gateway, spaces: Spaces, config: MemoryConfig, style: Style = "conversational") -> None:
+        self._gateway, self._style = gateway, style
         self._spaces = spaces
         self._config = config
 
@@ -39,7 +40,7 @@ class Executor:
         try:
             reply = await self._gateway.ask(
                 "executor",
-                executor_messages(span, shown, skills),
+                executor_messages(span, shown, skills, self._style),
                 parse=_parse,
                 grammar=executor_grammar(allowed, len(shown), min(GRAMMAR_ACTIONS, self._config.max_actions)),
             )
@@ -78,10 +79,13 @@ class Executor:
                     pass
 
 
-def executor_messages(span: Span, shown: Sequence[Retrieved], skills: Sequence[Skill]) -> list[Message]:
+def executor_messages(
+    span: Span, shown: Sequence[Retrieved], skills: Sequence[Skill], style: Style = "conversational"
+) -> list[Message]:
     """The prompt: skills first (they repeat), then the memories, then the span."""
+    system = "executor_embodied" if style == "embodied" else "executor"
     described = "\n\n".join(f"### {s.name}\nAction type: {s.action.value.upper()}\n{s.body}" for s in skills)
-    return messages("executor", skills=described, memories=numbered(m.item.text for m in shown), span=span.text)
+    return messages(system, skills=described, memories=numbered(m.item.text for m in shown), span=span.text)
 
 
 def _parse(text: str) -> ParsedReply:

@@ -6,7 +6,8 @@ grammar made for each call leaves them no such words. llama.cpp describes the no
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from memskill_cli.records import Action
@@ -59,3 +60,9 @@ def _executor_grammar(actions: frozenset[Action], memories: int, max_actions: in
 def judge_grammar() -> str:
     """The judge's JSON: a short explanation, then a score of 0, 0.5 or 1."""
     return _JUDGE
+
+
+def command_grammar(commands: Sequence[str]) -> str:
+    """One of ``commands``, as it is."""
+    quoted = (json.dumps(command, ensure_ascii=False) for command in commands)
+    return f"root ::= {' | '.join(quoted)}\n"

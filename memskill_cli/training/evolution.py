@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from memskill_cli.agent.designer import Attempt, Designer, Proposal, apply
+from memskill_cli.agent.designer_evidence import MAX_CHARS
 from memskill_cli.agent.hard_cases import HardCasePool, select
 from memskill_cli.config import Config, DesignerConfig
 from memskill_cli.llm.gateway import Gateway
@@ -20,6 +21,7 @@ from memskill_cli.llm.models import is_embedded
 from memskill_cli.memory.encoders import CachedEncoder
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.training import stages
+from memskill_cli.training.rollout import style_of
 from memskill_cli.training.stages import Stage
 
 EMBEDDED_CHARS = 8000
@@ -28,9 +30,8 @@ EMBEDDED_CHARS = 8000
 
 def designer_of(gateway: Gateway, settings: Config) -> Designer:
     """The designer of a run, shown no more than its model can read."""
-    if is_embedded(settings.models.designer):
-        return Designer(gateway, settings.designer, max_chars=EMBEDDED_CHARS)
-    return Designer(gateway, settings.designer)
+    max_chars = EMBEDDED_CHARS if is_embedded(settings.models.designer) else MAX_CHARS
+    return Designer(gateway, settings.designer, style_of(settings.dataset), max_chars=max_chars)
 
 
 class Evolution:

@@ -12,16 +12,17 @@ from memskill_cli.datasets.base import PreparedSplit, load_manifest, load_split
 from memskill_cli.errors import DataError, RunError
 from memskill_cli.runs.run_dir import RunDir, find_run, new_name
 from memskill_cli.runs.trackers import tracked
-from memskill_cli.services import Access, services
+from memskill_cli.services import Access, games_of, services
 from memskill_cli.skills.markdown import import_bank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.training import stages
+from memskill_cli.training.curriculum import curriculum_of
 from memskill_cli.training.evolution import designer_of
 from memskill_cli.training.trainer import Trainer, Watcher
 
 FREE_TO_CHANGE = (
     *("limits", "preset", "tracker", "models.api_base", "models.timeout", "models.retries"),
-    *("train.outer_epochs", "train.keep_checkpoints"),
+    *("train.outer_epochs", "train.keep_checkpoints", "alfworld.workers", "alfworld.deadline"),
 )
 """Settings a resumed run may change without becoming another experiment."""
 
@@ -104,17 +105,21 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
         if not len(traces):
             raise DataError(f"{settings.dataset} has no training traces in {data_dir}")
         if settings.dataset == "longmemeval":
-            notice("the paper trains on LoCoMo and only evaluates on LongMemEval: nothing published compares with this")
+            notice(
+                "training on LongMemEval: the paper trains on LoCoMo and only evaluates here, so expect other numbers"
+            )
+        curriculum = curriculum_of(settings, traces, notice)
+        games = games_of(settings.dataset, data_dir, "train")
         run.write_config(settings)
         run.set_status("running")
         finished = False
         try:
-            async with services(settings, access, run.usage, "train", notice) as opened:
+            async with services(settings, access, run.usage, "train", notice, games) as opened:
                 bank = stages.read_all(run.stages)[0].bank
                 designer = designer_of(opened.world.gateway, settings) if settings.train.evolve else None
-                trainer = Trainer(run, settings, opened.world, opened.ledger, traces, bank, designer, Watcher())
+                trainer = Trainer(run, settings, opened.world, opened.ledger, curriculum, bank, designer, Watcher())
                 trainer.resume()
-                notice(f"run {run.name}: inner epochs {trainer.done} to {trainer.total}, {len(traces)} traces")
+                notice(f"run {run.name}: inner epochs {trainer.done} to {trainer.total}, {len(curriculum)} traces")
                 with tracked(run, settings, notice) as log:
                     trainer.watcher = _logging(progress.begin(trainer.spans_ahead(), notice), trainer, log)
                     await trainer.train()

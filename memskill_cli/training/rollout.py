@@ -1,5 +1,6 @@
 """One episode: read a trace span by span with the skill bank fixed, then ask its memory the queries (section 3).
 
+In ALFWorld a query is a task, and asking it is playing it.
 Evaluation reads and asks in the same way, with another way to choose skills.
 """
 
@@ -12,19 +13,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memskill_cli.agent.actor import Playground, act, report
 from memskill_cli.agent.answerer import answer, recall_from
 from memskill_cli.agent.controller import ChooseSkills, make_state
+from memskill_cli.agent.designer_evidence import Style
 from memskill_cli.agent.executor import Executor
 from memskill_cli.config import MemoryConfig, RewardConfig
-from memskill_cli.errors import ModelError, UnreadableReplyError
+from memskill_cli.errors import GameError, ModelError, UnreadableReplyError
 from memskill_cli.evaluation.judge import judge
 from memskill_cli.evaluation.scoring import score_f1
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.spaces import Spaces
-from memskill_cli.records import Answer, Episode, Query, Recall, Span, Step
+from memskill_cli.records import Answer, Episode, Query, Recall, Retrieved, Span, Step
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.training.rewards import process_reward, spread
+
+
+def style_of(dataset: str) -> Style:
+    """What a benchmark's traces are about: what was said, or how something was done."""
+    return "embodied" if dataset == "alfworld" else "conversational"
 
 
 def no_progress() -> None:
@@ -40,6 +48,8 @@ class World:
     memory: MemoryConfig
     reward: RewardConfig
     dataset: str
+    playground: Playground | None = None
+    """Where queries are played, of a benchmark whose queries are tasks."""
 
 
 async def read(
@@ -54,7 +64,7 @@ async def read(
 
     Spans depend on each other through the memory they leave, so a trace is a chain of calls.
     """
-    executor = Executor(world.gateway, world.spaces, world.memory)
+    executor = Executor(world.gateway, world.spaces, world.memory, style_of(world.dataset))
     span_vectors = await world.spaces.state.aencode([span.text for span in spans])
     steps = []
     for span, vector in zip(spans, span_vectors, strict=True):
@@ -71,11 +81,35 @@ async def read(
 
 
 async def ask(world: World, recall: Recall, query: Query, *, judged: bool) -> Answer:
-    """One query answered and scored, if ``judged`` by the judge too. Raises ModelError when a call fails for good."""
+    """One query answered and scored, if ``judged`` by the judge too. Raises ModelError when a call fails for good.
+
+    A task is played instead, and never judged.
+    """
+    if world.playground is not None:
+        return await play(world, world.playground, recall, query)
     retrieved = await recall(query)
     prediction = await answer(world.gateway, query, retrieved)
     scored = Answer(query, prediction, tuple(retrieved), score_f1(world.dataset, query, prediction))
     return await with_verdict(world, scored) if judged else scored
+
+
+async def play(world: World, where: Playground, recall: Recall, task: Query) -> Answer:
+    """One task played from its beginning: 1 for success and 0 for none.
+
+    A game that breaks down is the answer's ``error`` and has no score. Raises ModelError when a call fails for good.
+    """
+    retrieved: Sequence[Retrieved] = ()
+    try:
+        async with where.games.game(task.query_id) as game:
+            seen = game.scene.observation
+            asked = task if where.query == "goal" else dataclasses.replace(task, question=seen)
+            retrieved = await recall(asked)
+            played = await act(
+                world.gateway, game, task.question, retrieved, steps=where.steps, max_chars=where.max_chars
+            )
+    except GameError as error:
+        return Answer(task, "", tuple(retrieved), None, error=f"game: {error.message}")
+    return Answer(task, report(played), tuple(retrieved), float(played.won), played=played)
 
 
 async def with_verdict(world: World, answer: Answer) -> Answer:
@@ -124,6 +158,6 @@ def episode_reward(answers: Sequence[Answer], kind: str) -> float:
     if not known:
         raise ModelError(
             f"none of {len(answers)} answers could be scored: {answers[0].error if answers else 'no queries'}",
-            hint="nothing is lost: the same command with --resume goes on; --judge-model chooses another judge",
+            hint="nothing is lost: the same command with --resume goes on",
         )
     return float(np.mean(known))

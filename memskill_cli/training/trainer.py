@@ -3,11 +3,12 @@
     for each outer epoch (a stage):
         roll back if the last stage lost, then let the designer change the bank     evolution.py
         for each inner epoch:
-            read a batch of traces, each an episode, with the skill bank fixed      rollout.py
+            draw a batch of episodes: what is read, what is asked                   curriculum.py
+            read and ask, with the skill bank fixed                                 rollout.py
             reward every step                                                       rewards.py
             update the controller                                                   ppo.py
             remember what was answered wrong                                        hard_cases.py
-            write metrics, then a checkpoint                                        runs/checkpoint.py
+            write metrics, then a checkpoint                                        metrics.py, runs/checkpoint.py
         judge the stage by the last quarter of its rewards                          stages.py
 
 Every random draw is seeded from (seed, outer, inner, episode) and episodes are merged in batch order, so a run's
@@ -19,12 +20,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from memskill_cli import files
@@ -32,15 +31,14 @@ from memskill_cli.agent.controller import Controller, Exploration, choose
 from memskill_cli.agent.designer import Designer
 from memskill_cli.agent.hard_cases import HardCasePool
 from memskill_cli.config import Config
-from memskill_cli.datasets.spans import cut
-from memskill_cli.evaluation.scoring import sample_queries
 from memskill_cli.llm.ledger import Ledger
-from memskill_cli.randomness import batch_of, seed_from
-from memskill_cli.records import Episode, Span, Trace, Usage
+from memskill_cli.randomness import seed_from
+from memskill_cli.records import Episode
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills.bank import SkillBank
-from memskill_cli.training import ppo, stages
+from memskill_cli.training import metrics, ppo, stages
+from memskill_cli.training.curriculum import Curriculum, Lesson
 from memskill_cli.training.evolution import Evolution
 from memskill_cli.training.rollout import World, run_episode
 
@@ -63,20 +61,19 @@ class Trainer:
         settings: Config,
         world: World,
         ledger: Ledger,
-        traces: Sequence[Trace],
+        curriculum: Curriculum,
         bank: SkillBank,
         designer: Designer | None,
         watcher: Watcher,
     ) -> None:
         self.run, self.settings, self.world, self.ledger = run, settings, world, ledger
-        self.traces, self.bank, self.designer, self.watcher = traces, bank, designer, watcher
+        self.curriculum, self.bank, self.designer, self.watcher = curriculum, bank, designer, watcher
         self.evolution = Evolution(run.stages, settings.designer, lambda text: self.watcher.notice(text))
         self.pool = HardCasePool(settings.designer)
         self.controller = Controller.seeded(world.spaces.state.dim, settings.controller.hidden, settings.seed)
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.ppo.learning_rate)
         self.done = 0
         self.window_start = 0  # inner epoch from which the bank's new skills are explored
-        self._spans: dict[int, list[Span]] = {}
 
     @property
     def total(self) -> int:
@@ -84,8 +81,8 @@ class Trainer:
         return self.settings.train.outer_epochs * self.settings.train.inner_epochs
 
     def spans_ahead(self) -> int:
-        """Spans still to be read, for a progress bar; the batches are known from their numbers."""
-        return sum(len(self.spans(trace)) for number in range(self.done, self.total) for trace in self._batch(number))
+        """Spans still to be read, for a progress bar; the episodes are known from their numbers."""
+        return sum(len(lesson.spans) for done in range(self.done, self.total) for lesson in self._lessons(done))
 
     def resume(self) -> None:
         """Go back to the newest sound checkpoint and drop the metrics that came after it."""
@@ -113,7 +110,8 @@ class Trainer:
             stats = self._learn(episodes, outer, inner, skills_SD)
             self._observe(episodes)
             self.done += 1
-            row = self._metrics(outer, inner, episodes, stats, before, time.monotonic() - began)
+            effort = metrics.Effort(before, self.ledger.usage(), time.monotonic() - began)
+            row = metrics.row_of(outer, inner, self.bank, episodes, stats, effort)
             files.append_line(self.run.metrics, row)
             if inner + 1 == self.settings.train.inner_epochs:
                 self._close_stage(outer)
@@ -161,17 +159,16 @@ class Trainer:
 
     async def _collect(self, outer: int, inner: int, skills_SD: torch.Tensor) -> list[Episode]:
         """One batch of episodes, run together and returned in batch order."""
-        number = outer * self.settings.train.inner_epochs + inner
         tasks = []
         try:
             async with asyncio.TaskGroup() as group:
-                for index, trace in enumerate(self._batch(number)):
-                    tasks.append(group.create_task(self._episode(outer, inner, index, trace, skills_SD)))
+                for index, lesson in enumerate(self._lessons(self.done)):
+                    tasks.append(group.create_task(self._episode(outer, inner, index, lesson, skills_SD)))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _episode(self, outer: int, inner: int, index: int, trace: int, skills_SD: torch.Tensor) -> Episode:
+    async def _episode(self, outer: int, inner: int, index: int, lesson: Lesson, skills_SD: torch.Tensor) -> Episode:
         settings = self.settings
         generator = torch.Generator().manual_seed(seed_from(settings.seed, outer, inner, index))
         pick = partial(
@@ -182,11 +179,7 @@ class Trainer:
             generator=generator,
             exploration=self._exploration(),
         )
-        source = self.traces[trace]
-        queries = sample_queries(
-            source.queries, settings.reward.query_ratio, (settings.seed, source.trace_id, outer, inner)
-        )
-        return await run_episode(self.world, self.spans(trace), queries, self.bank, pick, self.watcher.span)
+        return await run_episode(self.world, lesson.spans, lesson.queries, self.bank, pick, self.watcher.span)
 
     def _learn(self, episodes: Sequence[Episode], outer: int, inner: int, skills_SD: torch.Tensor) -> ppo.PPOStats:
         generator = torch.Generator().manual_seed(seed_from(self.settings.seed, "ppo", outer, inner))
@@ -213,41 +206,6 @@ class Trainer:
         fade = max(0.0, 1 - (self.done - self.window_start) / how.new_skill_epochs)
         new_S = torch.tensor([name in self.bank.new for name in self.bank.names])
         return Exploration(new_S, how.p_min, fade)
-
-    def _metrics(
-        self,
-        outer: int,
-        inner: int,
-        episodes: Sequence[Episode],
-        stats: ppo.PPOStats,
-        before: Usage,
-        seconds: float,
-    ) -> dict[str, Any]:
-        """One line of ``metrics.jsonl``."""
-        steps = [step for episode in episodes for step in episode.steps]
-        rewards = [episode.reward for episode in episodes]
-        names = self.bank.names
-        now = self.ledger.usage()
-        return {
-            "outer": outer,
-            "inner": inner,
-            "stage": self.bank.stage,
-            "episode_reward_mean": float(np.mean(rewards)),
-            "episode_reward_std": float(np.std(rewards)),
-            "process_reward_mean": float(np.mean([step.process_reward for step in steps])),
-            **dataclasses.asdict(stats),
-            "steps": len(steps),
-            "skill_usage": dict(Counter(names[index] for step in steps for index in step.choice.skills)),
-            "actions": dict(Counter(a.action.value for step in steps for a in step.execution.applied)),
-            "rejected_actions": sum(sum(step.execution.rejected.values()) for step in steps),
-            "rejected": dict(sum((Counter(step.execution.rejected) for step in steps), Counter())),
-            "unreadable_replies": sum(step.execution.unreadable for step in steps),
-            "memories_mean": float(np.mean([episode.memories for episode in episodes])),
-            "llm_calls": now.calls - before.calls,
-            "cached_calls": now.cached_calls - before.cached_calls,
-            "cost_usd": round(now.cost_usd - before.cost_usd, 6),
-            "seconds": round(seconds, 3),
-        }
 
     def _close_stage(self, outer: int) -> None:
         rows = [row for row in files.read_jsonl(self.run.metrics) if row["outer"] == outer]
@@ -276,21 +234,10 @@ class Trainer:
         if champion is not None:
             champion.bank.save(self.run.skill_bank)
 
-    def spans(self, trace: int) -> list[Span]:
-        """The spans of a training trace, cut once."""
-        if trace not in self._spans:
-            how = self.settings.train
-            self._spans[trace] = cut(
-                self.traces[trace],
-                how.span_mode,
-                chunk_size=how.chunk_size,
-                chunk_overlap=how.chunk_overlap,
-                max_spans=how.max_spans,
-            )
-        return self._spans[trace]
-
-    def _batch(self, number: int) -> list[int]:
-        return batch_of(self.settings.train.batch_size, len(self.traces), number, self.settings.seed)
+    def _lessons(self, done: int) -> Iterator[Lesson]:
+        """The material of the inner epoch that comes after ``done`` others."""
+        outer, inner = divmod(done, self.settings.train.inner_epochs)
+        return (self.curriculum.lesson(outer, inner, index) for index in range(self.settings.train.batch_size))
 
     def _number(self, row: dict[str, Any]) -> int:
         return int(row["outer"]) * self.settings.train.inner_epochs + int(row["inner"])

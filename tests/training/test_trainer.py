@@ -26,6 +26,7 @@ from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing import rules
 from memskill_cli.testing.server import Request, ScriptedServer
 from memskill_cli.training import stages
+from memskill_cli.training.curriculum import Conversations
 from memskill_cli.training.rollout import World
 from memskill_cli.training.trainer import Trainer, Watcher
 
@@ -88,7 +89,8 @@ class Rig:
         watcher = Watcher(epoch=lambda row: epoch(row, server.requests), notice=self.notices.append)
         try:
             bank = seed_bank(noop=False)
-            self.trainer = Trainer(self.run, self.settings, world, ledger, TRACES, bank, None, watcher)
+            lessons = Conversations(self.settings, TRACES)
+            self.trainer = Trainer(self.run, self.settings, world, ledger, lessons, bank, None, watcher)
             self.trainer.resume()
             if not only_resume:
                 await self.trainer.train()
