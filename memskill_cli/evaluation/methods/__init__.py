@@ -20,6 +20,8 @@ METHODS = {
     "no-memory": "plain:NoMemory",
     "full-context": "plain:FullContext",
     "rag": "plain:Rag",
+    "mem0": "mem0:Mem0",
+    "langmem": "langmem:LangMem",
 }
 """Name as typed: module of this package and class."""
 

@@ -1,0 +1,105 @@
+"""LangMem (LangChain's own memory package) as a method: its store manager and its search.
+
+Usually one call a span: the manager looks up memories near the span, and one reply of tool calls adds, patches and
+removes (calls that don't fit their schema are sent back for repair, as LangMem does). Memories live in LangGraph's
+store in this process; tracing is off, whatever the environment says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from memskill_cli.evaluation.methods.systems import ExecutorModel, Kept, System
+from memskill_cli.memory.encoders import CachedEncoder
+from memskill_cli.records import MemoryItem, Query, Retrieved
+
+_NAMESPACE = ("memories",)  # each trace has a store of its own, so that one name does for all
+
+
+class LangMem(System):
+    """``--method langmem``."""
+
+    package, module, extra = "langmem", "langmem", "langmem"
+
+    async def open(self) -> None:
+        await super().open()
+        await asyncio.to_thread(_load)
+
+    def store(self, model: ExecutorModel) -> LangMemStore:
+        return LangMemStore(model, self.site.world.spaces.retrieval, self.site.settings.memory.top_k)
+
+
+class LangMemStore:
+    """One trace in a LangGraph store of its own."""
+
+    def __init__(self, model: ExecutorModel, encoder: CachedEncoder, top_k: int) -> None:
+        from langmem import create_memory_store_manager
+
+        from memskill_cli.evaluation.methods.langmem_chat import GatewayChat
+
+        self._top_k = top_k
+        self._store = _counting_store(encoder)
+        self._manager = create_memory_store_manager(GatewayChat(model=model), namespace=_NAMESPACE, store=self._store)
+
+    async def add(self, text: str, date: str) -> None:
+        from langsmith import tracing_context
+
+        with tracing_context(enabled=False):
+            await self._manager.ainvoke({"messages": [{"role": "user", "content": text}]})
+
+    async def recall(self, query: Query) -> list[Retrieved]:
+        found = await self._store.asearch(_NAMESPACE, query=query.question, limit=self._top_k)
+        return [Retrieved(MemoryItem(item.key, _text(item), ()), item.score or 0.0) for item in found]
+
+    def items(self) -> list[Kept]:
+        found = self._store.search(_NAMESPACE, limit=self._store.last)
+        return [Kept(id=item.key, text=_text(item), date="") for item in sorted(found, key=lambda item: item.key)]
+
+    async def restore(self, items: Sequence[Kept]) -> None:
+        for item in items:
+            await self._store.put_as(item["id"], {"kind": "Memory", "content": {"content": item["text"]}})
+
+
+def _counting_store(encoder: CachedEncoder) -> Any:
+    """LangGraph's store in this process, with keys that count up.
+
+    LangMem draws the key of a new memory at random and shows it to the model. Counted, the same replies lead to the
+    same prompts, and so to the cache.
+    """
+    from langgraph.store.memory import InMemoryStore
+
+    from memskill_cli.evaluation.methods.langmem_chat import GatewayEmbeddings
+
+    class CountingStore(InMemoryStore):
+        last = 0
+
+        async def aput(
+            self, namespace: tuple[str, ...], key: str, value: dict[str, Any], *args: Any, **more: Any
+        ) -> None:
+            if self.get(namespace, key) is None:
+                self.last += 1
+                key = f"m{self.last:06d}"
+            await super().aput(namespace, key, value, *args, **more)
+
+        async def put_as(self, key: str, value: dict[str, Any]) -> None:
+            self.last = max(self.last, int(key.removeprefix("m")))
+            await super().aput(_NAMESPACE, key, value)
+
+    # The text itself is what is embedded, as by every other method, and not the JSON it is wrapped in.
+    return CountingStore(index={"embed": GatewayEmbeddings(encoder), "dims": 0, "fields": ["content.content"]})
+
+
+def _text(item: Any) -> str:
+    return str(item.value["content"]["content"])
+
+
+def _load() -> None:
+    import langmem  # noqa: F401
+
+    import memskill_cli.evaluation.methods.langmem_chat  # noqa: F401
+
+    for name in ("extraction", "trustcall", "langmem", "langgraph"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # they log what models said

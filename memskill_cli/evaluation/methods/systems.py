@@ -1,0 +1,190 @@
+"""Memory systems of others, each with its own pipeline, prompts and store, on our terms.
+
+They read the same spans with the same executor model and the same retrieval encoder as everyone else, and what they
+recall goes through the same answer prompt. A finished trace's memories are written down as JSON, so that the same
+evaluation again asks nothing; a trace cut short is read again, its model calls from the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from importlib import metadata, util
+from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
+
+import orjson
+
+from memskill_cli import files
+from memskill_cli.agent.reply_blocks import without_thoughts
+from memskill_cli.config import digest
+from memskill_cli.errors import MemskillError, ModelError, UnreadableReplyError, UsageError
+from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Memory, Method
+from memskill_cli.llm.gateway import Gateway, Message
+from memskill_cli.records import Query, Retrieved, Span, Trace
+
+T = TypeVar("T")
+MAX_TOKENS = 2000
+"""Longest reply of the executor model to another system: what Mem0 allows itself."""
+JSON_TEXT = r"""
+string ::= "\"" char{1,200} "\""
+char ::= [^"\\\x00-\x1F\x7F] | "\\" ["\\/bfnrt]
+""".lstrip()
+"""GBNF of a short JSON string, for the embedded model: one that repeats itself is stopped there."""
+_DATE_LINE = re.compile(r"\[([^\]\n]+)\]\n")
+
+
+class Kept(TypedDict):
+    """One memory as it is written down. ``date`` is that of its session, "" if the system keeps none beside it."""
+
+    id: str
+    text: str
+    date: str
+
+
+class Store(Protocol):
+    """One trace's memory in another system."""
+
+    async def add(self, text: str, date: str) -> None:
+        """Let the system read one span. ``text`` begins with the date line, if there is one."""
+
+    async def recall(self, query: Query) -> Sequence[Retrieved]: ...
+
+    def items(self) -> list[Kept]:
+        """What it remembers, oldest first."""
+
+    async def restore(self, items: Sequence[Kept]) -> None:
+        """Take in what :meth:`items` gave, without a model call. Only for a store that is still empty."""
+
+
+class ExecutorModel:
+    """The executor model as a library may ask it. One for each trace; lives within one event loop.
+
+    Such libraries catch whatever goes wrong in a call and take it for "nothing to remember". So the first failure is
+    kept: every later call raises it at once, and :meth:`check` raises it to the harness. ``unreadable`` counts replies
+    that could not be read even when asked again; the library is then told nothing was said.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.unreadable = 0
+        self._gateway = gateway
+        self._loop = asyncio.get_running_loop()
+        self._failure: Exception | None = None
+
+    async def ask(self, messages: list[Message], parse: Callable[[str], T], grammar: str) -> T | None:
+        """The parsed reply, or None if it could not be read."""
+        self.check()
+        try:
+            reply = await self._gateway.ask("executor", messages, parse=parse, grammar=grammar, max_tokens=MAX_TOKENS)
+        except UnreadableReplyError:
+            self.unreadable += 1
+            return None
+        except asyncio.CancelledError:
+            self.stop()
+            raise
+        except Exception as error:
+            self._failure = error
+            raise
+        return reply.value
+
+    def ask_from_thread(self, messages: list[Message], parse: Callable[[str], T], grammar: str) -> T | None:
+        """The same for code that runs in another thread than the event loop."""
+        self.check()
+        return asyncio.run_coroutine_threadsafe(self.ask(messages, parse, grammar), self._loop).result()
+
+    def stop(self) -> None:
+        """Nobody waits any more: let the library come to its end without another call."""
+        self._failure = self._failure or ModelError("stopped while a trace was read")
+
+    def check(self) -> None:
+        """Raise what went wrong in any call so far."""
+        if self._failure is not None:
+            raise self._failure
+
+
+class System(Method):
+    """A method that is another system; a subclass names its package and makes its stores."""
+
+    uses = "nothing"
+    ignores = (
+        CONTROLLER
+        | WINDOW
+        | frozenset({"models.executor_max_tokens", "memory.max_chars", "memory.max_actions", "memory.server"})
+    )
+    package: ClassVar[str]
+    module: ClassVar[str]
+    extra: ClassVar[str]
+    _unreadable = 0
+
+    @abstractmethod
+    def store(self, model: ExecutorModel) -> Store:
+        """An empty store of the system, which asks ``model``."""
+
+    async def open(self) -> None:
+        if util.find_spec(self.module) is None:
+            raise UsageError(
+                f"{self.package} is not installed",
+                hint=f'pip install "memskill[{self.extra}]" (from a checkout: ".[…]")',
+            )
+
+    async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
+        model = ExecutorModel(self.site.world.gateway)
+        store = self.store(model)
+        file = self.site.folder / f"{digest(trace.trace_id)}.json"
+        if file.exists():
+            await store.restore(orjson.loads(file.read_bytes())["memories"])
+            for _ in spans:
+                advance()
+        else:
+            for span in spans:
+                await self._read(store, model, span)
+                advance()
+            files.write_json(file, {"trace_id": trace.trace_id, "system": self._system(), "memories": store.items()})
+        self._unreadable += model.unreadable
+        return Memory(store.recall, len(store.items()))
+
+    async def _read(self, store: Store, model: ExecutorModel, span: Span) -> None:
+        try:
+            await store.add(span.text, date_of(span))
+        except MemskillError:
+            raise
+        except asyncio.CancelledError:
+            model.stop()
+            raise
+        except Exception as error:  # a fault of the library costs its own trace, not the evaluation
+            model.check()
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ModelError(f"{self.package} failed at span {span.index} of {span.trace_id}: {what}") from error
+        model.check()
+
+    def facts(self) -> dict[str, Any]:
+        return {"system": self._system(), "unreadable_replies": self._unreadable}
+
+    def _system(self) -> str:
+        return f"{self.package} {metadata.version(self.package)}"
+
+
+def date_of(span: Span) -> str:
+    """The date that stands over a span, "" if there is none."""
+    found = _DATE_LINE.match(span.text)
+    return found[1] if found else ""
+
+
+def read_object(text: str, key: str) -> dict[str, Any]:
+    """The JSON object with ``key`` in a reply, chatter around it and small errors forgiven.
+
+    That is what a provider's JSON mode would have given the library. Raises UnreadableReplyError if there is none.
+    """
+    from json_repair import repair_json
+
+    said = without_thoughts(text)
+    start, end = said.find("{"), said.rfind("}")
+    try:
+        value = json.loads(said[start : end + 1], strict=False)
+    except ValueError:
+        value = repair_json(said[start:], return_objects=True) if start >= 0 else None
+    if not isinstance(value, dict) or key not in value:
+        raise UnreadableReplyError(f'expected one JSON object with "{key}", not {text.strip()[:80]!r}')
+    return value
