@@ -24,8 +24,8 @@ from memskill_cli.records import Trace
 
 FORMAT = 2
 """Version of the prepared form. Raised whenever it, or a reader's normalisation, changes: old data are made anew."""
-NAMES = ("locomo",)
-PLANNED = ("longmemeval", "hotpotqa", "alfworld")
+NAMES = ("locomo", "alfworld")
+PLANNED = ("longmemeval", "hotpotqa")
 SPLITS = ("train", "val", "test")
 
 Note = Callable[[str], None]
