@@ -37,7 +37,7 @@ _STOP_WORDS = frozenset(
 )
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """One line of a span, with the date it stands under; ``date`` and ``speaker`` are "" where there is none."""
 
     date: str
@@ -57,7 +57,14 @@ def reply(request: Request) -> str:
 
 
 def execute(request: Request) -> str:
-    """Actions in the text format, of the chosen skills' types only; ``ACTION: NOOP`` when there is nothing to do."""
+    """Actions in the text format, of the chosen skills' types only; ``ACTION: NOOP`` when there is nothing to do.
+
+    What other memory systems ask is answered in their own forms.
+    """
+    from memskill_cli.testing import system_rules  # built upon this module
+
+    if (said := system_rules.reply(request)) is not None:
+        return said
     allowed = {name.lower() for name in re.findall(r"^Action type:\s*(\w+)", part(request, "skills"), re.M | re.I)}
     memories = listed(part(request, "memories"))
     blocks: list[str] = []
@@ -65,8 +72,8 @@ def execute(request: Request) -> str:
     blocks += [f"ACTION: DELETE\nINDEX: {index}" for index in sorted(gone)]
     taken = set(gone)
     inserts = 0
-    for line in _informative(part(request, "span")):
-        near = _nearest(line, memories)
+    for line in informative(part(request, "span")):
+        near = nearest(line, memories)
         if near is None:
             if "insert" in allowed and inserts < MAX_INSERTS:
                 blocks.append(f"ACTION: INSERT\nMEMORY: {line.memory}")
@@ -155,27 +162,27 @@ def _stem(word: str) -> str:
     return word.rstrip("e") if len(word) > 3 else word
 
 
-def _informative(span: str) -> list[_Line]:
+def informative(span: str) -> list[Line]:
     """The lines of a span worth remembering, most telling first."""
     lines = _lines(span)
     ranked = sorted(range(len(lines)), key=lambda i: (-_worth(lines[i]), i))
     return [lines[i] for i in ranked if _worth(lines[i]) > 0]
 
 
-def _lines(span: str) -> list[_Line]:
+def _lines(span: str) -> list[Line]:
     date, lines = "", []
     for raw in filter(None, map(str.strip, span.splitlines())):
         found = _UTTERANCE.match(raw)
         if found and found["speaker"].lower() not in _DATE_LABELS:
-            lines.append(_Line(date, found["speaker"], found["text"]))
+            lines.append(Line(date, found["speaker"], found["text"]))
         elif (stamp := _DATE.search(raw)) and len(raw) <= _DATE_LINE_CHARS:
             date = stamp.group()
         else:
-            lines.append(_Line(date, "", raw))
+            lines.append(Line(date, "", raw))
     return lines
 
 
-def _worth(line: _Line) -> int:
+def _worth(line: Line) -> int:
     names = re.findall(r"(?<=[a-z,] )[A-Z][a-z]+", line.text)
     worth = 2 * bool(re.search(r"\d", line.text)) + min(len(names), 2)
     worth += bool(re.search(r"\b(I|I'm|I've|My|my|We|we|our)\b", line.text))
@@ -183,7 +190,7 @@ def _worth(line: _Line) -> int:
     return worth - 3 * (len(words(line.text)) < 3)
 
 
-def _nearest(line: _Line, memories: list[str]) -> int | None:
+def nearest(line: Line, memories: list[str]) -> int | None:
     """The memory with at least 60 % of the line's content words, if there is one."""
     said = words(line.text)
     shares = [len(said & words(text)) / len(said) for text in memories]

@@ -16,6 +16,8 @@ _ROLE_IN_PROMPT: tuple[tuple[str, Role], ...] = (
     ("designer", "designer"),
     ("answer", "answer"),
 )
+_OTHER_SYSTEMS = ("you are a personal information organizer", "you are a smart memory manager", "you act by calling")
+"""How the prompts of Mem0 and of LangMem (in our words for its tool calls) begin; they ask the executor's model."""
 
 
 @dataclass(frozen=True)
@@ -129,4 +131,4 @@ def role_of(model: str, messages: Sequence[Mapping[str, Any]]) -> Role:
     for mark, role in _ROLE_IN_PROMPT:
         if first_line.startswith(f"you are the {mark}"):
             return role
-    return "answer"
+    return "executor" if first_line.startswith(_OTHER_SYSTEMS) else "answer"

@@ -25,7 +25,6 @@ class LangMem(System):
     package, module, extra = "langmem", "langmem", "langmem"
 
     async def open(self) -> None:
-        await super().open()
         await asyncio.to_thread(_load)
 
     def store(self, model: ExecutorModel) -> LangMemStore:

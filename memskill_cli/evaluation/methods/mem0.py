@@ -54,7 +54,6 @@ class Mem0(System):
     package, module, extra = "mem0ai", "mem0", "mem0"
 
     async def open(self) -> None:
-        await super().open()
         await asyncio.to_thread(_library)
         self._dim = (await self.site.world.spaces.retrieval.aencode(["memory"])).shape[1]
 

@@ -122,7 +122,7 @@ class System(Method):
     def store(self, model: ExecutorModel) -> Store:
         """An empty store of the system, which asks ``model``."""
 
-    async def open(self) -> None:
+    def check(self) -> None:
         if util.find_spec(self.module) is None:
             raise UsageError(
                 f"{self.package} is not installed",
