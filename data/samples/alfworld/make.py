@@ -26,7 +26,20 @@ WASHABLE = {"Bowl", "Cloth", "Fork", "Knife", "Lettuce", "Mug", "Pan", "Plate", 
 WASHABLE |= {"Apple", "Cup", "Potato", "Tomato"}
 HEATABLE = {"Apple", "Bread", "Cup", "Egg", "Mug", "Plate", "Potato", "Tomato"}
 COOLABLE = {"Apple", "Bowl", "Bread", "Cup", "Egg", "Lettuce", "Mug", "Pan", "Plate", "Potato", "Tomato", "WineBottle"}
- Fork", "SinkBasin": "", "GarbageCan": "Egg"}
+
+
+class Home(NamedTuple):
+    """One game: what is wanted of which object, and what lies where."""
+
+    split: str
+    task: str
+    thing: str
+    goal: str  # the receptacle it goes to, or the lamp it is looked at with
+    room: dict[str, str]
+
+
+GALLEY = {"CounterTop": "Bread SaltShaker", "SinkBasin": "DishSponge", "StoveBurner": "Pan"}
+FARMHOUSE = {"DiningTable": "Plate Fork", "SinkBasin": "", "GarbageCan": "Egg"}
 STUDY = {"Bed": "Pillow", "GarbageCan": "", "Drawer 1": "CreditCard"}
 GAMES = [
     Home("train", CLEAN, "Mug", "Shelf", GALLEY | {"Cabinet 1": "Plate", "Cabinet 2": "Mug", "Shelf": "Vase"}),
