@@ -1,8 +1,9 @@
 """Models made of rules: deterministic replies by role, sensible enough that training against them means something.
 
 They read the tagged parts of our prompts (``<skills>``, ``<memories>``, ``<span>``, ``<question>``, ``<truth>``,
-``<answer>``) in the user's messages and know nothing else. The executor writes only what its skills allow, so what is
-remembered, and hence what can be answered, depends on the skills chosen.
+``<answer>``; in ALFWorld ``<goal>``, ``<history>`` and ``<commands>``) in the user's messages and know nothing else.
+The executor writes only what its skills allow, so what is remembered, and hence what can be answered, depends on the
+skills chosen.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import orjson
 
+from memskill_cli.testing import acting
 from memskill_cli.testing.script import Request
 
 MAX_INSERTS = 8
@@ -67,6 +69,8 @@ def execute(request: Request) -> str:
         return said
     allowed = {name.lower() for name in re.findall(r"^Action type:\s*(\w+)", part(request, "skills"), re.M | re.I)}
     memories = listed(part(request, "memories"))
+    if tips := acting.procedures(part(request, "span")):
+        return _write_down(tips, allowed, memories)
     blocks: list[str] = []
     gone = _contained(memories) if "delete" in allowed else set()
     blocks += [f"ACTION: DELETE\nINDEX: {index}" for index in sorted(gone)]
@@ -84,10 +88,26 @@ def execute(request: Request) -> str:
     return "\n\n".join(blocks) or "ACTION: NOOP"
 
 
+def _write_down(tips: list[acting.Tip], allowed: set[str], memories: list[str]) -> str:
+    """A procedure for each trajectory of a goal not remembered yet; a remembered one is brought up to date."""
+    blocks, taken = list[str](), set[int]()
+    for tip in dict.fromkeys(tips):
+        same = next((i for i, text in enumerate(memories) if text.startswith(f"Goal: {tip.goal}.")), None)
+        if same is None and "insert" in allowed and len(blocks) < MAX_INSERTS:
+            blocks.append(f"ACTION: INSERT\nMEMORY: {tip.text}")
+        elif same is not None and "update" in allowed and same not in taken and memories[same] != tip.text:
+            blocks.append(f"ACTION: UPDATE\nINDEX: {same}\nMEMORY: {tip.text}")
+            taken.add(same)
+    return "\n\n".join(blocks) or "ACTION: NOOP"
+
+
 def answer(request: Request) -> str:
-    """The date or the statement of the memory that shares the rarest words with the question."""
-    question = part(request, "question")
+    """The date or the statement of the memory that shares the rarest words with the question; in a game, a command."""
     memories = listed(part(request, "memories"))
+    if commands := part(request, "commands"):
+        scene = acting.Scene(part(request, "goal"), part(request, "history"), tuple(commands.splitlines()))
+        return acting.choose(scene, memories)
+    question = part(request, "question")
     asked = words(question)
     seen = Counter(word for text in memories for word in words(text))
     weight = {word: math.log(1 + len(memories) / seen[word]) for word in asked if word in seen}
