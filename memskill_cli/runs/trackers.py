@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from memskill_cli import files
@@ -28,6 +29,9 @@ FAREWELL = 60.0
 
 class Tracker(Protocol):
     """Takes one row of metrics at a time, in the order of their steps. May raise whatever its library raises."""
+
+    where: str
+    """Where to look, for people; "" if nowhere."""
 
     def log(self, step: int, row: dict[str, Any]) -> None:
         """Note ``row`` of ``metrics.jsonl`` as of ``step`` inner epochs done."""
@@ -52,7 +56,10 @@ def tracked(
     cannot even be opened.
     """
     require(settings.tracker)
-    tracker = _Forgiving(_open(run, settings), notice)
+    opened = _open(run, settings)
+    if opened.where:
+        notice(f"metrics also go to {opened.where}")
+    tracker = _Forgiving(opened, notice)
     try:
         for step, row in enumerate(files.read_jsonl(run.metrics), start=1):
             tracker.log(step, row)
@@ -69,6 +76,8 @@ def _open(run: RunDir, settings: Config) -> Tracker:
 
 class Nowhere:
     """No tracker."""
+
+    where = ""
 
     def log(self, step: int, row: dict[str, Any]) -> None:
         pass
@@ -88,6 +97,7 @@ class TensorBoard:
             self._writer = SummaryWriter(str(folder), purge_step=0)
         except OSError as error:
             raise TrackerError(f"{folder}: TensorBoard cannot write there: {error.strerror}") from None
+        self.where = f"{folder}; see them with: tensorboard --logdir {run.path.parent}"
         self._writer.add_text("config", _indented(to_toml(settings)), 0)
 
     def log(self, step: int, row: dict[str, Any]) -> None:
@@ -108,6 +118,7 @@ class WandB:
     """
 
     def __init__(self, run: RunDir, settings: Config) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its own crash reports
         import wandb
 
         try:
@@ -138,6 +149,8 @@ class WandB:
                 f"Weights & Biases cannot be used: {what}",
                 hint="log in with: wandb login; or keep everything on this machine with: export WANDB_MODE=offline",
             ) from None
+        folder = Path(self._run.dir).parent
+        self.where = self._run.url or f"{folder}; upload them with: wandb sync {folder}"
 
     def log(self, step: int, row: dict[str, Any]) -> None:
         if step >= self._run.starting_step:
