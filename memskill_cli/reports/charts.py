@@ -1,0 +1,287 @@
+"""The charts of the reports, each a function from numbers to inline SVG.
+
+Bars and stacks start at zero; lines may not, and their axis says so. What is drawn is labelled where it is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from memskill_cli.reports import svg
+from memskill_cli.reports.svg import Frame, fit, nice_ticks, plain, tag
+
+Show = Callable[[float], str]
+ROW = 30
+"""Height of a row in a dot-and-whisker chart."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place on a curve: the mean over inner epochs ``first`` to ``last`` (from 1), and what it ranges over."""
+
+    first: int
+    last: int
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def at(self) -> float:
+        return (self.first + self.last) / 2
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A stage: inner epochs ``first`` to ``last`` (from 1), and the reward it was judged by over its last ``tail``."""
+
+    label: str
+    first: int
+    last: int
+    level: float | None = None
+    tail: int = 1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One part of a stack: a value for each bucket."""
+
+    label: str
+    values: Sequence[float]
+    tone: str
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """A mean with its interval; ``mark`` is another value to compare it with, 0 to 1 all of them."""
+
+    label: str
+    value: float | None
+    interval: tuple[float, float] | None
+    mark: float | None = None
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage in the lineage. ``outcome`` is best, kept, rolled back or not judged."""
+
+    number: int
+    parent: int | None
+    reward: float | None
+    outcome: str
+
+
+def curve(
+    title: str,
+    points: Sequence[Point],
+    width: int,
+    *,
+    height: int = 260,
+    show: Show = plain,
+    stages: Sequence[Boundary] = (),
+    reference: tuple[float, str] | None = None,
+) -> Markup:
+    """A line over inner epochs with the range it is a mean of as a shade, and the stages as bands above."""
+    known = [point for point in points if point.value is not None]
+    ends = [v for p in known for v in (p.value, p.low, p.high) if v is not None]
+    ends += [stage.level for stage in stages if stage.level is not None]
+    ends += [reference[0]] if reference else []
+    ticks = nice_ticks(min(ends, default=0), max(ends, default=1), 5 if height > 200 else 3)
+    top = 26.0 if stages else 12.0
+    last = points[-1].last if points else 1
+    frame = Frame(0.5, last + 0.5, ticks[0], ticks[-1], 52, top, width - 64, height - top - 44)
+    parts = [*svg.y_axis(frame, ticks, show), *_bands(frame, stages)]
+    parts += svg.x_axis(frame, svg.whole_ticks(last, 8 if width > 500 else 4), "inner epoch")
+    if reference:
+        parts += _level(frame, *reference)
+    return svg.picture(title, width, height, [*parts, *_line(frame, known)])
+
+
+def _line(frame: Frame, known: Sequence[Point]) -> list[Markup]:
+    shade = [(frame.x(p.at), frame.y(p.high)) for p in known if p.high is not None]
+    shade += [(frame.x(p.at), frame.y(p.low)) for p in reversed(known) if p.low is not None]
+    parts = [tag("path", d=svg.path(shade, closed=True), class_="shade")] if len(shade) > 2 else []
+    if len(known) == 1 and known[0].low is not None and known[0].high is not None:
+        x = frame.x(known[0].at)
+        parts.append(tag("line", x1=x, x2=x, y1=frame.y(known[0].low), y2=frame.y(known[0].high), class_="whisker"))
+    parts.append(tag("path", d=svg.path((frame.x(p.at), frame.y(p.value or 0)) for p in known), class_="line"))
+    if len(known) <= 40:
+        parts += [tag("circle", cx=frame.x(p.at), cy=frame.y(p.value or 0), r=3, class_="dot") for p in known]
+    return parts
+
+
+def _bands(frame: Frame, stages: Sequence[Boundary]) -> list[Markup]:
+    """Every stage's stretch with its label above, where there is room, and the reward it was judged by."""
+    parts = []
+    for index, stage in enumerate(stages):
+        x0, x1 = frame.x(stage.first - 0.5), frame.x(stage.last + 0.5)
+        if index:
+            parts.append(tag("line", x1=x0, x2=x0, y1=frame.top - 18, y2=frame.bottom, class_="border"))
+        label = next((text for text in (f"stage {stage.label}", stage.label) if len(text) * 7 < x1 - x0), "")
+        if label:
+            parts.append(tag("text", label, x=(x0 + x1) / 2, y=frame.top - 9, class_="tick middle"))
+        if stage.level is not None:
+            y, start = frame.y(stage.level), frame.x(stage.last - stage.tail + 0.5)
+            parts.append(tag("line", x1=start, x2=x1, y1=y, y2=y, class_="level"))
+    return parts
+
+
+def _level(frame: Frame, value: float, label: str) -> list[Markup]:
+    y = frame.y(value)
+    line = tag("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="reference")
+    return [line, tag("text", label, x=frame.right, y=y - 4, class_="tick end")]
+
+
+def stack(
+    title: str,
+    spans: Sequence[tuple[int, int]],
+    layers: Sequence[Layer],
+    width: int,
+    *,
+    show: Show = plain,
+    full: float | None = None,
+    height: int = 280,
+) -> Markup:
+    """Columns, one for each stretch of inner epochs, cut into ``layers`` from zero upwards; ``full`` is the axis' end.
+
+    On a screen the layers are named at their right end; on a phone a legend follows.
+    """
+    totals = [sum(column) for column in zip(*(layer.values for layer in layers), strict=True)]
+    ticks = nice_ticks(0, full or max(totals, default=1) or 1, 5)
+    if full:
+        ticks = [tick for tick in ticks if tick <= full * 1.001]
+    gutter = 170 if width > 500 else 12
+    last = spans[-1][1] if spans else 1
+    frame = Frame(0.5, last + 0.5, 0, ticks[-1], 52, 12, width - 52 - gutter, height - 56)
+    parts = svg.x_axis(frame, svg.whole_ticks(last, 8 if width > 500 else 4), "inner epoch")
+    floor = [0.0] * len(spans)
+    middles = []
+    for layer in layers:
+        roof = [a + b for a, b in zip(floor, layer.values, strict=True)]
+        outline = _steps(frame, spans, roof) + _steps(frame, spans, floor)[::-1]
+        parts.append(tag("path", d=svg.path(outline, closed=True), class_=f"fill {layer.tone}"))
+        middles.append(frame.y((floor[-1] + roof[-1]) / 2))
+        floor = roof
+    parts += svg.y_axis(frame, ticks, show)
+    if width > 500:
+        return svg.picture(title, width, height, [*parts, *_names(frame, layers, middles, show, gutter)])
+    return svg.picture(title, width, height, parts) + legend(layers)
+
+
+def _names(frame: Frame, layers: Sequence[Layer], middles: Sequence[float], show: Show, room: float) -> list[Markup]:
+    places = svg.spread(middles, 17, frame.top + 6, frame.bottom - 4)
+    parts = []
+    for layer, place, middle in zip(layers, places, middles, strict=True):
+        x, value = frame.right, show(layer.values[-1])
+        thread = f"M{x + 1:.1f} {middle:.1f}L{x + 10:.1f} {place:.1f}"
+        parts.append(tag("path", d=thread, class_="thread"))
+        parts.append(tag("rect", x=x + 13, y=place - 5, width=10, height=10, class_=f"fill {layer.tone}"))
+        label = f"{fit(layer.label, room - 38 - 7 * len(value))} {value}"
+        parts.append(tag("text", label, x=x + 28, y=place + 4, class_="label"))
+    return parts
+
+
+def legend(layers: Sequence[Layer]) -> Markup:
+    items = [
+        tag("li", children=[tag("span", class_=f"key {layer.tone}"), tag("span", layer.label, class_="word")])
+        for layer in reversed(layers)
+    ]
+    return tag("ul", children=items, class_="legend")
+
+
+def _steps(frame: Frame, spans: Sequence[tuple[int, int]], values: Sequence[float]) -> list[tuple[float, float]]:
+    return [
+        (frame.x(edge), frame.y(value))
+        for (first, last), value in zip(spans, values, strict=True)
+        for edge in (first - 0.5, last + 0.5)
+    ]
+
+
+def whiskers(title: str, rows: Sequence[Whisker], width: int, *, mark: str = "") -> Markup:
+    """A dot with its 95 % interval for every row, on one scale from 0; a diamond where ``mark`` has a value."""
+    ends = [v for r in rows for v in (r.value, r.mark, *(r.interval or ())) if v is not None]
+    ticks = nice_ticks(0, max(ends, default=0) or 1, 4)
+    ticks = [tick for tick in ticks if tick <= 1]
+    labels = min(max((len(row.label) for row in rows), default=0) * svg.LETTER + 12, width * 0.34)
+    height = ROW * len(rows) + 54
+    frame = Frame(0, ticks[-1], 0, 1, labels, 8, width - labels - 64, height - 54)
+    parts = [
+        part
+        for tick in ticks
+        for part in (
+            tag("line", x1=frame.x(tick), x2=frame.x(tick), y1=8, y2=frame.bottom, class_="grid" if tick else "zero"),
+            tag("text", f"{100 * tick:g}", x=frame.x(tick), y=frame.bottom + 17, class_="tick middle"),
+        )
+    ]
+    for index, row in enumerate(rows):
+        parts += _whisker(frame, row, 8 + ROW * (index + 0.5), labels)
+    if mark and any(row.mark is not None for row in rows):
+        parts.append(_diamond(frame.left + 7, frame.bottom + 36))
+        parts.append(tag("text", mark, x=frame.left + 18, y=frame.bottom + 40, class_="tick"))
+    return svg.picture(title, width, height, parts)
+
+
+def _whisker(frame: Frame, row: Whisker, y: float, labels: float) -> list[Markup]:
+    strong = " strong" if row.strong else ""
+    parts = [tag("text", fit(row.label, labels - 10), x=labels - 10, y=y + 4, class_=f"label end{strong}")]
+    if row.interval:
+        low, high = (frame.x(min(end, frame.x1)) for end in row.interval)
+        parts.append(tag("line", x1=low, x2=high, y1=y, y2=y, class_="whisker"))
+        parts += [tag("line", x1=x, x2=x, y1=y - 4, y2=y + 4, class_="whisker") for x in (low, high)]
+    if row.mark is not None:
+        parts.append(_diamond(frame.x(row.mark), y))
+    if row.value is not None:
+        parts.append(tag("circle", cx=frame.x(row.value), cy=y, r=5 if row.strong else 4, class_="dot"))
+    text = "–" if row.value is None else f"{100 * row.value:.2f}"
+    return [*parts, tag("text", text, x=frame.right + 58, y=y + 4, class_=f"label end{strong}")]
+
+
+def _diamond(x: float, y: float) -> Markup:
+    points = [(x, y - 6), (x + 5, y), (x, y + 6), (x - 5, y)]
+    return tag("path", d=svg.path(points, closed=True), class_="diamond")
+
+
+def bars(title: str, values: Sequence[tuple[str, int]], width: int, *, name: str, height: int = 200) -> Markup:
+    """Counts as columns from zero, each with its number on top."""
+    ticks = nice_ticks(0, max((count for _, count in values), default=1) or 1, 3)
+    frame = Frame(0, len(values), 0, ticks[-1], 52, 18, width - 64, height - 62)
+    parts = svg.y_axis(frame, ticks, plain)
+    for index, (label, count) in enumerate(values):
+        x, wide = frame.x(index + 0.08), frame.x(index + 0.92) - frame.x(index + 0.08)
+        middle, top = x + wide / 2, frame.y(count)
+        parts.append(tag("rect", x=x, y=top, width=wide, height=frame.bottom - top, class_="fill s0"))
+        if count:
+            parts.append(tag("text", f"{count:,}", x=middle, y=top - 4, class_="tick middle"))
+        parts.append(tag("text", label, x=middle, y=frame.bottom + 17, class_="tick middle"))
+    parts.append(tag("text", name, x=frame.left + frame.width / 2, y=frame.bottom + 35, class_="tick middle"))
+    return svg.picture(title, width, height, parts)
+
+
+def lineage(title: str, nodes: Sequence[Node], width: int, *, show: Show, height: int = 240) -> Markup:
+    """Stages by number and reward, each tied to the stage that it was made from."""
+    rewards = [node.reward for node in nodes if node.reward is not None]
+    ticks = nice_ticks(min(rewards, default=0), max(rewards, default=1), 4)
+    numbers = [node.number for node in nodes] or [0]
+    frame = Frame(min(numbers) - 0.5, max(numbers) + 0.5, ticks[0], ticks[-1], 52, 14, width - 64, height - 58)
+    parts = svg.y_axis(frame, ticks, show)
+    every = 1 + len(numbers) // (24 if width > 500 else 9)
+    parts += svg.x_axis(frame, [float(n) for n in numbers[::every]], "stage")
+    places = {node.number: (frame.x(node.number), _height(frame, node)) for node in nodes}
+    for node in nodes:
+        if node.parent in places and node.parent is not None:
+            ends = [places[node.parent], places[node.number]]
+            parts.append(tag("path", d=svg.path(ends), class_=f"tie {node.outcome.replace(' ', '-')}"))
+    for node in nodes:
+        x, y = places[node.number]
+        said = f"stage {node.number}: {'no reward yet' if node.reward is None else show(node.reward)}, {node.outcome}"
+        size = 7 if node.outcome == "best" else 5
+        kind = f"node {node.outcome.replace(' ', '-')}"
+        parts.append(tag("circle", children=[tag("title", said)], cx=x, cy=y, r=size, class_=kind))
+    return svg.picture(title, width, height, parts)
+
+
+def _height(frame: Frame, node: Node) -> float:
+    return frame.y(node.reward) if node.reward is not None else frame.bottom

@@ -1,0 +1,230 @@
+"""``report.html`` of an evaluation: the scores and how sure they are, beside the paper's and beside other methods',
+what went wrong and what memory held then, and what a query cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from memskill_cli.reports import charts, costs, page, svg
+from memskill_cli.reports.charts import Whisker
+from memskill_cli.reports.published import Comparison, Setup, compare
+from memskill_cli.reports.reading import Files, Row, count, counts, inner, number, pair, words
+from memskill_cli.reports.worst import Scored, examples
+
+MEASURES = (("f1", "token F1"), ("judge", "LLM judge"), ("success_rate", "success rate"))
+"""What is scored from 0 to 1: name in ``summary.json``, and what it is called."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table of scores: a category, a task type, or all of them."""
+
+    label: str
+    row: Row
+    strong: bool = False
+
+    def value(self, name: str) -> float | None:
+        return number(self.row, name)
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        return pair(inner(self.row, "ci95"), name)
+
+    def between(self, name: str) -> str:
+        ends = self.interval(name)
+        return f"{page.score(ends[0])} to {page.score(ends[1])}" if ends else ""
+
+    @property
+    def queries(self) -> int:
+        return count(self.row, "queries")
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An evaluation to compare with, and where its report is ("" if there is none, or it is this one)."""
+
+    line: Line
+    link: str
+
+    @property
+    def errors(self) -> float:
+        return sum(counts(self.line.row, "errors").values())
+
+    @property
+    def memories(self) -> float | None:
+        return number(self.line.row, "memories")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The table of scores, the measures it has, and a chart for each."""
+
+    lines: list[Line]
+    measures: list[tuple[str, str]]
+    charts: list[tuple[str, Markup]]
+    steps: bool
+    """Whether there are steps to show, as of games."""
+
+
+def write_eval_report(folder: Path) -> Path:
+    """Write ``report.html`` into an evaluation's folder from its files and its run's. OSError if that fails."""
+    files, run = Files(folder), Files(folder.parent.parent)
+    summary = files.table("summary.json")
+    settings = _settings(files, run)
+    setup = Setup(summary, settings, words(run.table("run.json"), "dataset"))
+    scored = [Scored.of(at, row) for at, row in enumerate(files.rows("results.jsonl"))]
+    comparison = compare(setup)
+    chosen = examples(files, scored)
+    neighbours = _neighbours(folder, summary)
+    facts = {
+        "id": folder.name,
+        "run": run.folder.name,
+        "heading": _heading(summary) or folder.name,
+        "caveats": _caveats(summary),
+        "summary": summary,
+        "scores": _scores(summary, comparison),
+        "abstention": Line("abstention", inner(summary, "abstention")) if inner(summary, "abstention") else None,
+        "comparison": comparison,
+        "executor": setup.setting("models", "executor"),
+        "top_k": setup.setting("eval", "top_k"),
+        "neighbours": neighbours,
+        "neighbour_charts": _neighbour_charts(neighbours),
+        "distributions": _distributions(scored),
+        "examples": chosen,
+        "held": sum(example.rank > 0 for example in chosen.worst),
+        "costs": _costs(run, folder.name, len(scored)),
+        "answered": len(scored),
+        "memories": number(summary, "memories"),
+        "config": files.text("config.toml") or run.text("config.toml"),
+        "has_run_report": (run.folder / "report.html").exists(),
+    }
+    return page.write(folder / "report.html", "eval.html.j2", notes=files.notes + run.notes, **facts)
+
+
+def _heading(summary: Row) -> str:
+    """locomo test, memskill, checkpoint 000012"""
+    checkpoint = words(summary, "checkpoint")
+    named = f"checkpoint {checkpoint}" if checkpoint.isdigit() else checkpoint
+    where = f"{words(summary, 'dataset')} {words(summary, 'split')}".strip()
+    return ", ".join(part for part in (where, words(summary, "method"), named) if part and part != "none")
+
+
+def _caveats(summary: Row) -> list[str]:
+    """What a reader of the numbers must know first."""
+    found = []
+    if lost := counts(summary, "errors"):
+        told = ", ".join(f"{lines:g} {what}" for what, lines in lost.items())
+        found.append(f"Without a score, and in no mean: {told}.")
+    if spans := count(summary, "max_spans"):
+        found.append(f"Only the first {spans} spans of each trace were read (eval.max_spans).")
+    if limit := count(summary, "limit"):
+        found.append(f"Only the first {limit} queries were asked (--limit).")
+    return found
+
+
+def _settings(files: Files, run: Files) -> dict[str, Any]:
+    """The evaluation's own; where it kept none, its run's, which may have been overridden then."""
+    if (files.folder / "config.toml").exists():
+        return files.settings()
+    return run.settings()
+
+
+def lines_of(summary: Row) -> list[Line]:
+    """By category or task type, then all."""
+    groups = inner(summary, "by_category") or inner(summary, "by_task_type")
+    lines = [Line(name.replace("_", " "), inner(groups, name)) for name in groups]
+    return [*lines, Line("all", summary, strong=True)] if summary else []
+
+
+def _scores(summary: Row, comparison: Comparison) -> Scores:
+    lines = lines_of(summary)
+    measures = [(name, title) for name, title in MEASURES if number(summary, name) is not None]
+    drawn = [
+        (title, svg.responsive(partial(_measure, lines, name, title, comparison.mark(name)), svg.HALF))
+        for name, title in measures
+    ]
+    return Scores(lines, measures, drawn, any(line.value("steps") is not None for line in lines))
+
+
+def _measure(lines: Sequence[Line], name: str, title: str, mark: float | None, width: int) -> Markup:
+    rows = [
+        Whisker(line.label, line.value(name), line.interval(name), mark if line.strong else None, line.strong)
+        for line in lines
+    ]
+    told = ", ".join(f"{row.label} {page.score(row.value)}" for row in rows)
+    beside = f"; the paper: {page.score(mark)}" if mark is not None else ""
+    return charts.whiskers(f"{title} by category: {told}{beside}", rows, width, mark=f"the paper: {page.score(mark)}")
+
+
+def _neighbours(folder: Path, summary: Row) -> list[Neighbour]:
+    """This evaluation and those of the same run, data, split and number of queries, this one first; none if alone."""
+    same = ("dataset", "split", "data_digest", "limit")
+    found = []
+    for file in sorted(folder.parent.glob("*/summary.json"), key=lambda file: (file.parent != folder, file)):
+        other = Files(file.parent).table(file.name)
+        if other and summary and all(other.get(name) == summary.get(name) for name in same):
+            this, linked = file.parent == folder, (file.parent / "report.html").exists()
+            link = f"../{quote(file.parent.name)}/report.html" if linked and not this else ""
+            found.append(Neighbour(Line(_label(other), other, this), link))
+    return found if len(found) > 1 else []
+
+
+def _label(summary: Row) -> str:
+    method, checkpoint = words(summary, "method"), words(summary, "checkpoint")
+    return f"{method} @ {checkpoint}" if checkpoint.isdigit() else method
+
+
+def _neighbour_charts(neighbours: Sequence[Neighbour]) -> list[tuple[str, Markup]]:
+    lines = [row.line for row in neighbours]
+    return [
+        (title, svg.responsive(partial(_beside, lines, name, title), svg.HALF))
+        for name, title in MEASURES
+        if any(line.value(name) is not None for line in lines)
+    ]
+
+
+def _beside(lines: Sequence[Line], name: str, title: str, width: int) -> Markup:
+    rows = [Whisker(line.label, line.value(name), line.interval(name), strong=line.strong) for line in lines]
+    told = ", ".join(f"{row.label} {page.score(row.value)}" for row in rows)
+    return charts.whiskers(f"{title} of each method: {told}", rows, width)
+
+
+def _distributions(scored: Sequence[Scored]) -> list[tuple[str, Markup]]:
+    found = []
+    for name, title in (("f1", "token F1 of a query"), ("judge", "verdict on a query"), ("success", "task")):
+        values = [value for row in scored if (value := getattr(row, name)) is not None]
+        if values:
+            found.append((title, _histogram(name, title, values)))
+    return found
+
+
+def _histogram(name: str, title: str, values: Sequence[float]) -> Markup:
+    """Queries by score. Of F1 the two ends have columns of their own: nothing right, all right."""
+    if name == "f1":
+        inside = [
+            (f"{10 * i}\u2013", sum(10 * i <= 100 * v < 10 * i + 10 and v > 0 for v in values)) for i in range(10)
+        ]
+        bins = [("0", sum(v <= 0 for v in values)), *inside, ("100", sum(v >= 1 for v in values))]
+        bins[1] = (">0", bins[1][1])
+    elif name == "judge":
+        bins = [(f"{level:g}", sum(v == level for v in values)) for level in (0.0, 0.5, 1.0)]
+    else:
+        bins = [("failed", sum(v <= 0 for v in values)), ("succeeded", sum(v > 0 for v in values))]
+    told = ", ".join(f"{label}: {n}" for label, n in bins)
+    wide = 520 if name == "f1" else svg.NARROW
+    return charts.bars(f"Number of queries by {title}: {told}", bins, wide, name=title)
+
+
+def _costs(run: Files, scope: str, queries: int) -> dict[str, Any]:
+    bills = costs.added_up(row for row in run.rows("usage.jsonl") if row.get("scope") == scope)
+    return {
+        "by_role": costs.grouped_by(bills, "role", "model"),
+        "total": costs.total(bills),
+        "queries": max(queries, 1),
+    }

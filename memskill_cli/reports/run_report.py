@@ -1,0 +1,274 @@
+"""``report.html`` of a run: how the controller learned, how the skill bank evolved, and what it all cost."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from memskill_cli.errors import MemskillError
+from memskill_cli.reports import charts, costs, curves, page, svg
+from memskill_cli.reports.charts import Boundary, Node
+from memskill_cli.reports.curves import Bucket, Rows
+from memskill_cli.reports.reading import Files, count, counts, inner, number, words
+from memskill_cli.skills.bank import SkillBank
+from memskill_cli.skills.diff import SkillChange, diff_banks
+from memskill_cli.skills.skill import Skill
+from memskill_cli.training import stages
+from memskill_cli.training.stages import TAIL, Stage
+
+SMALL = (
+    ("policy_loss", "policy loss", ""),
+    ("value_loss", "value loss", ""),
+    ("entropy", "entropy of the choice", "nats"),
+    ("approx_kl", "approximate KL", "nats"),
+    ("clipfrac", "clipped share", ""),
+    ("explained_variance", "explained variance", ""),
+)
+"""The small multiples: name in ``metrics.jsonl``, title, unit."""
+OUTCOMES = {True: "kept", False: "rolled back", None: "not judged"}
+
+
+@dataclass(frozen=True)
+class StageView:
+    """One stage as the lineage tells it."""
+
+    stage: Stage
+    outcome: str
+    epochs: int
+    summary: str
+    changes: list[SkillChange]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The drawings of the learning; None where nothing was measured."""
+
+    reward: Markup | None = None
+    small: tuple[tuple[str, str, Markup], ...] = ()
+    usage: Markup | None = None
+    actions: Markup | None = None
+    memories: Markup | None = None
+    thinned: int = 1
+
+
+def write_run_report(run: Path) -> Path:
+    """Write ``report.html`` into the run's folder from the files there. Raises OSError if it cannot be written."""
+    files = Files(run)
+    rows, settings = list(files.rows("metrics.jsonl")), files.settings()
+    known = _stages(files)
+    lineage = [_view(stage, known, rows) for stage in known]
+    facts = {
+        "run": run.name,
+        "manifest": files.table("run.json"),
+        "config": files.text("config.toml"),
+        "reward_kind": words(inner(settings, "reward"), "kind"),
+        "rows": rows,
+        "planned": _planned(settings),
+        "headline": _headline(rows, lineage),
+        "curves": _curves(rows, lineage, settings),
+        "bank": _bank(files),
+        "lineage": lineage,
+        "tree": _tree(lineage),
+        "champion": next((view for view in reversed(lineage) if view.stage.is_best), None),
+        "rejected": _rejected(rows),
+        "costs": _costs(costs.added_up(files.rows("usage.jsonl"))),
+        "evaluations": _evaluations(run / "evals"),
+        "seconds": sum(number(row, "seconds") or 0.0 for row in rows),
+    }
+    return page.write(run / "report.html", "run.html.j2", notes=files.notes, **facts)
+
+
+def _planned(settings: dict[str, Any]) -> str:
+    train = inner(settings, "train")
+    planned = count(train, "outer_epochs") * count(train, "inner_epochs")
+    return f"of {planned:,} planned" if planned else ""
+
+
+def _bank(files: Files) -> tuple[Skill, ...]:
+    """The run's skills, none if the file is missing or damaged."""
+    if not (text := files.text("skill_bank.json")):
+        return ()
+    try:
+        return SkillBank.from_json(text, "skill_bank.json").skills
+    except MemskillError:
+        files.notes.append("skill_bank.json is damaged and cannot be read")
+        return ()
+
+
+def _stages(files: Files) -> list[Stage]:
+    found = []
+    for file in sorted((files.folder / "stages").glob("stage-*.json")):
+        try:
+            found.append(stages.read(file))
+        except (MemskillError, UnicodeDecodeError):
+            files.notes.append(f"stages/{file.name} is damaged and left out")
+    return found
+
+
+def _view(stage: Stage, known: Sequence[Stage], rows: Rows) -> StageView:
+    parent = next((other for other in known if other.number == stage.parent), None)
+    return StageView(
+        stage,
+        "best" if stage.is_best else OUTCOMES[stage.kept],
+        sum(curves.stage_of(row) == stage.number for row in rows),
+        words(stage.change, "summary"),
+        diff_banks(parent.bank, stage.bank) if parent else [],
+    )
+
+
+def _headline(rows: Rows, lineage: Sequence[StageView]) -> str:
+    """What came of it, in a sentence or two."""
+    rewards = [value for row in rows if (value := number(row, "episode_reward_mean")) is not None]
+    if not rewards:
+        return "No inner epoch has ended yet."
+    if len(rewards) == 1:
+        told = f"One inner epoch so far, with a reward of {page.score(rewards[0])}."
+    else:
+        first, last = page.score(rewards[0]), page.score(rewards[-1])
+        told = f"Reward {first} in the first inner epoch, {last} in the last of {len(rewards):,}."
+    best = next((view for view in reversed(lineage) if view.stage.is_best), None)
+    if best is None:
+        return f"{told} No stage has been judged yet."
+    lost = sum(view.outcome == "rolled back" for view in lineage)
+    back = f"; {lost} change{'s' * (lost > 1)} rolled back" if lost else ""
+    return f"{told} The best stage is {best.stage.number}, with {page.score(best.stage.reward)}{back}."
+
+
+def _curves(rows: Rows, lineage: Sequence[StageView], settings: dict[str, Any]) -> Curves:
+    if not rows:
+        return Curves()
+    found = curves.buckets(rows)
+    target = number(inner(settings, "ppo"), "target_kl")
+    return Curves(
+        reward=svg.responsive(partial(_reward, found, _boundaries(rows, lineage))),
+        small=tuple(
+            (title, unit, _small(found, name, title, target if name == "approx_kl" else None))
+            for name, title, unit in SMALL
+        ),
+        usage=_usage(found),
+        actions=_actions(found),
+        memories=_memories(found),
+        thinned=curves.thinned(found),
+    )
+
+
+def _boundaries(rows: Rows, lineage: Sequence[StageView]) -> list[Boundary]:
+    """Where each stage begins and ends, with the reward it was judged by."""
+    known = {view.stage.number: view for view in lineage}
+    found: list[Boundary] = []
+    for at, row in enumerate(rows, 1):
+        if at == 1 or curves.stage_of(row) != curves.stage_of(rows[at - 2]):
+            found.append(Boundary(str(curves.stage_of(row)), at, at))
+        stage = known.get(curves.stage_of(row))
+        first = found[-1].first
+        level = stage.stage.reward if stage else None
+        found[-1] = Boundary(found[-1].label, first, at, level, math.ceil((at - first + 1) * TAIL))
+    return found
+
+
+def _reward(found: Sequence[Bucket], bounds: Sequence[Boundary], width: int) -> Markup:
+    line = curves.points(found, "episode_reward_mean", "episode_reward_std")
+    known = [point.value for point in line if point.value is not None]
+    title = "Mean episode reward by inner epoch"
+    if known:
+        title += f": {page.score(known[0])} at first, {page.score(known[-1])} at last, {page.score(max(known))} at most"
+    return charts.curve(title, line, width, show=lambda value: f"{100 * value:g}", stages=bounds)
+
+
+def _small(found: Sequence[Bucket], name: str, title: str, target: float | None) -> Markup:
+    line = curves.points(found, name)
+    known = [point.value for point in line if point.value is not None]
+    said = (
+        f"{title}: {svg.plain(known[0])} at first, {svg.plain(known[-1])} at last" if known else f"{title}: no values"
+    )
+    reference = (target, "stops early") if target is not None and known and target < 3 * max(known) else None
+    return charts.curve(said, line, svg.SMALL, height=170, reference=reference)
+
+
+def _usage(found: Sequence[Bucket]) -> Markup | None:
+    layers = curves.shares(found, "skill_usage")
+    if not layers:
+        return None
+    spans = [(bucket.first, bucket.last) for bucket in found]
+    told = ", ".join(f"{layer.label} {100 * layer.values[-1]:.0f} %" for layer in layers)
+    title = f"Share of each skill in the controller's choices; at last {told}"
+    return svg.responsive(partial(charts.stack, title, spans, layers, show=lambda v: f"{100 * v:.0f} %", full=1.0))
+
+
+def _actions(found: Sequence[Bucket]) -> Markup | None:
+    layers = curves.per_step(found, "actions")
+    if not layers:
+        return None
+    spans = [(bucket.first, bucket.last) for bucket in found]
+    told = ", ".join(f"{layer.label} {layer.values[-1]:.2f}" for layer in layers)
+    title = f"Memory actions for each span read; at last {told}"
+    return svg.responsive(partial(charts.stack, title, spans, layers, height=230))
+
+
+def _memories(found: Sequence[Bucket]) -> Markup | None:
+    line = curves.points(found, "memories_mean")
+    known = [point.value for point in line if point.value is not None]
+    if not known:
+        return None
+    title = f"Memories at the end of an episode: {known[0]:,.0f} at first, {known[-1]:,.0f} at last"
+    return svg.responsive(lambda width: charts.curve(title, line, width, height=200))
+
+
+def _rejected(rows: Rows) -> dict[str, Any]:
+    """Actions of the executor that were not obeyed, by reason, of how many; replies that could not be read."""
+    whole = Bucket(1, len(rows), rows)
+    reasons = whole.summed("rejected")
+    applied = sum(whole.summed("actions").values())
+    return {
+        "reasons": [(reason.replace("_", " "), int(n)) for reason, n in Counter(reasons).most_common()],
+        "total": int(sum(reasons.values())),
+        "attempted": int(applied + sum(reasons.values())),
+        "unreadable": int(sum(whole.values("unreadable_replies"))),
+        "replies": int(sum(whole.values("steps"))),
+    }
+
+
+def _tree(lineage: Sequence[StageView]) -> Markup | None:
+    nodes = [Node(v.stage.number, v.stage.parent, v.stage.reward, v.outcome) for v in lineage]
+    if not any(node.reward is not None for node in nodes):
+        return None
+    told = ", ".join(f"stage {n.number} {page.score(n.reward)} {n.outcome}" for n in nodes[:30])
+    title = f"Stages and their rewards, each tied to the one it was made from: {told}"
+    return svg.responsive(partial(charts.lineage, title, nodes, show=lambda value: f"{100 * value:g}"))
+
+
+def _costs(bills: costs.Costs) -> dict[str, Any]:
+    return {
+        "total": costs.total(bills),
+        "by_role": costs.grouped_by(bills, "role", "model", scope="train"),
+        "by_key": {key: bill for key, bill in costs.grouped_by(bills, "key").items() if key != ("",)},
+        "by_scope": costs.grouped_by(bills, "scope"),
+    }
+
+
+def _evaluations(folder: Path) -> list[dict[str, Any]]:
+    """Every evaluation with a summary, and where its report would be, from the run's own."""
+    found = []
+    for file in sorted(folder.glob("*/summary.json")):
+        summary, report = Files(file.parent).table(file.name), file.parent / "report.html"
+        found.append(
+            {
+                "name": file.parent.name,
+                "link": f"evals/{quote(file.parent.name)}/report.html" if report.exists() else "",
+                "checkpoint": words(summary, "checkpoint"),
+                "queries": count(summary, "queries"),
+                "f1": number(summary, "f1"),
+                "judge": number(summary, "judge"),
+                "success": number(summary, "success_rate"),
+                "errors": sum(counts(summary, "errors").values()),
+            }
+        )
+    return found

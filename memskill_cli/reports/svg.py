@@ -1,0 +1,154 @@
+"""The grammar of our charts: elements, scales, axes, and labels that keep out of each other's way.
+
+Sizes are CSS pixels. Colours are classes of the style sheet, so that a chart follows the light or dark scheme.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from memskill_cli.reports.page import visible
+
+WIDE = 880
+"""Width of a chart on a screen; text in it is 13 px."""
+HALF = 430
+"""Width of one of two charts side by side."""
+NARROW = 340
+"""Width of the same chart on a phone."""
+SMALL = 280
+"""Width of one of the small multiples."""
+LETTER = 6.8
+"""Mean width of a letter."""
+
+Draw = Callable[[int], Markup]
+"""A chart of a given width."""
+
+
+def tag(name: str, text: str = "", children: Iterable[Markup] = (), **attributes: object) -> Markup:
+    """One element. Numbers are rounded to a tenth of a pixel; ``text`` and attributes are escaped, and hold no
+    control characters. ``class_`` is ``class``, ``stroke_width`` is ``stroke-width``."""
+    written = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(value)) for key, value in attributes.items()
+    )
+    body = escape(visible(text)) + Markup("").join(children)
+    return Markup("<{0}{1}>{2}</{0}>").format(name, written, body)
+
+
+def picture(title: str, width: float, height: float, parts: Iterable[Markup]) -> Markup:
+    """A whole drawing. ``title`` is what a screen reader says, so it tells the outcome and not only the subject."""
+    body = [tag("title", title), *parts]
+    return tag("svg", children=body, viewBox=f"0 0 {width:g} {height:g}", role="img", style=f"max-width:{width:g}px")
+
+
+def responsive(draw: Draw, wide: int = WIDE) -> Markup:
+    """The chart twice, ``wide`` for a screen and narrow for a phone; the style sheet shows one."""
+    return tag("div", children=[draw(wide)], class_="wide") + tag("div", children=[draw(NARROW)], class_="narrow")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A plot: data ranges laid on a rectangle."""
+
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+    left: float
+    top: float
+    width: float
+    height: float
+
+    def x(self, value: float) -> float:
+        return self.left + (value - self.x0) / ((self.x1 - self.x0) or 1) * self.width
+
+    def y(self, value: float) -> float:
+        return self.top + (self.y1 - value) / ((self.y1 - self.y0) or 1) * self.height
+
+    @property
+    def right(self) -> float:
+        return self.left + self.width
+
+    @property
+    def bottom(self) -> float:
+        return self.top + self.height
+
+
+def y_axis(frame: Frame, ticks: Sequence[float], show: Callable[[float], str]) -> list[Markup]:
+    """Grid lines with their values to the left."""
+    parts = []
+    for tick in ticks:
+        y = frame.y(tick)
+        parts.append(tag("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="zero" if tick == 0 else "grid"))
+        parts.append(tag("text", show(tick), x=frame.left - 6, y=y + 4, class_="tick end"))
+    return parts
+
+
+def x_axis(frame: Frame, ticks: Sequence[float], name: str) -> list[Markup]:
+    """Values below the plot, and what they count."""
+    parts = [tag("text", f"{tick:,g}", x=frame.x(tick), y=frame.bottom + 17, class_="tick middle") for tick in ticks]
+    return [*parts, tag("text", name, x=frame.left + frame.width / 2, y=frame.bottom + 35, class_="tick middle")]
+
+
+def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten apart) from at or below ``low`` to at or above ``high``."""
+    if high <= low:
+        low, high = low - abs(low) * 0.1 - 1e-6, high + abs(high) * 0.1 + 1e-6
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def whole_ticks(count: int, most: int) -> list[float]:
+    """Some of 1 … ``count``, the last one always."""
+    step = max(1, int(nice_ticks(0, count, most)[1]))
+    inside = [float(i) for i in range(step, count + 1, step) if count - i >= step * 0.6]
+    return [*inside, float(count)]
+
+
+def plain(value: float) -> str:
+    """A tick's value in few characters: 0.02, 1,500, 2e-05."""
+    size = abs(value)
+    if value == 0:
+        return "0"
+    if size < 1e-3 or size >= 1e6:
+        return f"{value:.2g}".replace("-", "\u2212", 1) if value < 0 else f"{value:.2g}"
+    return f"{value:,.4g}".replace("-", "\u2212") if size < 1e4 else f"{value:,.0f}".replace("-", "\u2212")
+
+
+def fit(text: str, room: float) -> str:
+    """``text`` cut to about ``room`` pixels."""
+    most = max(1, int(room / LETTER))
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions near the ``wanted`` ones (in their order) at least ``gap`` apart, between ``low`` and ``high`` if they
+    fit there."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    placed: list[float] = []
+    for i in order:
+        placed.append(max(wanted[i], placed[-1] + gap if placed else low))
+    ceiling = high
+    for at in reversed(range(len(placed))):
+        placed[at] = min(placed[at], ceiling)
+        ceiling = placed[at] - gap
+    result = [0.0] * len(wanted)
+    for place, i in zip(placed, order, strict=True):
+        result[i] = place
+    return result
+
+
+def path(points: Iterable[tuple[float, float]], *, closed: bool = False) -> str:
+    """The ``d`` of a line through ``points``."""
+    found = " L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    return f"M{found}{'Z' if closed else ''}" if found else ""
+
+
+def _value(value: object) -> str:
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else visible(str(value))
