@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from memskill_cli.datasets.base import Manifest
+    from memskill_cli.datasets.base import Ask, Manifest
     from memskill_cli.datasets.prepare import Phase, PrepareResult
 
 FILE = "What to prepare from"
@@ -23,6 +23,15 @@ Source = Annotated[
     str | None, option("--source", panel=FILE, help="A file that you have, or a URL, in place of the official one.")
 ]
 Sample = Annotated[bool, option("--sample", panel=FILE, help="The small sample that ships with memskill.")]
+Variant = Annotated[
+    list[str] | None,
+    option("--variant", panel=FILE, help="hotpotqa: 50, 100, 200 documents or train; repeatable. The first three."),
+]
+Split = Annotated[
+    list[str] | None,
+    option("--split", panel=FILE, help="alfworld: only these splits, repeatable. longmemeval: which one a file is."),
+]
+Limit = Annotated[int, option("--limit", panel=FILE, help="hotpotqa, alfworld: traces of a split at most.")]
 Force = Annotated[bool, option("--force", panel=FILE, help="Prepare anew, replacing what is there.")]
 
 
@@ -30,6 +39,9 @@ def prepare(
     dataset: Dataset,
     source: Source = None,
     sample: Sample = False,
+    variant: Variant = None,
+    split: Split = None,
+    limit: Limit = 0,
     force: Force = False,
     data_dir: DataDir = Path("data"),
     json: Json = False,
@@ -43,14 +55,41 @@ def prepare(
     with console(json, quiet, debug) as out:
         from memskill_cli.datasets.prepare import prepare
 
+        ask = _ask(dataset, split or (), variant or (), limit)
         with ExitStack() as stack:
+            report = _Bars(out, stack)
             result = prepare(
-                dataset, data_dir=data_dir, source=source, sample=sample, force=force, report=_Bars(out, stack)
+                dataset, data_dir=data_dir, source=source, sample=sample, force=force, ask=ask, report=report
             )
         _show(out, result)
-        flags = [] if data_dir == Path("data") else ["--data-dir", str(data_dir)]
-        flags += ["--preset", "demo"] if result.manifest.source.startswith("sample:") else []
-        out.next_command(shlex.join(["memskill", "train", "--dataset", dataset, *flags]))
+        out.next_command(_next(result, dataset, data_dir))
+
+
+def _ask(dataset: str, splits: Sequence[str], variants: Sequence[str], limit: int) -> Ask:
+    """What the flags ask for; a variant is another name for a split."""
+    from memskill_cli.datasets.base import Ask
+    from memskill_cli.errors import UsageError
+
+    if variants and dataset != "hotpotqa":
+        raise UsageError(f"{dataset} has no variants; --variant is for hotpotqa")
+    if limit < 0:
+        raise UsageError(f"--limit {limit}: it is a number of traces")
+    of_variants = [variant if variant == "train" else f"test-{variant}" for variant in variants]
+    return Ask(tuple(dict.fromkeys([*splits, *of_variants])), limit)
+
+
+def _next(result: PrepareResult, dataset: str, data_dir: Path) -> str:
+    """The command that usually follows: training, or evaluating where a benchmark is for that only."""
+    from memskill_cli.datasets.base import get
+
+    manifest = result.manifest
+    flags = [] if data_dir == Path("data") else ["--data-dir", str(data_dir)]
+    flags += ["--preset", "demo"] if manifest.source.startswith("sample:") else []
+    if get(dataset).trains:
+        return shlex.join(["memskill", "train", "--dataset", dataset, *flags])
+    if not any(split.startswith("test") for split in manifest.splits):
+        flags = ["--split", next(iter(manifest.splits)), *flags]
+    return shlex.join(["memskill", "eval", "--dataset", dataset, *flags])
 
 
 def ensure_prepared(out: Console, dataset: str, data_dir: Path) -> None:

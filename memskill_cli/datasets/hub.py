@@ -1,19 +1,64 @@
-"""Files of Hugging Face datasets, through ``huggingface_hub``: its mirrors (HF_ENDPOINT), tokens and cache."""
+"""Files of Hugging Face datasets, through ``huggingface_hub``: with its mirrors (HF_ENDPOINT), tokens and cache.
+
+The Hub is asked once whether it can be reached before its own client starts, which would try for 23 seconds.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from memskill_cli.download import Report
-from memskill_cli.errors import DownloadError
+from memskill_cli.errors import DownloadError, UsageError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+PREFIX = "hf://datasets/"
 
 
 def from_hub(address: str, *, hint: str = "", report: Report = lambda done, total: None) -> Path:
-    """The local copy of ``hf://datasets/<owner>/<name>/<file>``, fetched unless the Hub's cache has it."""
-    from huggingface_hub import hf_hub_download
+    """Where the Hub's cache has ``hf://datasets/<owner>/<name>/<file>``, once it is the Hub's newest.
 
-    _, owner, name, file = address.removeprefix("hf://").split("/", 3)
+    Without a network a copy in the cache is good. Raises UsageError for an address of another kind; DownloadError with
+    ``hint`` when the file cannot be had.
+    """
+    import httpx
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repo, file = _parsed(address)
     try:
-        return Path(hf_hub_download(f"{owner}/{name}", file, repo_type="dataset"))
-    except Exception as error:
-        raise DownloadError(f"could not download {address}: {error}", hint=hint) from error
+        get_hf_file_metadata(hf_hub_url(repo, file, repo_type="dataset"))
+        return Path(hf_hub_download(repo, file, repo_type="dataset", tqdm_class=_bar(report)))
+    except HfHubHTTPError as error:
+        problem = f"the Hub answered {error.response.status_code} {error.response.reason_phrase}".rstrip()
+    except (httpx.TransportError, OSError) as error:  # OSError: offline mode, a connection lost later
+        problem = (str(error) or type(error).__name__).splitlines()[0]
+    try:
+        return Path(hf_hub_download(repo, file, repo_type="dataset", local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise DownloadError(f"could not download {address}: {problem}", hint=hint) from None
+
+
+def _parsed(address: str) -> tuple[str, str]:
+    parts = address.removeprefix(PREFIX).split("/", 2)
+    if not address.startswith(PREFIX) or len(parts) < 3 or not all(parts):
+        raise UsageError(f"{address} is no address of a file", hint=f"{PREFIX}OWNER/NAME/FILE")
+    return f"{parts[0]}/{parts[1]}", parts[2]
+
+
+def _bar(report: Report) -> type[tqdm]:
+    """A progress bar as the Hub's client wants it, which tells ``report`` and draws nothing."""
+    from tqdm import tqdm as base
+
+    class Bar(base):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._bytes, self._all = int(options.get("initial") or 0), options.get("total")
+            super().__init__(disable=True)
+
+        def update(self, n: float | None = 1) -> None:
+            self._bytes += int(n or 0)
+            report(self._bytes, self._all)
+
+    return Bar

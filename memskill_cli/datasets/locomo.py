@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 
 from memskill_cli.datasets.base import SPLITS, Ask, Dataset, Note, Part, Watch, local_file, only
+from memskill_cli.datasets.fields import Record, kind
 from memskill_cli.errors import DataError
 from memskill_cli.records import Query, Session, Trace, Turn
 
@@ -53,7 +54,7 @@ class LoCoMo:
         seen: set[str] = set()
         traces = []
         for index, record in enumerate(records):
-            reader = _Record(part.path.name, index, record, watch.note)
+            reader = _Conversation(part.path.name, index, record, watch.note)
             if reader.trace_id in seen:
                 reader.fail(f"sample_id {reader.trace_id} occurs twice")
             seen.add(reader.trace_id)
@@ -76,7 +77,7 @@ def _load(path: Path) -> list[Any]:
         where = f"line {error.lineno}, column {error.colno}"
         raise DataError(f"{path.name}: not JSON: {error.msg.split(': line')[0]} ({where})") from None
     if not isinstance(records, list) or not records:
-        raise DataError(f"{path.name}: expected a list of conversations, found {_kind(records)}")
+        raise DataError(f"{path.name}: expected a list of conversations, found {kind(records)}")
     return records
 
 
@@ -99,27 +100,21 @@ def _split(traces: list[Any], note: Note) -> Iterator[tuple[str, Any]]:
     yield from zip(names, traces, strict=True)
 
 
-class _Record:
-    """One conversation as it stands in the file, read field by field so that an error can name its place."""
+class _Conversation(Record):
+    """One conversation as it stands in the file."""
 
     def __init__(self, file: str, index: int, record: Any, note: Note) -> None:
-        self.where = f"{file}: record {index}"
+        super().__init__(f"{file}: record {index}", record, "see the format: https://github.com/snap-research/locomo")
         self._note = note
-        self.record = self._expect(record, dict, "the record")
-        self.trace_id: str = self._field(self.record, "sample_id", str, "").strip()
-        if not self.trace_id:
-            self.fail("sample_id is empty")
+        self.trace_id = self.text(self.record, "sample_id")
         self.where = f"{file}: record {index} ({self.trace_id})"
-
-    def fail(self, problem: str) -> NoReturn:
-        raise DataError(f"{self.where}: {problem}", hint="see the format: https://github.com/snap-research/locomo")
 
     def note(self, text: str) -> None:
         self._note(f"{self.trace_id}: {text}")
 
     def sessions(self) -> tuple[Session, ...]:
         """Sessions in number order; empty ones are left out."""
-        talk = self._field(self.record, "conversation", dict, "")
+        talk = self.field(self.record, "conversation", dict, "")
         numbers = sorted(int(m[1]) for key in talk if (m := _SESSION.fullmatch(key)))
         dates = sorted(int(m[1]) for key in talk if (m := _DATE.fullmatch(key)))
         if extra := [number for number in dates if number not in numbers]:
@@ -132,9 +127,9 @@ class _Record:
 
     def _session(self, talk: dict[str, Any], number: int) -> Session:
         label = f"session_{number}"
-        turns = self._field(talk, label, list, "conversation.")
+        turns = self.field(talk, label, list, "conversation.")
         date = talk.get(f"{label}_date_time", "")
-        date = self._expect(date, str, f"conversation.{label}_date_time").strip()
+        date = self.expect(date, str, f"conversation.{label}_date_time").strip()
         if turns and not date:
             self.note(f"{label} has no date")
         read = [self._turn(turn, f"conversation.{label}[{i}]") for i, turn in enumerate(turns)]
@@ -144,18 +139,16 @@ class _Record:
 
     def _turn(self, turn: Any, place: str) -> Turn:
         """A turn; a picture is carried by its caption, also where the file has lost the picture's address."""
-        self._expect(turn, dict, place)
-        speaker = self._field(turn, "speaker", str, f"{place}.").strip()
-        if not speaker:
-            self.fail(f"{place}.speaker is empty")
-        caption = self._expect(turn.get("blip_caption", ""), str, f"{place}.blip_caption").strip()
-        text = turn.get("text", "") if caption else self._field(turn, "text", str, f"{place}.")
-        parts = [self._expect(text, str, f"{place}.text").strip(), _shared(caption)]
+        self.expect(turn, dict, place)
+        speaker = self.text(turn, "speaker", f"{place}.")
+        caption = self.expect(turn.get("blip_caption", ""), str, f"{place}.blip_caption").strip()
+        text = turn.get("text", "") if caption else self.field(turn, "text", str, f"{place}.")
+        parts = [self.expect(text, str, f"{place}.text").strip(), _shared(caption)]
         return Turn(speaker, " ".join(part for part in parts if part))
 
     def queries(self) -> tuple[Query, ...]:
         """Queries in file order. An id is made of the position, since some questions occur twice."""
-        questions = self._field(self.record, "qa", list, "")
+        questions = self.field(self.record, "qa", list, "")
         queries = tuple(self._query(item, i) for i, item in enumerate(questions))
         if not any(query.scored for query in queries):
             self.fail("qa has no question of categories 1..4, so nothing could be scored")
@@ -163,11 +156,9 @@ class _Record:
 
     def _query(self, item: Any, index: int) -> Query:
         place = f"qa[{index}]"
-        self._expect(item, dict, place)
-        question = self._field(item, "question", str, f"{place}.").strip()
-        if not question:
-            self.fail(f"{place}.question is empty")
-        category = self._field(item, "category", int, f"{place}.")
+        self.expect(item, dict, place)
+        question = self.text(item, "question", f"{place}.")
+        category = self.field(item, "category", int, f"{place}.")
         if category not in CATEGORIES:
             self.fail(f"{place}.category is {category}, expected 1..5")
         truth = self._truth(item, category, place)
@@ -185,20 +176,7 @@ class _Record:
         name = "adversarial_answer" if category == UNSCORED and "adversarial_answer" in item else "answer"
         if name not in item:
             self.fail(f"{place} has no {name}")
-        answer = item[name]
-        if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-            self.fail(f"{place}.{name} is {_kind(answer)}, expected text or a number")
-        return str(answer).strip() or self.fail(f"{place}.{name} is empty")
-
-    def _field(self, table: dict[str, Any], name: str, kind: type, prefix: str) -> Any:
-        if name not in table:
-            self.fail(f"{prefix}{name} is missing")
-        return self._expect(table[name], kind, f"{prefix}{name}")
-
-    def _expect(self, value: Any, kind: type, place: str) -> Any:
-        if not isinstance(value, kind) or isinstance(value, bool):
-            self.fail(f"{place} is {_kind(value)}, expected {_KINDS[kind]}")
-        return value
+        return self.answer(item[name], f"{place}.{name}")
 
 
 def _shared(caption: str) -> str:
@@ -206,19 +184,3 @@ def _shared(caption: str) -> str:
     if not caption:
         return ""
     return f"[shares {caption}]" if caption.lower().startswith("a photo") else f"[shares a photo: {caption}]"
-
-
-_KINDS: dict[type, str] = {
-    dict: "an object",
-    list: "a list",
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-}
-
-
-def _kind(value: Any) -> str:
-    """What ``value`` is, in JSON's terms."""
-    return "an empty list" if value == [] else _KINDS[type(value)]

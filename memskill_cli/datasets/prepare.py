@@ -173,7 +173,8 @@ def _fingerprint(part: Part) -> str:
     if part.fingerprint:
         return part.fingerprint
     with part.path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    return f"{sha256}[:{part.limit}]" if part.limit else sha256
 
 
 def _split_flags(part: Part) -> list[str]:

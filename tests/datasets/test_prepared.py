@@ -202,9 +202,6 @@ def test_names_that_do_not_exist(data):
     with pytest.raises(UsageError, match="no dataset is called lokomo") as caught:
         get("lokomo")
     assert caught.value.hint == "did you mean locomo?"
-    for planned in ("longmemeval", "hotpotqa", "alfworld"):
-        with pytest.raises(UsageError, match=f"{planned} is not in this version, which prepares locomo only"):
-            prepare(planned, data_dir=data)
 
 
 def test_senseless_sources(data, tmp_path):

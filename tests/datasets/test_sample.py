@@ -96,5 +96,5 @@ def test_sessions_are_in_order_of_time():
 
 
 def test_a_dataset_without_a_sample_is_said_so():
-    with pytest.raises(DataError, match="the sample of hotpotqa"):
-        sample_path("hotpotqa")
+    with pytest.raises(DataError, match="the sample of squad"):
+        sample_path("squad")

@@ -178,7 +178,6 @@ def test_other_data_than_those_prepared_are_refused(tmp_path):
     ("args", "said"),
     [
         (["--dataset", "lokomo"], "did you mean locomo?"),
-        (["--dataset", "hotpotqa"], "hotpotqa is not in this version, which prepares locomo only"),
         (["--dataset", "locomo", "--sample", "--source", "x.json"], "exclude each other"),
         (["--dataset", "locomo", "--source", "ftp://x/y"], "neither a path nor an http(s) or hf address"),
         (["--dataset", "locomo", "--sauce", "x"], "--source"),

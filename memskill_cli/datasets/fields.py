@@ -1,0 +1,81 @@
+"""Reading a benchmark's JSON field by field, so that an error can name the file, the record and the field at fault."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from memskill_cli.errors import DataError
+
+_KINDS: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+def kind(value: Any) -> str:
+    """What ``value`` is, in JSON's terms."""
+    return "an empty list" if value == [] else _KINDS[type(value)]
+
+
+class Record:
+    """One record of a file; ``where`` and ``hint`` go into errors."""
+
+    def __init__(self, where: str, record: Any, hint: str) -> None:
+        self.where, self._hint = where, hint
+        self.record: dict[str, Any] = self.expect(record, dict, "the record")
+
+    def fail(self, problem: str) -> NoReturn:
+        raise DataError(f"{self.where}: {problem}", hint=self._hint)
+
+    def field(self, table: dict[str, Any], name: str, wanted: type, prefix: str = "") -> Any:
+        if name not in table:
+            self.fail(f"{prefix}{name} is missing")
+        return self.expect(table[name], wanted, f"{prefix}{name}")
+
+    def text(self, table: dict[str, Any], name: str, prefix: str = "") -> str:
+        """A field that must say something, without blanks at its ends."""
+        found: str = self.field(table, name, str, prefix).strip()
+        return found or self.fail(f"{prefix}{name} is empty")
+
+    def expect(self, value: Any, wanted: type, place: str) -> Any:
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            self.fail(f"{place} is {kind(value)}, expected {_KINDS[wanted]}")
+        return value
+
+    def answer(self, value: Any, place: str) -> str:
+        """An answer as text: benchmarks write years and counts as numbers."""
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            self.fail(f"{place} is {kind(value)}, expected text or a number")
+        return str(value).strip() or self.fail(f"{place} is empty")
+
+
+def stream(path: Path, field: str = "") -> Iterator[Any]:
+    """The records of a JSON list one by one (or one field of those that have it), never the file as a whole.
+
+    Raises DataError for a file that is no JSON, or no list with something in it.
+    """
+    import ijson
+
+    count = 0
+    with path.open("rb") as file:
+        first = file.read(64).lstrip()[:1]
+        file.seek(0)
+        try:
+            for value in ijson.items(file, f"item.{field}" if field else "item", use_float=True):
+                count += 1
+                yield value
+        except ijson.JSONError as error:
+            found = re.search(r"error: ([^\\\n]+)", str(error))
+            reason = found[1] if found else type(error).__name__
+            raise DataError(f"{path.name}: not JSON: {reason.strip()} (after {count} records)") from None
+    if first != b"[" or not (count or field):
+        what = {b"[": "an empty list", b"{": "an object", b'"': "text"}.get(first, "something else")
+        raise DataError(f"{path.name}: expected a list of records, found {what}")

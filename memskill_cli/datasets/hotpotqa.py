@@ -1,0 +1,184 @@
+"""HotpotQA (Yang et al., 2018) as repacked for long contexts: a question and 50, 100 or 200 documents to find it in.
+
+An evaluation file is ``[{context: "Document 1:\\nTitle\\ntext\\n\\nDocument 2:…", input, answers, num_docs}]``; each is
+a *variant* and a split of its own, ``test-<documents>``. The training file is Parquet with the same content in other
+fields (``prompt``, ``reward_model.ground_truth``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from memskill_cli.datasets.base import Ask, Dataset, Part, Watch, command
+from memskill_cli.datasets.fields import Record, stream
+from memskill_cli.errors import DataError, UsageError
+from memskill_cli.records import Query, Session, Trace, Turn
+
+HUB = "hf://datasets/BytedTsinghua-SIA/hotpotqa"
+TRAIN_FILE = "hotpotqa_train_32k.parquet"
+VARIANTS = ("50", "100", "200")
+"""Those that are prepared unless others are asked for."""
+CATEGORY = "all"
+"""The files do not say which questions bridge and which compare."""
+
+_SPLIT = re.compile(r"train|test-[1-9][0-9]{0,4}")
+_EVAL_FILE = re.compile(r"eval_([1-9][0-9]{0,4})\.json")
+_DOCUMENT = re.compile(r"^(?=Document \d+:)", re.MULTILINE)
+
+
+class HotpotQA:
+    """The reader of ``eval_50.json`` and its sisters."""
+
+    name = "hotpotqa"
+    trains = False
+
+    def parts(self, source: Path | str | None, ask: Ask) -> list[Part]:
+        """One part a variant. See :class:`~.base.Dataset`. ``source`` is a file, or where the official names are."""
+        if wrong := [split for split in ask.splits if not _SPLIT.fullmatch(split)]:
+            raise UsageError(f"hotpotqa has no split {wrong[0]}", hint="--variant 50, 100, 200 or train")
+        if isinstance(source, Path):
+            return [Part(str(path), path, split=split, limit=ask.limit) for split, path in _files(source, ask)]
+        if source and urlsplit(source).path.endswith((".json", ".parquet")):
+            split = _one(ask, source) or _named(Path(urlsplit(source).path).name)
+            if not split:
+                raise UsageError(f"{source}: how many documents?", hint="say it with --variant 50, 100, 200 or train")
+            return [_remote(source, split, ask.limit)]
+        base = (source or HUB).rstrip("/")
+        splits = ask.splits or tuple(f"test-{variant}" for variant in VARIANTS)
+        return [_remote(f"{base}/{_file(split)}", split, ask.limit) for split in splits]
+
+    def read(self, part: Part, watch: Watch) -> Iterator[Trace]:
+        """See :class:`~.base.Dataset`."""
+        assert part.path is not None
+        rows, total = _rows(part.path)
+        if part.limit and part.limit < total:
+            watch.note(f"the first {part.limit} of {total} questions")
+            total = part.limit
+        odd: Counter[str] = Counter()
+        for index, record in enumerate(islice(rows, part.limit or None)):
+            yield _Item(part, index, record, odd).trace()
+            watch.progress(index + 1, total)
+        for text, count in sorted((+odd).items()):
+            watch.note(f"{count} {text}")
+
+
+DATASET: Dataset = HotpotQA()
+
+
+def _file(split: str) -> str:
+    return TRAIN_FILE if split == "train" else f"eval_{split.removeprefix('test-')}.json"
+
+
+def _named(file: str) -> str:
+    """The split that an official file name stands for, "" if it is none."""
+    found = _EVAL_FILE.fullmatch(file)
+    return f"test-{found[1]}" if found else "train" if file == TRAIN_FILE else ""
+
+
+def _remote(url: str, split: str, limit: int) -> Part:
+    return Part(url, url=url, file_name=_file(split), split=split, limit=limit)
+
+
+def _one(ask: Ask, source: object) -> str:
+    if len(ask.splits) > 1:
+        raise UsageError(f"{source} is one file, and {len(ask.splits)} variants are asked of it")
+    return ask.splits[0] if ask.splits else ""
+
+
+def _files(source: Path, ask: Ask) -> list[tuple[str, Path]]:
+    """The files to read, each with the split that it is."""
+    if source.is_file():
+        return [(_one(ask, source) or _named(source.name) or _counted(source), source)]
+    if not source.is_dir():
+        raise DataError(f"{source}: no such file or folder", hint="give eval_50.json, or the folder that it is in")
+    found = {split: path for path in source.iterdir() if (split := _named(path.name))}
+    wanted = ask.splits or tuple(sorted(found.keys() - {"train"}, key=lambda split: int(split.removeprefix("test-"))))
+    if missing := [_file(split) for split in wanted or ("test-50",) if split not in found]:
+        raise DataError(
+            f"{source}: holds no {missing[0]}", hint="give the file itself, and --variant if its name differs"
+        )
+    return [(split, found[split]) for split in wanted]
+
+
+def _counted(path: Path) -> str:
+    """The split of a file by the number of documents of its first question."""
+    first = next(iter(_rows(path)[0]), None)
+    count = first.get("num_docs") if isinstance(first, dict) else None
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise DataError(
+            f"{path.name}: neither its name nor num_docs says how many documents a question has",
+            hint=command("hotpotqa", None, "--source", str(path), "--variant", "50"),
+        )
+    return f"test-{count}"
+
+
+def _rows(path: Path) -> tuple[Iterator[Any], int]:
+    """The records of a file in the terms of the evaluation files, one by one, and how many they are."""
+    if path.suffix != ".parquet":
+        return stream(path), sum(1 for _ in stream(path, "input"))
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        table = ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path.name}: not Parquet: {str(error).splitlines()[0]}") from None
+    rows = (row for batch in table.iter_batches(batch_size=16) for row in batch.to_pylist())
+    return (_as_evaluation(row) for row in rows), table.metadata.num_rows
+
+
+def _as_evaluation(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the training file with the field names of the evaluation files; what it lacks stays lacking."""
+    found = {"context": row.get("context")}
+    if prompt := row.get("prompt"):
+        found["input"] = prompt[-1].get("content")
+    if reward := row.get("reward_model"):
+        found["answers"] = reward.get("ground_truth")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+class _Item(Record):
+    """One question with its documents as it stands in the file."""
+
+    def __init__(self, part: Part, index: int, record: Any, odd: Counter[str]) -> None:
+        assert part.path is not None
+        hint = "see the files: https://huggingface.co/datasets/BytedTsinghua-SIA/hotpotqa"
+        super().__init__(f"{part.path.name}: record {index}", record, hint)
+        self._split = part.split
+        self._odd = odd
+        self._variant = part.split.removeprefix("test-")
+        self.trace_id = f"hotpotqa-{self._variant}-{index}"
+
+    def trace(self) -> Trace:
+        answers = self.field(self.record, "answers", list) or self.fail("answers is an empty list")
+        query = Query(
+            query_id=self.trace_id,
+            trace_id=self.trace_id,
+            category=CATEGORY,
+            question=self.text(self.record, "input"),
+            truths=tuple(self.answer(answer, f"answers[{i}]") for i, answer in enumerate(answers)),
+        )
+        return Trace(self.trace_id, "hotpotqa", self._split, (Session("documents", "", self.documents()),), (query,))
+
+    def documents(self) -> tuple[Turn, ...]:
+        """One turn a document. Joined line by line, as spans join turns, they are the context to the letter."""
+        context = self.field(self.record, "context", str)
+        pieces = [piece for piece in _DOCUMENT.split(context) if piece]
+        count = sum(bool(_DOCUMENT.match(piece)) for piece in pieces)
+        if not count:
+            self.fail("context has no line that begins with Document 1:")
+        self._check(count)
+        return (*(Turn("", piece.removesuffix("\n")) for piece in pieces[:-1]), Turn("", pieces[-1]))
+
+    def _check(self, count: int) -> None:
+        """A file of another variant must not pass for this one."""
+        said = self.record.get("num_docs", count)
+        if self._variant.isdigit() and said != int(self._variant):
+            self.fail(f"num_docs is {said}, but these are to be questions with {self._variant} documents")
+        self._odd[f"questions whose context has another number of documents than {said}"] += count != said

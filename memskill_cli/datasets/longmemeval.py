@@ -1,0 +1,156 @@
+"""LongMemEval-S (Wu et al., 2025): 500 questions, each asked of the chat sessions of one user with an assistant.
+
+The file is ``[{question_id, question_type, question, question_date, answer, haystack_session_ids, haystack_dates,
+haystack_sessions: [[{role, content}]], …}]``, about 270 MB, and is read record by record. Evidence (``has_answer``,
+``answer_session_ids``) is not used.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from memskill_cli.datasets.base import SPLITS, Ask, Dataset, Part, Watch, command, local_file, only
+from memskill_cli.datasets.fields import Record, stream
+from memskill_cli.datasets.samples import shipped
+from memskill_cli.errors import DataError, UsageError
+from memskill_cli.records import Query, Session, Trace, Turn
+
+FILE = "longmemeval_s_cleaned.json"
+URL = f"hf://datasets/xiaowu0162/longmemeval-cleaned/{FILE}"
+ABSTENTION = "abstention"
+"""Category of the questions (ids end in ``_abs``) that the history does not answer."""
+
+SplitOf = Callable[[int, str], str]
+"""(position, question id) -> split."""
+
+
+class LongMemEval:
+    """The reader of ``longmemeval_s_cleaned.json`` and of files in its format."""
+
+    name = "longmemeval"
+    trains = False
+
+    def parts(self, source: Path | str | None, ask: Ask) -> list[Part]:
+        """The one file; with a split asked for, all of it is that split. See :class:`~.base.Dataset`."""
+        only(self.name, ask, splits=SPLITS)
+        if len(ask.splits) > 1 or (ask.splits and source is None):
+            raise UsageError(
+                "the official file has published splits; --split is for a file of your own, and says which one it is",
+                hint=command(self.name, None, "--source", "FILE", "--split", ask.splits[0]),
+            )
+        split = ask.splits[0] if ask.splits else ""
+        if isinstance(source, Path):
+            return [Part(str(source), local_file(source, FILE), split=split)]
+        return [Part(source or URL, url=source or URL, file_name=FILE, split=split)]
+
+    def read(self, part: Part, watch: Watch) -> Iterator[Trace]:
+        """See :class:`~.base.Dataset`. The file is gone through twice: for its ids, then for its records."""
+        assert part.path is not None
+        ids = [str(found) for found in stream(part.path, "question_id")]
+        split_of = _split_of(part, ids, watch)
+        odd: Counter[str] = Counter()
+        seen: set[str] = set()
+        for index, record in enumerate(stream(part.path)):
+            reader = _Question(part.path.name, index, record, odd)
+            if reader.trace_id in seen:
+                reader.fail(f"question_id {reader.trace_id} occurs twice")
+            seen.add(reader.trace_id)
+            split = split_of(index, reader.trace_id)
+            yield Trace(reader.trace_id, self.name, split, reader.sessions(), (reader.query(),))
+            watch.progress(index + 1, len(ids))
+        for text, count in sorted((+odd).items()):
+            watch.note(f"{count} {text}")
+
+
+DATASET: Dataset = LongMemEval()
+
+
+def _split_of(part: Part, ids: list[str], watch: Watch) -> SplitOf:
+    """How the file is split: as asked, by question ids where all are known, or by position if it can be the full file.
+
+    The published lists are positions in the full file. They say nothing about the positions of a smaller one.
+    """
+    if part.split:
+        watch.note(f"all {len(ids)} records are taken as {part.split}, as asked for with --split")
+        return lambda index, question_id: part.split
+    positions: dict[str, list[int]] = orjson.loads(shipped("longmemeval_s_splits.json").read_bytes())
+    by_position = {index: split for split in SPLITS for index in positions[split]}
+    known = shipped("longmemeval_s_ids.txt").read_text("utf-8").split()
+    by_id = {question_id: by_position[index] for index, question_id in enumerate(known)}
+    unknown = [question_id for question_id in ids if question_id not in by_id]
+    if not unknown:
+        if len(ids) != len(known):
+            counts = Counter(by_id[question_id] for question_id in ids)
+            sizes = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
+            watch.note(f"{len(ids)} of the {len(known)} published records, split by question id: {sizes}")
+        return lambda index, question_id: by_id[question_id]
+    if len(ids) == len(known):
+        watch.note(f"{len(unknown)} question ids are not the published ones: split by position, as published")
+        return lambda index, question_id: by_position[index]
+    assert part.path is not None
+    raise DataError(
+        f"{part.path.name}: {len(unknown)} of its {len(ids)} question ids are not published ones (first {unknown[0]}), "
+        f"so which split they belong to is not known",
+        hint="say what the file is for: " + command("longmemeval", None, "--source", part.source, "--split", "test"),
+    )
+
+
+class _Question(Record):
+    """One question with its history as it stands in the file. Oddities are counted in ``odd``."""
+
+    def __init__(self, file: str, index: int, record: Any, odd: Counter[str]) -> None:
+        hint = "see the format: https://github.com/xiaowu0162/LongMemEval"
+        super().__init__(f"{file}: record {index}", record, hint)
+        self._odd = odd
+        self.trace_id = self.text(self.record, "question_id")
+        self.where = f"{file}: record {index} ({self.trace_id})"
+
+    def sessions(self) -> tuple[Session, ...]:
+        """Sessions in the file's order, each with its id and date; empty ones are left out."""
+        histories = self.field(self.record, "haystack_sessions", list)
+        dates = self._beside(histories, "haystack_dates")
+        labels = self._beside(histories, "haystack_session_ids")
+        self._odd["records whose sessions are not in order of time: read in the file's order"] += dates != sorted(dates)
+        read = [self._session(history, i, labels[i], dates[i]) for i, history in enumerate(histories)]
+        kept = tuple(session for session in read if session.turns)
+        self._odd["empty sessions are left out"] += len(read) - len(kept)
+        return kept or self.fail("haystack_sessions has no session with turns")
+
+    def _beside(self, histories: list[Any], name: str) -> list[str]:
+        """A list of texts as long as that of the sessions."""
+        texts = self.field(self.record, name, list)
+        if len(texts) != len(histories):
+            self.fail(f"{name} has {len(texts)} entries for {len(histories)} sessions")
+        return [self.expect(text, str, f"{name}[{i}]").strip() for i, text in enumerate(texts)]
+
+    def _session(self, history: Any, index: int, label: str, date: str) -> Session:
+        place = f"haystack_sessions[{index}]"
+        turns = [self._turn(turn, f"{place}[{i}]") for i, turn in enumerate(self.expect(history, list, place))]
+        said = tuple(turn for turn in turns if turn.text)
+        self._odd["turns without text are left out"] += len(turns) - len(said)
+        return Session(label, date, said)
+
+    def _turn(self, turn: Any, place: str) -> Turn:
+        self.expect(turn, dict, place)
+        return Turn(self.text(turn, "role", f"{place}."), self.field(turn, "content", str, f"{place}.").strip())
+
+    def query(self) -> Query:
+        abstention = self.trace_id.endswith("_abs")
+        if abstention:
+            self._odd["abstention questions are kept apart: only eval --include-abstention asks them"] += 1
+        if "answer" not in self.record:
+            self.fail("answer is missing")
+        return Query(
+            query_id=self.trace_id,
+            trace_id=self.trace_id,
+            category=ABSTENTION if abstention else self.text(self.record, "question_type"),
+            question=self.text(self.record, "question"),
+            truths=(self.answer(self.record["answer"], "answer"),),
+            date=self.field(self.record, "question_date", str).strip(),
+            scored=not abstention,
+        )
