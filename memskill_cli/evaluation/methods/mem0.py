@@ -183,7 +183,11 @@ def _new_memory(dim: int) -> Any:
 
 @functools.cache
 def _library() -> _Library:
-    """Mem0, imported so that it reports to nobody and keeps its folder out of the user's home."""
+    """Mem0, imported so that it reports to nobody and keeps its folder out of the user's home.
+
+    It would tell its makers of every call. Here the module that does so is never loaded; and if someone else has
+    loaded it in this process, nothing is handed to it.
+    """
     home = tempfile.mkdtemp(prefix="memskill-mem0-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     silent: Any = ModuleType("mem0.memory.telemetry")
@@ -193,10 +197,12 @@ def _library() -> _Library:
     os.environ["MEM0_DIR"] = home
     try:
         from mem0.configs.prompts import FACT_RETRIEVAL_PROMPT
-        from mem0.memory.main import Memory
+        from mem0.memory import main
     finally:
         del os.environ["MEM0_DIR"]
         if before is not None:
             os.environ["MEM0_DIR"] = before
+    main.capture_event = silent.capture_event
+    main.mem0_dir = home
     logging.getLogger("mem0").setLevel(logging.CRITICAL + 1)  # it logs whole prompts
-    return _Library(Memory, FACT_RETRIEVAL_PROMPT)
+    return _Library(main.Memory, FACT_RETRIEVAL_PROMPT)
