@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memskill_cli.llm.grammars import MAX_CHARS, executor_grammar, judge_grammar
+from memskill_cli.llm.grammars import MAX_CHARS, command_grammar, executor_grammar, judge_grammar
 from memskill_cli.records import Action
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|\{\d+,\d+\}|[()|]|[a-z]+')
@@ -92,3 +92,10 @@ def test_a_verdict_is_json_with_one_of_three_scores(explanation: str, score: str
     assert _accepts(judge_grammar(), f'{{"explanation": "Same \\"day\\".", "score": {score}}}') == (
         score in ("0", "0.5", "1")
     )
+
+
+def test_a_command_is_one_of_those_that_are_possible():
+    commands = ["go to desk 1", 'say "a | b"', "look"]
+    grammar = command_grammar(commands)
+    assert all(_accepts(grammar, command) for command in commands)
+    assert not any(_accepts(grammar, text) for text in ("go to desk 2", "look ", "", "go to desk 1look"))
