@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memskill_cli.agent.actor import MAX_CHARS, act, act_messages, chars_that_fit, report, understand
@@ -102,6 +102,7 @@ def test_a_reply_means_an_admissible_command_or_none(reply: str, meant: str | No
     assert understand(reply, COMMANDS) == meant
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_whatever_is_said_only_what_is_possible_is_played(reply: str) -> None:
     assert understand(reply, COMMANDS) in {None, *COMMANDS}
@@ -180,6 +181,7 @@ def test_the_oldest_observations_go_first() -> None:
     assert few.endswith("> open drawer 19")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 400), max_size=12), st.lists(st.integers(0, 900), max_size=6), st.integers(600, 3000))
 def test_a_prompt_keeps_its_bound(observations: list[int], memories: list[int], max_chars: int) -> None:
     moves = [Move("open drawer 1", "x" * length, True) for length in observations]
@@ -216,6 +218,7 @@ def test_how_it_went_in_a_few_words() -> None:
     assert report(Playthrough("", _moves("use lamp 1"), True)).startswith("reached the goal in 1 commands.")
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["go to desk 1", "look", "take mug 1 from desk 1", "x" * 200])))
 def test_however_long_the_report_is_short(commands: list[str]) -> None:
     assert len(report(Playthrough("", _moves(*commands), False))) <= 540
