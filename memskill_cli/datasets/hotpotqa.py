@@ -65,7 +65,7 @@ class HotpotQA:
             yield _Item(part, index, record, odd).trace()
             watch.progress(index + 1, total)
         for text, count in sorted((+odd).items()):
-            watch.note(f"{count} {text}")
+            watch.note(f"{text}: {count}")
 
 
 DATASET: Dataset = HotpotQA()
@@ -181,4 +181,4 @@ class _Item(Record):
         said = self.record.get("num_docs", count)
         if self._variant.isdigit() and said != int(self._variant):
             self.fail(f"num_docs is {said}, but these are to be questions with {self._variant} documents")
-        self._odd[f"questions whose context has another number of documents than {said}"] += count != said
+        self._odd["questions whose context has another number of documents than num_docs says"] += count != said

@@ -16,7 +16,7 @@ import orjson
 
 from memskill_cli.datasets.base import SPLITS, Ask, Dataset, Part, Watch, command, local_file, only
 from memskill_cli.datasets.fields import Record, stream
-from memskill_cli.datasets.samples import shipped
+from memskill_cli.datasets.samples import sample_path, shipped
 from memskill_cli.errors import DataError, UsageError
 from memskill_cli.records import Query, Session, Trace, Turn
 
@@ -45,6 +45,8 @@ class LongMemEval:
             )
         split = ask.splits[0] if ask.splits else ""
         if isinstance(source, Path):
+            if source == sample_path(self.name):
+                split = split or "test"
             return [Part(str(source), local_file(source, FILE), split=split)]
         return [Part(source or URL, url=source or URL, file_name=FILE, split=split)]
 
@@ -64,7 +66,7 @@ class LongMemEval:
             yield Trace(reader.trace_id, self.name, split, reader.sessions(), (reader.query(),))
             watch.progress(index + 1, len(ids))
         for text, count in sorted((+odd).items()):
-            watch.note(f"{count} {text}")
+            watch.note(f"{text}: {count}")
 
 
 DATASET: Dataset = LongMemEval()
@@ -76,7 +78,7 @@ def _split_of(part: Part, ids: list[str], watch: Watch) -> SplitOf:
     The published lists are positions in the full file. They say nothing about the positions of a smaller one.
     """
     if part.split:
-        watch.note(f"all {len(ids)} records are taken as {part.split}, as asked for with --split")
+        watch.note(f"all {len(ids)} records are taken as {part.split}")
         return lambda index, question_id: part.split
     positions: dict[str, list[int]] = orjson.loads(shipped("longmemeval_s_splits.json").read_bytes())
     by_position = {index: split for split in SPLITS for index in positions[split]}
@@ -115,10 +117,12 @@ class _Question(Record):
         histories = self.field(self.record, "haystack_sessions", list)
         dates = self._beside(histories, "haystack_dates")
         labels = self._beside(histories, "haystack_session_ids")
-        self._odd["records whose sessions are not in order of time: read in the file's order"] += dates != sorted(dates)
+        self._odd["records whose sessions are not in order of time (read in the file's order)"] += dates != sorted(
+            dates
+        )
         read = [self._session(history, i, labels[i], dates[i]) for i, history in enumerate(histories)]
         kept = tuple(session for session in read if session.turns)
-        self._odd["empty sessions are left out"] += len(read) - len(kept)
+        self._odd["empty sessions, left out"] += len(read) - len(kept)
         return kept or self.fail("haystack_sessions has no session with turns")
 
     def _beside(self, histories: list[Any], name: str) -> list[str]:
@@ -132,7 +136,7 @@ class _Question(Record):
         place = f"haystack_sessions[{index}]"
         turns = [self._turn(turn, f"{place}[{i}]") for i, turn in enumerate(self.expect(history, list, place))]
         said = tuple(turn for turn in turns if turn.text)
-        self._odd["turns without text are left out"] += len(turns) - len(said)
+        self._odd["turns without text, left out"] += len(turns) - len(said)
         return Session(label, date, said)
 
     def _turn(self, turn: Any, place: str) -> Turn:
@@ -142,7 +146,7 @@ class _Question(Record):
     def query(self) -> Query:
         abstention = self.trace_id.endswith("_abs")
         if abstention:
-            self._odd["abstention questions are kept apart: only eval --include-abstention asks them"] += 1
+            self._odd["abstention questions, kept apart (only eval --include-abstention asks them)"] += 1
         if "answer" not in self.record:
             self.fail("answer is missing")
         return Query(
