@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,6 +97,8 @@ def _text(item: Any) -> str:
 
 
 def _load() -> None:
+    # What the packages say to each other's makers is nothing to who evaluates.
+    warnings.filterwarnings("ignore", message="Importing Send from langgraph")
     import langmem  # noqa: F401
 
     import memskill_cli.evaluation.methods.langmem_chat  # noqa: F401

@@ -126,7 +126,7 @@ class System(Method):
         if util.find_spec(self.module) is None:
             raise UsageError(
                 f"{self.package} is not installed",
-                hint=f'pip install "memskill[{self.extra}]" (from a checkout: ".[…]")',
+                hint=f'pip install "memskill[{self.extra}]"',
             )
 
     async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
