@@ -92,7 +92,7 @@ def curve(
     ticks = nice_ticks(min(ends, default=0), max(ends, default=1), 5 if height > 200 else 3)
     top = 26.0 if stages else 12.0
     last = points[-1].last if points else 1
-    frame = Frame(0.5, last + 0.5, ticks[0], ticks[-1], 52, top, width - 64, height - top - 44)
+    frame = Frame(0.5, last + 0.5, ticks[0], ticks[-1], 52, top, width - 72, height - top - 44)
     parts = [*svg.y_axis(frame, ticks, show), *_bands(frame, stages)]
     parts += svg.x_axis(frame, svg.whole_ticks(last, 8 if width > 500 else 4), "inner epoch")
     if reference:
@@ -114,15 +114,17 @@ def _line(frame: Frame, known: Sequence[Point]) -> list[Markup]:
 
 
 def _bands(frame: Frame, stages: Sequence[Boundary]) -> list[Markup]:
-    """Every stage's stretch with its label above, where there is room, and the reward it was judged by."""
+    """Every stage's stretch with its label above (of each, or of every so many), and the reward it was judged by."""
     parts = []
+    room = frame.width / max(1, len(stages))
+    names = [f"stage {stage.label}" if room > 70 else stage.label for stage in stages]
+    every = 1 + int((max(map(len, names), default=0) * svg.LETTER + 4) // room)
     for index, stage in enumerate(stages):
         x0, x1 = frame.x(stage.first - 0.5), frame.x(stage.last + 0.5)
         if index:
             parts.append(tag("line", x1=x0, x2=x0, y1=frame.top - 18, y2=frame.bottom, class_="border"))
-        label = next((text for text in (f"stage {stage.label}", stage.label) if len(text) * 7 < x1 - x0), "")
-        if label:
-            parts.append(tag("text", label, x=(x0 + x1) / 2, y=frame.top - 9, class_="tick middle"))
+        if index % every == 0:
+            parts.append(tag("text", names[index], x=(x0 + x1) / 2, y=frame.top - 9, class_="tick middle"))
         if stage.level is not None:
             y, start = frame.y(stage.level), frame.x(stage.last - stage.tail + 0.5)
             parts.append(tag("line", x1=start, x2=x1, y1=y, y2=y, class_="level"))
@@ -153,16 +155,17 @@ def stack(
     ticks = nice_ticks(0, full or max(totals, default=1) or 1, 5)
     if full:
         ticks = [tick for tick in ticks if tick <= full * 1.001]
-    gutter = 170 if width > 500 else 12
+    gutter = 200 if width > 500 else 20
     last = spans[-1][1] if spans else 1
     frame = Frame(0.5, last + 0.5, 0, ticks[-1], 52, 12, width - 52 - gutter, height - 56)
     parts = svg.x_axis(frame, svg.whole_ticks(last, 8 if width > 500 else 4), "inner epoch")
+    edge = "" if len(spans) <= 60 else " edgeless"
     floor = [0.0] * len(spans)
     middles = []
     for layer in layers:
         roof = [a + b for a, b in zip(floor, layer.values, strict=True)]
         outline = _steps(frame, spans, roof) + _steps(frame, spans, floor)[::-1]
-        parts.append(tag("path", d=svg.path(outline, closed=True), class_=f"fill {layer.tone}"))
+        parts.append(tag("path", d=svg.path(outline, closed=True), class_=f"fill {layer.tone}{edge}"))
         middles.append(frame.y((floor[-1] + roof[-1]) / 2))
         floor = roof
     parts += svg.y_axis(frame, ticks, show)
@@ -179,7 +182,7 @@ def _names(frame: Frame, layers: Sequence[Layer], middles: Sequence[float], show
         thread = f"M{x + 1:.1f} {middle:.1f}L{x + 10:.1f} {place:.1f}"
         parts.append(tag("path", d=thread, class_="thread"))
         parts.append(tag("rect", x=x + 13, y=place - 5, width=10, height=10, class_=f"fill {layer.tone}"))
-        label = f"{fit(layer.label, room - 38 - 7 * len(value))} {value}"
+        label = f"{fit(layer.label, room - 36 - svg.LETTER * len(value))} {value}"
         parts.append(tag("text", label, x=x + 28, y=place + 4, class_="label"))
     return parts
 
@@ -205,9 +208,10 @@ def whiskers(title: str, rows: Sequence[Whisker], width: int, *, mark: str = "")
     ends = [v for r in rows for v in (r.value, r.mark, *(r.interval or ())) if v is not None]
     ticks = nice_ticks(0, max(ends, default=0) or 1, 4)
     ticks = [tick for tick in ticks if tick <= 1]
-    labels = min(max((len(row.label) for row in rows), default=0) * svg.LETTER + 12, width * 0.34)
-    height = ROW * len(rows) + 54
-    frame = Frame(0, ticks[-1], 0, 1, labels, 8, width - labels - 64, height - 54)
+    labels = min(max((len(row.label) for row in rows), default=0) * svg.LETTER + 14, width * 0.36)
+    marked = bool(mark) and any(row.mark is not None for row in rows)
+    frame = Frame(0, ticks[-1], 0, 1, labels, 8, width - labels - 64, ROW * len(rows))
+    height = frame.bottom + (46 if marked else 24)
     parts = [
         part
         for tick in ticks
@@ -218,7 +222,7 @@ def whiskers(title: str, rows: Sequence[Whisker], width: int, *, mark: str = "")
     ]
     for index, row in enumerate(rows):
         parts += _whisker(frame, row, 8 + ROW * (index + 0.5), labels)
-    if mark and any(row.mark is not None for row in rows):
+    if marked:
         parts.append(_diamond(frame.left + 7, frame.bottom + 36))
         parts.append(tag("text", mark, x=frame.left + 18, y=frame.bottom + 40, class_="tick"))
     return svg.picture(title, width, height, parts)
@@ -249,13 +253,15 @@ def bars(title: str, values: Sequence[tuple[str, int]], width: int, *, name: str
     ticks = nice_ticks(0, max((count for _, count in values), default=1) or 1, 3)
     frame = Frame(0, len(values), 0, ticks[-1], 52, 18, width - 64, height - 62)
     parts = svg.y_axis(frame, ticks, plain)
+    crowded = max((len(label) for label, _ in values), default=0) * svg.LETTER + 3 > frame.width / max(1, len(values))
     for index, (label, count) in enumerate(values):
         x, wide = frame.x(index + 0.08), frame.x(index + 0.92) - frame.x(index + 0.08)
         middle, top = x + wide / 2, frame.y(count)
         parts.append(tag("rect", x=x, y=top, width=wide, height=frame.bottom - top, class_="fill s0"))
         if count:
             parts.append(tag("text", f"{count:,}", x=middle, y=top - 4, class_="tick middle"))
-        parts.append(tag("text", label, x=middle, y=frame.bottom + 17, class_="tick middle"))
+        if not (crowded and index % 2):
+            parts.append(tag("text", label, x=middle, y=frame.bottom + 17, class_="tick middle"))
     parts.append(tag("text", name, x=frame.left + frame.width / 2, y=frame.bottom + 35, class_="tick middle"))
     return svg.picture(title, width, height, parts)
 
@@ -265,7 +271,7 @@ def lineage(title: str, nodes: Sequence[Node], width: int, *, show: Show, height
     rewards = [node.reward for node in nodes if node.reward is not None]
     ticks = nice_ticks(min(rewards, default=0), max(rewards, default=1), 4)
     numbers = [node.number for node in nodes] or [0]
-    frame = Frame(min(numbers) - 0.5, max(numbers) + 0.5, ticks[0], ticks[-1], 52, 14, width - 64, height - 58)
+    frame = Frame(min(numbers) - 0.5, max(numbers) + 0.5, ticks[0], ticks[-1], 52, 14, width - 72, height - 58)
     parts = svg.y_axis(frame, ticks, show)
     every = 1 + len(numbers) // (24 if width > 500 else 9)
     parts += svg.x_axis(frame, [float(n) for n in numbers[::every]], "stage")

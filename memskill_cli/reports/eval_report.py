@@ -217,8 +217,8 @@ def _histogram(name: str, title: str, values: Sequence[float]) -> Markup:
     else:
         bins = [("failed", sum(v <= 0 for v in values)), ("succeeded", sum(v > 0 for v in values))]
     told = ", ".join(f"{label}: {n}" for label, n in bins)
-    wide = 520 if name == "f1" else svg.NARROW
-    return charts.bars(f"Number of queries by {title}: {told}", bins, wide, name=title)
+    said = f"Number of queries by {title}: {told}"
+    return svg.responsive(lambda width: charts.bars(said, bins, width, name=title), svg.HALF)
 
 
 def _costs(run: Files, scope: str, queries: int) -> dict[str, Any]:

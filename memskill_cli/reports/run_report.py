@@ -210,7 +210,9 @@ def _actions(found: Sequence[Bucket]) -> Markup | None:
     spans = [(bucket.first, bucket.last) for bucket in found]
     told = ", ".join(f"{layer.label} {layer.values[-1]:.2f}" for layer in layers)
     title = f"Memory actions for each span read; at last {told}"
-    return svg.responsive(partial(charts.stack, title, spans, layers, height=230))
+    return svg.responsive(
+        partial(charts.stack, title, spans, layers, show=lambda v: f"{v:.2f}".removesuffix(".00"), height=230)
+    )
 
 
 def _memories(found: Sequence[Bucket]) -> Markup | None:

@@ -21,7 +21,7 @@ NARROW = 340
 """Width of the same chart on a phone."""
 SMALL = 280
 """Width of one of the small multiples."""
-LETTER = 6.8
+LETTER = 7.4
 """Mean width of a letter."""
 
 Draw = Callable[[int], Markup]
@@ -89,7 +89,7 @@ def y_axis(frame: Frame, ticks: Sequence[float], show: Callable[[float], str]) -
 
 def x_axis(frame: Frame, ticks: Sequence[float], name: str) -> list[Markup]:
     """Values below the plot, and what they count."""
-    parts = [tag("text", f"{tick:,g}", x=frame.x(tick), y=frame.bottom + 17, class_="tick middle") for tick in ticks]
+    parts = [tag("text", f"{tick:,.0f}", x=frame.x(tick), y=frame.bottom + 17, class_="tick middle") for tick in ticks]
     return [*parts, tag("text", name, x=frame.left + frame.width / 2, y=frame.bottom + 35, class_="tick middle")]
 
 
