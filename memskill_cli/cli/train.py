@@ -74,6 +74,7 @@ def train(
 
         from memskill_cli.cli.prepare import ensure_prepared
         from memskill_cli.runs.trackers import require
+        from memskill_cli.reports.hooks import report_run
         from memskill_cli.training import launch
 
         if resume:
@@ -89,6 +90,7 @@ def train(
             finished = False
         if finished:
             out.notice(f"run {opened.name} is finished and does nothing more; --outer-epochs N makes it longer")
+            report_run(opened.path, out.notice)
         else:
             access = o.access_of(ctx.params)
             with Bar(out) as progress:
@@ -157,6 +159,7 @@ def show(out: Console, run: RunDir) -> None:
         table.add_column(name, justify="left" if name in ("stage", "") else "right")
     found = stages.read_all(run.stages)
     champion = stages.best(found)
+    report = run.path / "report.html"
     for stage in found:
         inner = [row["episode_reward_mean"] for row in rows if row["stage"] == stage.number]
         first, last = (percent(inner[0]), percent(inner[-1])) if inner else ("–", "–")
@@ -171,9 +174,11 @@ def show(out: Console, run: RunDir) -> None:
             "inner_epochs": len(rows),
             "stages": [{"stage": s.number, "reward": s.reward, "is_best": s.is_best, "kept": s.kept} for s in found],
             "best_checkpoint": str(run.checkpoints / f"{champion.checkpoint:06d}") if champion else None,
+            "report": str(report) if report.exists() else None,
             "cost_usd": sum(row["cost_usd"] for row in rows),
             "llm_calls": sum(row["llm_calls"] for row in rows),
         },
         table,
         f"rewards are token F1 x 100 unless --reward judge; everything is in [bold]{run.path}[/bold]",
+        *([f"report: [bold]{report}[/bold]"] if report.exists() else []),
     )

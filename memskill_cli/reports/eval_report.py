@@ -47,7 +47,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An evaluation to compare with, and where its report is ("" if there is none, or it is this one)."""
+    """An evaluation to compare with, and where its report is ("" of this one)."""
 
     line: Line
     link: str
@@ -169,8 +169,8 @@ def _neighbours(folder: Path, summary: Row) -> list[Neighbour]:
     for file in sorted(folder.parent.glob("*/summary.json"), key=lambda file: (file.parent != folder, file)):
         other = Files(file.parent).table(file.name)
         if other and summary and all(other.get(name) == summary.get(name) for name in same):
-            this, linked = file.parent == folder, (file.parent / "report.html").exists()
-            link = f"../{quote(file.parent.name)}/report.html" if linked and not this else ""
+            this = file.parent == folder
+            link = "" if this else f"../{quote(file.parent.name)}/report.html"
             found.append(Neighbour(Line(_label(other), other, this), link))
     return found if len(found) > 1 else []
 

@@ -10,6 +10,7 @@ from typing import Any
 from memskill_cli.config import Config, to_dict
 from memskill_cli.datasets.base import PreparedSplit, load_manifest, load_split
 from memskill_cli.errors import DataError, RunError
+from memskill_cli.reports.hooks import report_run
 from memskill_cli.runs.run_dir import RunDir, find_run, new_name
 from memskill_cli.runs.trackers import tracked
 from memskill_cli.services import Access, games_of, services
@@ -121,11 +122,13 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
                 trainer.resume()
                 notice(f"run {run.name}: inner epochs {trainer.done} to {trainer.total}, {len(curriculum)} traces")
                 with tracked(run, settings, notice) as log:
-                    trainer.watcher = _logging(progress.begin(trainer.spans_ahead(), notice), trainer, log)
+                    watcher = _logging(progress.begin(trainer.spans_ahead(), notice), trainer, log)
+                    trainer.watcher = _reporting(watcher, run, settings.train.inner_epochs, notice)
                     await trainer.train()
                 finished = True
         finally:
             run.set_status("finished" if finished else "paused")
+            report_run(run.path, notice)
 
 
 def _logging(watcher: Watcher, trainer: Trainer, log: Callable[[int, dict[str, Any]], None]) -> Watcher:
@@ -134,5 +137,16 @@ def _logging(watcher: Watcher, trainer: Trainer, log: Callable[[int, dict[str, A
     def epoch(row: dict[str, Any]) -> None:
         watcher.epoch(row)
         log(trainer.done, row)
+
+    return dataclasses.replace(watcher, epoch=epoch)
+
+
+def _reporting(watcher: Watcher, run: RunDir, inner_epochs: int, notice: Callable[[str], None]) -> Watcher:
+    """``watcher``, with the run's report written anew whenever a stage has ended."""
+
+    def epoch(row: dict[str, Any]) -> None:
+        watcher.epoch(row)
+        if row["inner"] + 1 == inner_epochs:
+            report_run(run.path, notice)
 
     return dataclasses.replace(watcher, epoch=epoch)
