@@ -13,6 +13,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from importlib import metadata, util
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
 import orjson
@@ -20,7 +21,7 @@ import orjson
 from memskill_cli import files
 from memskill_cli.agent.reply_blocks import without_thoughts
 from memskill_cli.config import digest
-from memskill_cli.errors import MemskillError, ModelError, UnreadableReplyError, UsageError
+from memskill_cli.errors import MemoryBankError, MemskillError, ModelError, UnreadableReplyError, UsageError
 from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Memory, Method
 from memskill_cli.llm.gateway import Gateway, Message
 from memskill_cli.records import Query, Retrieved, Span, Trace
@@ -133,17 +134,32 @@ class System(Method):
         model = ExecutorModel(self.site.world.gateway)
         store = self.store(model)
         file = self.site.folder / f"{digest(trace.trace_id)}.json"
-        if file.exists():
-            await store.restore(orjson.loads(file.read_bytes())["memories"])
+        kept = self._kept(file)
+        if kept is not None:
+            await store.restore(kept["memories"])
+            self._unreadable += kept["unreadable_replies"]
             for _ in spans:
                 advance()
-        else:
-            for span in spans:
-                await self._read(store, model, span)
-                advance()
-            files.write_json(file, {"trace_id": trace.trace_id, "system": self._system(), "memories": store.items()})
+            return Memory(store.recall, len(kept["memories"]))
+        for span in spans:
+            await self._read(store, model, span)
+            advance()
         self._unreadable += model.unreadable
-        return Memory(store.recall, len(store.items()))
+        memories = store.items()
+        facts = {"system": self._system(), "unreadable_replies": model.unreadable}
+        files.write_json(file, {"trace_id": trace.trace_id, **facts, "memories": memories})
+        return Memory(store.recall, len(memories))
+
+    def _kept(self, file: Path) -> dict[str, Any] | None:
+        """What an earlier try wrote of a trace, unless another version of the system did."""
+        try:
+            table: dict[str, Any] = orjson.loads(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except orjson.JSONDecodeError as error:
+            hint = "delete it: the trace is then read again, its model calls from the cache"
+            raise MemoryBankError(f"{file} cannot be read: {error}", hint=hint) from None
+        return table if table["system"] == self._system() else None
 
     async def _read(self, store: Store, model: ExecutorModel, span: Span) -> None:
         try:

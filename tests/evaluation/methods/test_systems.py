@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memskill_cli.errors import BudgetExceededError, ModelError, UnreadableReplyError, UsageError
+from memskill_cli.errors import BudgetExceededError, MemoryBankError, ModelError, UnreadableReplyError, UsageError
 from memskill_cli.evaluation.methods import systems
 from memskill_cli.evaluation.methods.base import Method
 from memskill_cli.evaluation.methods.systems import read_object
@@ -118,6 +118,33 @@ def test_replies_nobody_can_read_are_asked_again_and_counted(rig: Any, name: str
     assert facts["unreadable_replies"] == 1
     assert len(rig.requests) == 2
     assert "could not be read" in rig.requests[1].messages[-1]["content"]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_what_was_unreadable_is_known_later_too(rig: Any, name: str) -> None:
+    first = rig.remember(name, SPANS[:1], QUESTION, "Rain again.")
+    assert rig.remember(name, SPANS[:1], QUESTION, Fault.server_error()) == first
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_what_another_version_kept_is_read_anew(rig: Any, name: str) -> None:
+    rig.remember(name, SPANS, QUESTION)
+    (file,) = (rig.folder / "memory").glob("*.json")
+    whole = file.read_text()
+    file.write_text(whole.replace('"system": "', '"system": "older '))
+    size, _, _ = rig.remember(name, SPANS, QUESTION)
+    assert (size, file.read_text()) == (2, whole)
+    assert rig.requests == [], "the cache knows the replies"
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_damaged_file_is_named(rig: Any, name: str) -> None:
+    rig.remember(name, SPANS, QUESTION)
+    (file,) = (rig.folder / "memory").glob("*.json")
+    file.write_text(file.read_text()[:50])
+    with pytest.raises(MemoryBankError, match=file.name) as caught:
+        rig.remember(name, SPANS, QUESTION)
+    assert "delete it" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
