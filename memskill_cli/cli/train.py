@@ -73,8 +73,8 @@ def train(
         import asyncio
 
         from memskill_cli.cli.prepare import ensure_prepared
-        from memskill_cli.runs.trackers import require
         from memskill_cli.reports.hooks import report_run
+        from memskill_cli.runs.trackers import require
         from memskill_cli.training import launch
 
         if resume:
