@@ -180,5 +180,5 @@ class _Item(Record):
         """A file of another variant must not pass for this one."""
         said = self.record.get("num_docs", count)
         if self._variant.isdigit() and said != int(self._variant):
-            self.fail(f"num_docs is {said}, but these are to be questions with {self._variant} documents")
+            self.fail(f"has {said} documents, but the variant asked for has {self._variant}")
         self._odd["questions whose context has another number of documents than num_docs says"] += count != said
