@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memskill_cli.agent.prompts import Message, messages, numbered
+from memskill_cli.agent.prompts import Message, blocks, messages
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.spaces import Spaces
@@ -21,11 +21,14 @@ def recall_from(bank: MemoryBank, spaces: Spaces, top_k: int) -> Recall:
     return recall
 
 
-async def answer(gateway: Gateway, query: Query, retrieved: Sequence[Retrieved]) -> str:
-    """The answering model's reply, as it is. Raises ModelError when there is none."""
-    return (await gateway.ask("answer", answer_messages(query, retrieved))).text.strip()
+async def answer(gateway: Gateway, query: Query, retrieved: Sequence[Retrieved], prompt: str = "answer") -> str:
+    """The answering model's reply, as it is; ``prompt`` is the template it is asked with.
+
+    Raises ModelError when there is none.
+    """
+    return (await gateway.ask("answer", answer_messages(query, retrieved, prompt))).text.strip()
 
 
-def answer_messages(query: Query, retrieved: Sequence[Retrieved]) -> list[Message]:
-    memories = numbered(found.item.text for found in retrieved)
-    return messages("answer", memories=memories, asked=query.date, question=query.question)
+def answer_messages(query: Query, retrieved: Sequence[Retrieved], prompt: str = "answer") -> list[Message]:
+    memories = blocks(found.item.text for found in retrieved)
+    return messages(prompt, memories=memories, asked=query.date, question=query.question)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from memskill_cli.cli import options as o
 from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, percent, safe
+from memskill_cli.cli.eval import Bars
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,7 +58,6 @@ def evolve(
 
         from memskill_cli.errors import RunError, UsageError
         from memskill_cli.evaluation.launch import Progress
-        from memskill_cli.evaluation.runner import Watcher
         from memskill_cli.runs.run_dir import RunDir, find_run
         from memskill_cli.training.evolve import Request
         from memskill_cli.training.evolve import evolve as work
@@ -70,15 +69,10 @@ def evolve(
             raise RunError(f"there is no run in {runs_dir} yet", hint="memskill train --dataset locomo")
         opened = RunDir.open(path)
         settings = o.settings_of(ctx.params, "train", opened.settings())
-        with ExitStack() as stack:
-
-            def begin(spans: int, queries: int) -> Watcher:
-                reading = stack.enter_context(out.progress("reading", spans, "spans"))
-                return Watcher(reading, stack.enter_context(out.progress("asking", queries, "queries")))
-
+        with Bars(out) as bars:
             request = Request(cycles, from_eval, dry_run, judge_on)
             access = o.access_of(ctx.params)
-            made = asyncio.run(work(opened, settings, data_dir, access, request, Progress(begin, out.notice)))
+            made = asyncio.run(work(opened, settings, data_dir, access, request, Progress(bars.begin, out.notice)))
         parts = [part for cycle in made for part in _shown(cycle)]
         out.result({"run": opened.name, "dry_run": dry_run, "cycles": [_facts(cycle) for cycle in made]}, *parts)
         if any(cycle.stage.change for cycle in made):

@@ -6,8 +6,10 @@ import math
 
 from json_repair import repair_json
 
-from memskill_cli.agent.prompts import messages
+from memskill_cli.agent.prompts import messages, template
 from memskill_cli.errors import UnreadableReplyError
+from memskill_cli.evaluation.asking import judge_rubric
+from memskill_cli.evaluation.scoring import tagged_answer
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.llm.grammars import judge_grammar
 from memskill_cli.records import Query
@@ -34,12 +36,20 @@ def parse_verdict(text: str) -> float:
 
 
 async def judge(gateway: Gateway, query: Query, prediction: str) -> float:
-    """How well ``prediction`` answers ``query``: 0, 0.5 or 1.
+    """How well ``prediction`` answers ``query``: 0, 0.5 or 1, by the rule for its category where there is one.
 
-    An empty prediction is 0 without a call. Raises UnreadableReplyError or ModelError when there is no verdict.
+    Of a reply with an ``<answer>`` only that is judged. An empty prediction is 0 without a call. Raises
+    UnreadableReplyError or ModelError when there is no verdict.
     """
+    prediction = tagged_answer(prediction)
     if not prediction.strip():
         return 0.0
-    truth = " / ".join(query.truths)
-    prompt = messages("judge", question=query.question, truth=truth, answer=prediction)
+    rubric = judge_rubric(query.category)
+    prompt = messages(
+        "judge",
+        rule=template(rubric) if rubric else "",
+        question=query.question,
+        truth=" / ".join(query.truths),
+        answer=prediction,
+    )
     return (await gateway.ask("judge", prompt, parse=parse_verdict, grammar=judge_grammar())).value

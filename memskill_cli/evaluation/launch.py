@@ -1,30 +1,50 @@
-"""Finding what an evaluation is of: the run, its checkpoint and settings, and the split."""
+"""Finding what evaluations are of (the run, its checkpoint and settings, the splits), and making them in turn."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from memskill_cli import files
 from memskill_cli.config import Config
 from memskill_cli.datasets.base import load_split
 from memskill_cli.errors import DataError, RunError
-from memskill_cli.evaluation.runner import Evaluation, Task, Watcher, evaluation_id, left_out
+from memskill_cli.evaluation import alfworld, methods
+from memskill_cli.evaluation.compare import differences
+from memskill_cli.evaluation.runner import Evaluation, Watcher
 from memskill_cli.evaluation.subject import Subject
+from memskill_cli.evaluation.task import Plan, Task, evaluation_id, plan
+from memskill_cli.records import Trace
+from memskill_cli.reports.hooks import report_evaluation
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import UNTRAINED, RunDir, find_run, locked, read_json
-from memskill_cli.services import Access, services
+from memskill_cli.services import Access, Services, games_of, services
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.training import stages
+
+LEFT_OUT = {
+    "locomo": "LoCoMo's adversarial category 5",
+    "longmemeval": "abstention; --include-abstention asks them, and reports them apart",
+}
+"""Which queries of a dataset are not scored."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How an evaluation is watched: told the spans and queries ahead, gives back the watcher."""
+    """How an evaluation is watched: told its name and how many queries there are, gives back the watcher."""
 
-    begin: Callable[[int, int], Watcher]
+    begin: Callable[[str, int], Watcher]
     notice: Callable[[str], None]
+
+
+class Job(NamedTuple):
+    """One evaluation to make, of what."""
+
+    task: Task
+    subject: Subject
 
 
 def open_run(runs_dir: Path, name: str | None, settings: Config, data_digest: str) -> RunDir:
@@ -63,36 +83,109 @@ def find_subject(run: RunDir, which: str, settings: Config, notice: Callable[[st
     return Subject.of(latest, settings)
 
 
+def subjects_of(
+    names: Sequence[str], run: RunDir, which: str, settings: Config, notice: Callable[[str], None]
+) -> dict[str, Subject]:
+    """What of the run each method depends on; the checkpoint is looked at only if one of them needs it."""
+    uses = {name: methods.get(name).uses for name in names}
+    found = Subject.nothing()
+    if {"controller", "skills"} & set(uses.values()):
+        found = find_subject(run, which, settings, notice)
+    table = {
+        "controller": found,
+        "skills": found.skills_only(),
+        "seeds": Subject.of(None, settings),
+        "nothing": Subject.nothing(),
+    }
+    return {name: table[use] for name, use in uses.items()}
+
+
 async def evaluate(
-    run: RunDir, task: Task, settings: Config, which: str, data_dir: Path, access: Access, progress: Progress
-) -> dict[str, Any]:
-    """Evaluate a checkpoint and give back the summary, as :func:`evaluate_subject` does."""
+    run: RunDir, tasks: Sequence[Task], settings: Config, which: str, data_dir: Path, access: Access, progress: Progress
+) -> list[dict[str, Any]]:
+    """Evaluate a run's checkpoint in several ways and give back the summaries, as :func:`evaluate_jobs` does."""
     with run.logged(progress.notice) as notice:
-        subject = find_subject(run, which, settings, notice)
-        return await evaluate_subject(run, task, settings, subject, data_dir, access, Progress(progress.begin, notice))
+        subjects = subjects_of([task.method for task in tasks], run, which, settings, notice)
+        jobs = [Job(task, subjects[task.method]) for task in tasks]
+        return await evaluate_jobs(run, jobs, settings, data_dir, access, Progress(progress.begin, notice))
 
 
-async def evaluate_subject(
-    run: RunDir, task: Task, settings: Config, subject: Subject, data_dir: Path, access: Access, progress: Progress
-) -> dict[str, Any]:
-    """Evaluate what is still owed and give back the summary, with ``folder`` and ``left_out`` (queries not scored)."""
+async def evaluate_jobs(
+    run: RunDir, jobs: Sequence[Job], settings: Config, data_dir: Path, access: Access, progress: Progress
+) -> list[dict[str, Any]]:
+    """Evaluate what is still owed, one after the other with the same services, each with a budget of its own.
+
+    The summaries in order, with ``folder`` and ``left_out`` (queries not scored). What can't work raises before
+    anything is paid for.
+    """
+    names = [evaluation_id(task, settings, subject) for task, subject in jobs]
+    with ExitStack() as locks:
+        for name in names:
+            locks.enter_context(locked(run.evals / name, f"evaluation {name}"))
+        known = {name: finished(run.evals / name) for name in names}
+        owed = [name for name in names if not known[name]]
+        async with AsyncExitStack() as stack:
+            if owed:
+                games = games_of(settings.dataset, data_dir, jobs[0].task.split)
+                opened = await stack.enter_async_context(
+                    services(settings, access, run.usage, owed[0], progress.notice, games)
+                )
+                evaluations = _evaluations(run, jobs, owed, settings, opened, progress.notice)
+            summaries = []
+            for name, job in zip(names, jobs, strict=True):
+                traces = _traces(job.task, settings, data_dir)
+                planned = plan(traces, job.task)
+                _say_left_out(job.task, planned, progress)
+                if summary := known[name]:
+                    progress.notice(f"evaluation {name} is complete: showing it")
+                else:
+                    summary = await _run(evaluations[name], traces, planned, progress)
+                summaries.append({**summary, "folder": str(run.evals / name), "left_out": planned.left_out})
+    for summary in summaries:  # after all, since a report compares an evaluation with its neighbours
+        summary["report"] = report_evaluation(Path(summary["folder"]), progress.notice)
+    return summaries
+
+
+def _evaluations(
+    run: RunDir,
+    jobs: Sequence[Job],
+    owed: Sequence[str],
+    settings: Config,
+    opened: Services,
+    notice: Callable[[str], None],
+) -> dict[str, Evaluation]:
+    """The evaluations still owed, by name, each checked to be possible."""
+    made = [Evaluation(run, task, settings, subject, opened.world, opened.ledger, notice) for task, subject in jobs]
+    left = {evaluation.id: evaluation for evaluation in made if evaluation.id in owed}
+    for evaluation in left.values():
+        evaluation.method.check()
+    return left
+
+
+async def _run(evaluation: Evaluation, traces: Sequence[Trace], planned: Plan, progress: Progress) -> dict[str, Any]:
+    evaluation.ledger.rescope(evaluation.id)
+    evaluation.watcher = progress.begin(title(evaluation.task), len(planned.queries))
+    return await evaluation.evaluate(traces, planned)
+
+
+def title(task: Task) -> str:
+    return f"{task.method} {task.variant}".strip()
+
+
+def _traces(task: Task, settings: Config, data_dir: Path) -> Sequence[Trace]:
     traces = load_split(task.dataset, data_dir, task.split)
     if not len(traces):
         raise DataError(f"{task.dataset} in {data_dir} has no split {task.split}", hint="--split train, val or test")
-    if skipped := left_out(traces):
-        progress.notice(f"{skipped} queries are not scored and left out (LoCoMo's adversarial category 5)")
-    name = evaluation_id(task, settings, subject)
-    with locked(run.evals / name, f"evaluation {name}"):
-        if summary := finished(run.evals / name):
-            progress.notice(f"evaluation {name} is complete: showing it")
-        else:
-            async with services(settings, access, run.usage, name, progress.notice) as opened:
-                evaluation = Evaluation(run, task, settings, subject, opened.world, opened.ledger)
-                work = evaluation.plan(traces)
-                spans = sum(len(evaluation.spans(trace)) for trace, _ in work)
-                evaluation.watcher = progress.begin(spans, sum(len(queries) for _, queries in work))
-                summary = await evaluation.evaluate(work)
-    return {**summary, "folder": str(run.evals / name), "left_out": skipped}
+    if task.dataset == "alfworld":
+        train, most = load_split(task.dataset, data_dir, "train"), settings.alfworld.trajectories_max
+        return alfworld.traces_of(train, traces, trajectories=most, limit=task.limit, seed=settings.seed)
+    return traces
+
+
+def _say_left_out(task: Task, planned: Plan, progress: Progress) -> None:
+    if planned.left_out:
+        what = LEFT_OUT.get(task.dataset, "")
+        progress.notice(f"{planned.left_out} queries are not scored and left out" + (f" ({what})" if what else ""))
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
@@ -100,3 +193,18 @@ def finished(folder: Path) -> dict[str, Any] | None:
     file = folder / "summary.json"
     summary = read_json(file) if file.exists() else None
     return summary if summary and not summary["errors"] else None
+
+
+def compared(summaries: Sequence[dict[str, Any]], settings: Config) -> list[dict[str, Any]]:
+    """How each method differs from the first on the same split, by score: ``split variant first method`` and what
+    :func:`~memskill_cli.evaluation.compare.differences` says."""
+    found: list[dict[str, Any]] = []
+    for split in dict.fromkeys(summary["split"] for summary in summaries):
+        first, *others = (summary for summary in summaries if summary["split"] == split)
+        for other in others:
+            names = {key: first[key] for key in ("split", "variant")}
+            names |= {"first": first["method"], "method": other["method"]}
+            pair = (files.read_jsonl(Path(one["folder"]) / "results.jsonl") for one in (first, other))
+            gains = differences(*pair, resamples=settings.eval.bootstrap, seed=settings.seed)
+            found += [names | entry for entry in gains]
+    return found

@@ -1,8 +1,8 @@
-"""Evaluating a split: a memory bank for every trace, then its queries, scored; resumable, and nothing paid for twice.
+"""Evaluating a split: a memory for every trace, then its queries, scored; resumable, and nothing paid for twice.
 
-An evaluation is named by what it depends on: data, split, method, the controller and bank it uses, and every setting
+An evaluation is named by what it depends on: data, split, method, what of a run the method uses, and every setting
 that can change a score. The same evaluation again goes on where it stopped; another checkpoint is another evaluation
-with memories of its own.
+with memories of its own. Traces are built from disk when their turn comes, so many at once as calls may be in flight.
 """
 
 from __future__ import annotations
@@ -10,65 +10,32 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from memskill_cli import files
-from memskill_cli.agent.answerer import recall_from
-from memskill_cli.agent.controller import ChooseSkills, choose
-from memskill_cli.config import Config, digest, to_dict
+from memskill_cli.config import Config, to_toml
 from memskill_cli.datasets.spans import cut
 from memskill_cli.errors import AuthError, ModelError, UnknownModelError
+from memskill_cli.datasets.trajectories import pack
+from memskill_cli.evaluation import alfworld, methods
+from memskill_cli.evaluation.methods.base import SPANS, Memory, Site
+from memskill_cli.evaluation.rows import Row, row_of
 from memskill_cli.evaluation.subject import Subject
 from memskill_cli.evaluation.summary import summarise
+from memskill_cli.evaluation.task import Plan, Task, Work, evaluation_id, settings_digest
 from memskill_cli.llm.ledger import Ledger
-from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.memory.store import MemoryStore
-from memskill_cli.records import Answer, Query, Recall, Span, Trace
+from memskill_cli.records import Answer, Query, Span, Trace
 from memskill_cli.runs.run_dir import RunDir
-from memskill_cli.training.rollout import World, ask, read, with_verdict
-
-SETTINGS_THAT_SCORE = ("models", "encoders", "memory", "eval", "seed")
-NOT_SCORING = {"models": ("api_base", "timeout", "retries", "designer", "designer_max_tokens")}
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """One evaluation."""
-
-    dataset: str
-    split: str
-    method: str
-    data_digest: str
-    limit: int = 0
+from memskill_cli.training.rollout import World, ask, with_verdict
 
 
 @dataclasses.dataclass(frozen=True)
 class Watcher:
-    """What an evaluation tells while it runs."""
+    """What an evaluation tells while it runs. ``span(n, total=)``: n more were read, of about so many."""
 
-    span: Callable[[], None] = lambda: None
+    span: Callable[..., None] = lambda n=1, total=None: None
     query: Callable[[], None] = lambda: None
-
-
-Work = tuple[Trace, list[Query]]
-"""A trace and the queries to ask of it."""
-
-
-def settings_digest(settings: Config) -> str:
-    """Names every setting that can change a score."""
-    table = {name: value for name, value in to_dict(settings).items() if name in SETTINGS_THAT_SCORE}
-    for section, names in NOT_SCORING.items():
-        table[section] = {name: value for name, value in table[section].items() if name not in names}
-    return digest(table)
-
-
-def evaluation_id(task: Task, settings: Config, subject: Subject) -> str:
-    parts = [dataclasses.asdict(task), settings_digest(settings), subject.digest]
-    return f"{task.dataset}-{task.split}-{task.method}-{digest(parts)}"
 
 
 class Evaluation:
@@ -82,59 +49,79 @@ class Evaluation:
         subject: Subject,
         world: World,
         ledger: Ledger,
+        notice: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.id = evaluation_id(task, settings, subject)
         self.folder = run.evals / self.id
         self.run, self.task, self.settings, self.subject = run, task, settings, subject
         self.world, self.ledger, self.watcher = world, ledger, Watcher()
-        self.results = self.folder / "results.jsonl"
-        self.tries = self.folder / "tries.jsonl"
         # Runs of several people may share one Chroma server, and a run's name may be used again.
-        self._owner = f"{run.name}@{run.manifest().created}"
+        owner = f"{run.name}@{run.manifest().created}/{self.id}"
+        site = Site(world, settings, subject, run.memory / self.id, owner, notice)
+        self.method = methods.get(task.method)(site)
+        self.results = self.folder / "results.jsonl"
+        self.sizes = self.folder / "memories.jsonl"
+        self.tries = self.folder / "tries.jsonl"
         self._failures = 0
-        self._memories = 0
+        self._cut: list[int] = []  # spans of each trace that was cut so far
 
-    async def evaluate(self, work: Sequence[Work]) -> dict[str, Any]:
-        """Read, ask and score what is still owed of ``work``; the summary, also written to ``summary.json``.
+    async def evaluate(self, traces: Sequence[Trace], plan: Plan) -> dict[str, Any]:
+        """Read, ask and score what is still owed of ``plan``; the summary, also written to ``summary.json``.
 
         Raises ModelError, with the files written, if not one query got an answer.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        done = {row["query_id"] for row in files.read_jsonl(self.results) if not row["error"]}
+        files.write_atomic(self.folder / "config.toml", to_toml(self.settings))
         began = time.monotonic()
         try:
-            await self._work(work, done)
+            await self._work(traces, self._owed(plan))
         finally:
             files.append_line(self.tries, {"seconds": round(time.monotonic() - began, 3)})
-        return self._finish([query for _, queries in work for query in queries])
+        return self._finish(plan)
 
-    async def _work(self, work: Sequence[Work], done: set[str]) -> None:
-        choose_skills = await self._policy()
-        store = MemoryStore(self.settings.memory.server or self.run.memory / self.id)
+    def _owed(self, plan: Plan) -> list[Work]:
+        done = {row["query_id"] for row in files.read_jsonl(self.results) if not row["error"]}
+        owed = [Work(place, [q for q in queries if q.query_id not in done]) for place, queries in plan.work]
+        for _ in range(len(plan.queries) - sum(len(work.queries) for work in owed)):
+            self.watcher.query()
+        return [work for work in owed if work.queries]
+
+    async def _work(self, traces: Sequence[Trace], owed: list[Work]) -> None:
+        if not owed:
+            return
+        await self.method.open()
+        slots = asyncio.Semaphore(self.settings.limits.concurrency)
         try:
             async with asyncio.TaskGroup() as group:
-                for trace, queries in work:
-                    group.create_task(self._trace(trace, queries, done, store, choose_skills))
+                for work in owed:
+                    group.create_task(self._trace(traces, work, len(owed), slots))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
-            store.close()
+            await self.method.aclose()
 
-    def plan(self, traces: Iterable[Trace]) -> list[Work]:
-        """Traces with the queries that are asked of them: those scored, at most ``limit`` in all."""
-        left = self.task.limit or None
-        work: list[Work] = []
-        for trace in traces:
-            queries = [query for query in trace.queries if query.scored][:left]
-            if queries:
-                work.append((trace, queries))
-            left = None if left is None else left - len(queries)
-            if left == 0:
-                break
-        return work
+    async def _trace(self, traces: Sequence[Trace], work: Work, count: int, slots: asyncio.Semaphore) -> None:
+        async with slots:
+            trace = traces[work.place]
+            spans = await asyncio.to_thread(self.spans, trace)
+            self._cut.append(len(spans))
+            self.watcher.span(0, total=round(sum(self._cut) / len(self._cut) * count))
+            try:
+                memory = await self.method.remember(trace, spans, self.watcher.span)
+            except ModelError as error:
+                self._failed(error)
+                for query in work.queries:
+                    self._record(Answer(query, "", (), None, error=f"memory: {error.message}"), None)
+                return
+            files.append_line(self.sizes, {"trace_id": trace.trace_id, "memories": memory.size})
+            await asyncio.gather(*(self._query(memory, query) for query in work.queries))
 
     def spans(self, trace: Trace) -> list[Span]:
+        """The spans of a trace, none for a method that reads none."""
         how = self.settings.eval
+        if self.method.ignores >= SPANS:
+            return []
+        if self.world.playground is not None:
+            return pack(trace, how.chunk_size, how.max_spans)
         return cut(
             trace,
             how.span_mode,
@@ -143,56 +130,17 @@ class Evaluation:
             max_spans=how.max_spans,
         )
 
-    async def _trace(
-        self, trace: Trace, queries: list[Query], done: set[str], store: MemoryStore, choose_skills: ChooseSkills
-    ) -> None:
-        owed = [query for query in queries if query.query_id not in done]
-        for _ in range(len(queries) - len(owed)):
-            self.watcher.query()
-        try:
-            bank = await self._memory(trace, self.spans(trace), store, choose_skills)
-        except ModelError as error:
-            self._failed(error)
-            for query in owed:
-                self._record(Answer(query, "", (), None, error=f"memory: {error.message}"))
-            return
-        self._memories += len(bank)
-        recall = recall_from(bank, self.world.spaces, self.settings.memory.top_k)
-        await asyncio.gather(*(self._query(recall, query) for query in owed))
-
-    async def _memory(
-        self, trace: Trace, spans: Sequence[Span], store: MemoryStore, choose_skills: ChooseSkills
-    ) -> MemoryBank:
-        """The trace's memory bank: reopened if an earlier try finished it, else read now."""
-        bank_id = f"{self._owner}/{self.id}/{trace.trace_id}"
-        bank = await asyncio.to_thread(MemoryBank.open, bank_id, store)
-        if bank is not None:
-            for _ in spans:
-                self.watcher.span()
-            return bank
-        bank = MemoryBank(bank_id, store=store)
-        await read(self.world, spans, self.subject.bank, choose_skills, bank, self.watcher.span)
-        await asyncio.to_thread(bank.save)
-        return bank
-
-    async def _policy(self) -> ChooseSkills:
-        """The controller's plain top-K."""
-        descriptions = [skill.description for skill in self.subject.bank.skills]
-        skills_SD = torch.from_numpy(await self.world.spaces.state.aencode(descriptions))
-        controller = self.subject.controller(self.settings, skills_SD.shape[1])
-        return partial(choose, controller, skills_SD=skills_SD, k=self.settings.eval.top_k)
-
-    async def _query(self, recall: Recall, query: Query) -> None:
+    async def _query(self, memory: Memory, query: Query) -> None:
         answer, what = Answer(query, "", (), None), "answer"
         try:
-            answer, what = await ask(self.world, recall, query, judged=False), "judge"
-            if self.settings.eval.judge:
+            answer, what = await ask(self.world, memory.recall, query, judged=False), "judge"
+            if self.settings.eval.judge and self.world.playground is None:
                 answer = await with_verdict(self.world, answer)
             self._failures = 0
         except ModelError as error:
             self._failed(error)
             answer = dataclasses.replace(answer, error=f"{what}: {error.message}")
-        self._record(answer)
+        self._record(answer, memory)
 
     def _failed(self, error: ModelError) -> None:
         """One failed call is a row with an error; keys or names that are wrong, or a server that is down, stop all."""
@@ -201,56 +149,43 @@ class Evaluation:
         if hopeless or self._failures >= max(16, self.settings.limits.concurrency):
             raise error
 
-    def _record(self, answer: Answer) -> None:
-        files.append_line(self.results, row_of(answer))
+    def _record(self, answer: Answer, memory: Memory | None) -> None:
+        row = row_of(answer, memory)
+        if self.world.playground is not None:
+            row |= alfworld.played_row(answer)
+        files.append_line(self.results, row)
         self.watcher.query()
 
-    def _finish(self, queries: Sequence[Query]) -> dict[str, Any]:
+    def _numbers(self, rows: list[Row]) -> dict[str, Any]:
+        how = {"resamples": self.settings.eval.bootstrap, "seed": self.settings.seed}
+        if self.world.playground is not None:
+            return alfworld.summarise(rows, steps=self.world.playground.steps, **how)
+        return summarise(rows, **how)
+
+    def _finish(self, plan: Plan) -> dict[str, Any]:
         """Put the rows in the dataset's order, the last word on each query, and write the summary."""
         latest = {row["query_id"]: row for row in files.read_jsonl(self.results)}
-        rows = [latest[query.query_id] for query in queries]
+        rows = [latest[query.query_id] for query in plan.queries]
         files.write_atomic(self.results, b"".join(map(files.to_json, rows)))
+        sizes = {row["trace_id"]: row["memories"] for row in files.read_jsonl(self.sizes)}
         summary = {
             **dataclasses.asdict(self.task),
-            **summarise(rows, resamples=self.settings.eval.bootstrap, seed=self.settings.seed),
-            "memories": self._memories,
+            "variant": self.task.variant,
+            **self._numbers(rows),
+            "memories": sum(sizes.values()),
             "usage": {k: v for k, v in dataclasses.asdict(self.ledger.usage()).items() if k != "by_role"},
             "seconds": round(sum(row["seconds"] for row in files.read_jsonl(self.tries)), 3),
             "run": self.run.name,
             "checkpoint": self.subject.checkpoint,
-            "config_digest": settings_digest(self.settings),
-            "max_spans": self.settings.eval.max_spans,
+            "config_digest": settings_digest(self.settings, self.task.method),
+            "max_spans": 0 if self.method.ignores >= SPANS else self.settings.eval.max_spans,
             "id": self.id,
+            **self.method.facts(),
         }
         files.write_json(self.folder / "summary.json", summary)
-        if rows and all(row["f1"] is None for row in rows):
+        if rows and all(row["error"] and row["f1"] is None for row in rows):
             raise ModelError(
                 f"none of {len(rows)} queries got an answer: {rows[0]['error']}",
                 hint="see whether the server is up (--api-base); the same command asks again",
             )
         return summary
-
-
-def row_of(answer: Answer) -> dict[str, Any]:
-    """One line of ``results.jsonl``."""
-    query = answer.query
-    return {
-        "trace_id": query.trace_id,
-        "query_id": query.query_id,
-        "category": query.category,
-        "question": query.question,
-        "truths": list(query.truths),
-        "prediction": answer.prediction,
-        "f1": answer.f1,
-        "judge": answer.judge,
-        "retrieved": [
-            {"id": found.item.item_id, "text": found.item.text, "score": round(found.score, 6)}
-            for found in answer.retrieved
-        ],
-        "error": answer.error,
-    }
-
-
-def left_out(traces: Iterable[Trace]) -> int:
-    """How many queries of ``traces`` the paper does not score."""
-    return sum(not query.scored for trace in traces for query in trace.queries)

@@ -82,10 +82,16 @@ def _parts(text: str) -> list[str]:
 
 def extract_answer(reply: str) -> str:
     """What is inside <answer></answer> (the last such tag), else what follows "Answer:", else the whole reply."""
-    if tags := _ANSWER_TAG.findall(reply):
-        return str(tags[-1]).strip()
+    if (inside := tagged_answer(reply)) != reply:
+        return inside
     label = _ANSWER_LABEL.search(reply)
     return (label[1] if label else reply).strip()
+
+
+def tagged_answer(reply: str) -> str:
+    """What is inside <answer></answer> (the last such tag), else the whole reply."""
+    tags = _ANSWER_TAG.findall(reply)
+    return str(tags[-1]).strip() if tags else reply
 
 
 def hotpot_f1(reply: str, truths: Sequence[str]) -> float:

@@ -6,41 +6,46 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from memskill_cli.evaluation.asking import ABSTENTION
+from memskill_cli.evaluation.rows import Row
 from memskill_cli.evaluation.scoring import bootstrap_ci
 
-Row = dict[str, Any]
+SCORES = ("f1", "judge")
 
 
 def summarise(rows: Sequence[Row], *, resamples: int, seed: int) -> dict[str, Any]:
-    """Scores of ``rows`` in percent of what they can be (0 to 1). A row without a score counts in no mean.
+    """Scores of ``rows``, from 0 to 1. A row without a score counts in no mean.
 
-    ``errors`` counts rows by what failed (memory, answer, judge), so that a mean over fewer queries is seen as such.
+    Abstention questions are in no mean either: if any were asked, ``abstention`` has their own. ``errors`` counts rows
+    by what failed (memory, answer, judge), so that a mean over fewer queries is seen as such. ``cut`` is there when
+    something did not fit the answering model's window: of how many queries, and how many tokens of each on average.
     """
-    categories = list(dict.fromkeys(row["category"] for row in rows))
-    return {
-        "queries": len(rows),
-        **_means(rows),
-        "ci95": {name: _interval(rows, name, resamples, seed) for name in ("f1", "judge")},
-        "by_category": {
-            category: {
-                "queries": len(chosen := [row for row in rows if row["category"] == category]),
-                **_means(chosen),
-                "ci95": {name: _interval(chosen, name, resamples, seed) for name in ("f1", "judge")},
-            }
-            for category in categories
-        },
+    scored = [row for row in rows if row["category"] != ABSTENTION]
+    abstained = [row for row in rows if row["category"] == ABSTENTION]
+    groups = {name: [row for row in scored if row["category"] == name] for name in _categories(scored)}
+    summary = {
+        **_numbers(scored, resamples, seed),
+        "by_category": {name: _numbers(group, resamples, seed) for name, group in groups.items()},
         "errors": dict(Counter(row["error"].partition(":")[0] for row in rows if row["error"])),
     }
+    if abstained:
+        summary["abstention"] = _numbers(abstained, resamples, seed)
+    if cut := [row["cut"] for row in rows if row.get("cut")]:
+        summary["cut"] = {"queries": len(cut), "mean_tokens": round(sum(cut) / len(cut), 1)}
+    return summary
 
 
-def _scores(rows: Sequence[Row], name: str) -> list[float]:
-    return [row[name] for row in rows if row[name] is not None]
+def _categories(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["category"] for row in rows))
 
 
-def _means(rows: Sequence[Row]) -> dict[str, float | None]:
-    return {name: sum(s) / len(s) if (s := _scores(rows, name)) else None for name in ("f1", "judge")}
-
-
-def _interval(rows: Sequence[Row], name: str, resamples: int, seed: int) -> list[float] | None:
-    scores = _scores(rows, name)
-    return list(bootstrap_ci(scores, resamples=resamples, seed=seed)) if scores else None
+def _numbers(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
+    scores = {name: [row[name] for row in rows if row[name] is not None] for name in SCORES}
+    return {
+        "queries": len(rows),
+        **{name: sum(some) / len(some) if some else None for name, some in scores.items()},
+        "ci95": {
+            name: list(bootstrap_ci(some, resamples=resamples, seed=seed)) if some else None
+            for name, some in scores.items()
+        },
+    }

@@ -20,6 +20,7 @@ from memskill_cli.agent.designer_evidence import Style
 from memskill_cli.agent.executor import Executor
 from memskill_cli.config import MemoryConfig, RewardConfig
 from memskill_cli.errors import GameError, ModelError, UnreadableReplyError
+from memskill_cli.evaluation.asking import answer_prompt
 from memskill_cli.evaluation.judge import judge
 from memskill_cli.evaluation.scoring import score_f1
 from memskill_cli.llm.gateway import Gateway
@@ -88,7 +89,7 @@ async def ask(world: World, recall: Recall, query: Query, *, judged: bool) -> An
     if world.playground is not None:
         return await play(world, world.playground, recall, query)
     retrieved = await recall(query)
-    prediction = await answer(world.gateway, query, retrieved)
+    prediction = await answer(world.gateway, query, retrieved, answer_prompt(world.dataset))
     scored = Answer(query, prediction, tuple(retrieved), score_f1(world.dataset, query, prediction))
     return await with_verdict(world, scored) if judged else scored
 

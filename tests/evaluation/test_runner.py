@@ -13,8 +13,9 @@ import pytest
 from memskill_cli import files
 from memskill_cli.config import load
 from memskill_cli.errors import AuthError, MemskillError, ModelError
-from memskill_cli.evaluation.runner import Evaluation, Task, evaluation_id, left_out
+from memskill_cli.evaluation.runner import Evaluation
 from memskill_cli.evaluation.subject import Subject
+from memskill_cli.evaluation.task import Task, evaluation_id, plan
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
@@ -79,7 +80,7 @@ class Rig:
         try:
             evaluation = Evaluation(self.run, task, self.settings, self.subject, world, ledger)
             self.folder, self.id = evaluation.folder, evaluation.id
-            return await evaluation.evaluate(evaluation.plan(TRACES))
+            return await evaluation.evaluate(TRACES, plan(TRACES, task))
         finally:
             await gateway.aclose()
             encoder.close()
@@ -130,7 +131,7 @@ def test_what_cannot_names_the_same(change: dict[str, Any]) -> None:
     assert named(**change) == named()
 
 
-@pytest.mark.parametrize("change", [{"limit": 3}, {"split": "val"}, {"data_digest": "other"}, {"method": "other"}])
+@pytest.mark.parametrize("change", [{"limit": 3}, {"split": "val"}, {"data_digest": "other"}, {"method": "rag"}])
 def test_another_task_is_another_evaluation(change: dict[str, Any]) -> None:
     assert named(dataclasses.replace(TASK, **change)) != named()
 
@@ -147,7 +148,7 @@ def test_a_limit_counts_scored_queries_and_reads_only_their_traces(
     assert [row["query_id"] for row in rig.rows()] == [q.query_id for t in TRACES for q in t.queries if q.scored][
         :asked
     ]
-    assert left_out(TRACES) == 2
+    assert plan(TRACES, TASK).left_out == 2
 
 
 def test_memories_are_kept_under_names_of_their_own(tmp_path: Path) -> None:

@@ -28,3 +28,8 @@ def messages(name: str, **parts: str) -> list[Message]:
 def numbered(texts: Iterable[str]) -> str:
     """Memories as the executor's indices mean them: one line each, ``[i] text``."""
     return "\n".join(f"[{i}] {' '.join(text.split())}" for i, text in enumerate(texts)) or "(none)"
+
+
+def blocks(texts: Iterable[str]) -> str:
+    """Memories as an answer is found in them: ``[i] text``, with their own line breaks."""
+    return "\n".join(f"[{i}] {text.strip()}" for i, text in enumerate(texts)) or "(none)"

@@ -41,6 +41,9 @@ class Memory(NamedTuple):
     """Items that can be recalled; their sum over traces is the summary's ``memories``."""
     brief: bool = False
     """Rows of ``results.jsonl`` name what was recalled with its length, and do not repeat its text."""
+    cut: dict[str, int] | None = None
+    """By query id, written by ``recall``: tokens that belong to the answer and did not fit the model's window. None
+    where nothing is ever cut."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,11 @@ class Method(ABC):
     def __init__(self, site: Site) -> None:
         self.site = site
 
-    async def open(self) -> None:  # noqa: B027 - most have nothing to open
-        """What takes time, or may fail, before anything is read or paid for. Raises UsageError for what can't work."""
+    def check(self) -> None:  # noqa: B027 - most have nothing to check
+        """Called for every method of a command before anything is paid for; quick. UsageError for what can't work."""
+
+    async def open(self) -> None:  # noqa: B027
+        """What takes time, before the first trace is read."""
 
     @abstractmethod
     async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:

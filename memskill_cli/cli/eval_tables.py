@@ -1,0 +1,146 @@
+"""What ``memskill eval`` shows: one evaluation by category, several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from memskill_cli.cli.console import percent, safe
+
+Summary = dict[str, Any]
+_SHOWN = {"f1": "F1", "judge": "judge"}
+
+
+def one(summary: Summary) -> list[Any]:
+    """The table by category, what a reader must know, and a few answers as they are."""
+    return [_by_category(summary), *_lines([summary]), _samples(summary), _where(summary)]
+
+
+def several(summaries: Sequence[Summary], differences: Sequence[dict[str, Any]]) -> list[Any]:
+    """Variants and methods side by side, then how each method differs from the first."""
+    parts: list[Any] = [_side_by_side(summaries)]
+    if differences:
+        parts.append(_differences(differences))
+    return [*parts, *_lines(summaries), *map(_where, summaries)]
+
+
+def _by_category(summary: Summary) -> Table:
+    title = f"{summary['dataset']} {summary['split']}, {summary['method']}, checkpoint {summary['checkpoint']}"
+    table = _table(title)
+    table.add_column("category")
+    for name in ("queries", *_SHOWN.values()):
+        table.add_column(name, justify="right")
+    for category, row in summary["by_category"].items():
+        table.add_row(safe(category), *_cells(row))
+    table.add_section()
+    table.add_row("all", *_cells(summary), style="bold")
+    if "abstention" in summary:
+        table.add_section()
+        table.add_row("abstention, apart", *_cells(summary["abstention"]))
+    return table
+
+
+def _side_by_side(summaries: Sequence[Summary]) -> Table:
+    variants = any(summary["variant"] for summary in summaries)
+    checkpoints = dict.fromkeys(s["checkpoint"] for s in summaries if s["checkpoint"] != "none")
+    first = summaries[0]
+    split = first["split"].removesuffix(f"-{first['variant']}") if variants else first["split"]
+    used = f", checkpoint {', '.join(checkpoints)}" if checkpoints else ""
+    table = _table(f"{first['dataset']} {split}{used}")
+    for name in (*(("variant",) if variants else ()), "method"):
+        table.add_column(name)
+    for name in ("queries", *_SHOWN.values(), "memories"):
+        table.add_column(name, justify="right")
+    last = first["split"]
+    for summary in summaries:
+        if summary["split"] != last:
+            table.add_section()
+            last = summary["split"]
+        names = [summary["variant"]] * variants + [summary["method"]]
+        table.add_row(*names, *_cells(summary), str(summary["memories"]))
+    return table
+
+
+def _differences(differences: Sequence[dict[str, Any]]) -> Table:
+    table = _table(f"difference to {differences[0]['first']}, on the same queries")
+    table.caption = "paired bootstrap: 95 % interval; p is the share of resamples in which the method is no better"
+    variants = any(entry["variant"] for entry in differences)
+    for name in (*(("variant",) if variants else ()), "method", "score"):
+        table.add_column(name)
+    for name in ("queries", "difference", "p"):
+        table.add_column(name, justify="right")
+    for entry in differences:
+        low, high = entry["ci95"]
+        shown = f"{_signed(entry['difference'])} [dim]{_signed(low)} to {_signed(high)}[/dim]"
+        names = [entry["variant"]] * variants + [entry["method"], _SHOWN[entry["score"]]]
+        table.add_row(*names, str(entry["queries"]), shown, f"{entry['p']:.3f}")
+    return table
+
+
+def _table(title: str) -> Table:
+    caption = "95 % bootstrap intervals"
+    return Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [str(row["queries"]), *(_score(row, name) for name in _SHOWN)]
+
+
+def _score(row: dict[str, Any], name: str) -> str:
+    interval = row["ci95"][name]
+    if row[name] is None or interval is None:
+        return "–"
+    return f"{percent(row[name])} [dim]{percent(interval[0])}–{percent(interval[1])}[/dim]"
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.2f}"
+
+
+def _lines(summaries: Sequence[Summary]) -> list[str]:
+    """What a reader of the numbers must know; with several evaluations, of which of them."""
+    lines = []
+    for summary in summaries:
+        of = f"{summary['method']} {summary['variant']}".strip() + ": " if len(summaries) > 1 else ""
+        lines += [f"[bold]{safe(of + line)}[/bold]" for line in _caveats(summary)]
+    return lines
+
+
+def _caveats(summary: Summary) -> list[str]:
+    lines = []
+    if summary["errors"]:
+        failed = ", ".join(f"{count} {what}" for what, count in summary["errors"].items())
+        lines.append(f"without a score, and in no mean: {failed}")
+    if cut := summary.get("cut"):
+        lines.append(
+            f"{cut['queries']} of {summary['queries']} queries did not have all that belongs to them: "
+            f"{cut['mean_tokens']:,.0f} tokens on average did not fit the model's window"
+        )
+    if summary["max_spans"]:
+        lines.append(f"only the first {summary['max_spans']} spans of each trace were read (eval.max_spans)")
+    if summary["limit"]:
+        lines.append(f"only the first {summary['limit']} queries were asked (--limit)")
+    return lines
+
+
+def _where(summary: Summary) -> str:
+    place = summary["report"] or f"{summary['folder']}/results.jsonl"
+    return f"{'report' if summary['report'] else 'all answers'}: [bold]{safe(place)}[/bold]"
+
+
+def _samples(summary: Summary, count: int = 6) -> Table:
+    """Some answers, spread evenly over the evaluation: what the numbers are made of."""
+    from memskill_cli import files
+
+    rows = list(files.read_jsonl(Path(summary["folder"]) / "results.jsonl"))
+    table = Table(title="some answers", title_justify="left", show_lines=False)
+    for name in ("question", "truth", "answer", "F1"):
+        table.add_column(name, justify="right" if name == "F1" else "left", overflow="fold")
+    for row in rows[:: max(1, len(rows) // count)][:count]:
+        score = "–" if row["f1"] is None else percent(row["f1"])
+        truth = " / ".join(row["truths"])
+        table.add_row(safe(row["question"]), safe(truth), safe(row["prediction"] or row["error"]), score)
+    return table
