@@ -5,15 +5,14 @@ Bars and stacks start at zero; lines may not, and their axis says so. What is dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from memskill_cli.reports import svg
-from memskill_cli.reports.svg import Frame, fit, nice_ticks, plain, tag
+from memskill_cli.reports.svg import Frame, Show, fit, nice_ticks, tag
 
-Show = Callable[[float], str]
 ROW = 30
 """Height of a row in a dot-and-whisker chart."""
 
@@ -80,7 +79,7 @@ def curve(
     width: int,
     *,
     height: int = 260,
-    show: Show = plain,
+    show: Show | None = None,
     stages: Sequence[Boundary] = (),
     reference: tuple[float, str] | None = None,
 ) -> Markup:
@@ -89,6 +88,7 @@ def curve(
     ends = [v for p in known for v in (p.value, p.low, p.high) if v is not None]
     ends += [stage.level for stage in stages if stage.level is not None]
     ends += [reference[0]] if reference else []
+    ends += [0.0] if len(known) == 1 else []  # one value alone has no range of its own
     ticks = nice_ticks(min(ends, default=0), max(ends, default=1), 5 if height > 200 else 3)
     top = 26.0 if stages else 12.0
     last = points[-1].last if points else 1
@@ -143,7 +143,7 @@ def stack(
     layers: Sequence[Layer],
     width: int,
     *,
-    show: Show = plain,
+    show: Show,
     full: float | None = None,
     height: int = 280,
 ) -> Markup:
@@ -208,7 +208,7 @@ def whiskers(title: str, rows: Sequence[Whisker], width: int, *, mark: str = "")
     ends = [v for r in rows for v in (r.value, r.mark, *(r.interval or ())) if v is not None]
     ticks = nice_ticks(0, max(ends, default=0) or 1, 4)
     ticks = [tick for tick in ticks if tick <= 1]
-    labels = min(max((len(row.label) for row in rows), default=0) * svg.LETTER + 14, width * 0.36)
+    labels = min(max((len(row.label) * _letter(row) for row in rows), default=0) + 14, width * 0.36)
     marked = bool(mark) and any(row.mark is not None for row in rows)
     frame = Frame(0, ticks[-1], 0, 1, labels, 8, width - labels - 64, ROW * len(rows))
     height = frame.bottom + (46 if marked else 24)
@@ -230,7 +230,9 @@ def whiskers(title: str, rows: Sequence[Whisker], width: int, *, mark: str = "")
 
 def _whisker(frame: Frame, row: Whisker, y: float, labels: float) -> list[Markup]:
     strong = " strong" if row.strong else ""
-    parts = [tag("text", fit(row.label, labels - 10), x=labels - 10, y=y + 4, class_=f"label end{strong}")]
+    parts = [
+        tag("text", fit(row.label, labels - 10, _letter(row)), x=labels - 10, y=y + 4, class_=f"label end{strong}")
+    ]
     if row.interval:
         low, high = (frame.x(min(end, frame.x1)) for end in row.interval)
         parts.append(tag("line", x1=low, x2=high, y1=y, y2=y, class_="whisker"))
@@ -243,6 +245,10 @@ def _whisker(frame: Frame, row: Whisker, y: float, labels: float) -> list[Markup
     return [*parts, tag("text", text, x=frame.right + 58, y=y + 4, class_=f"label end{strong}")]
 
 
+def _letter(row: Whisker) -> float:
+    return svg.LETTER * (1.1 if row.strong else 1)
+
+
 def _diamond(x: float, y: float) -> Markup:
     points = [(x, y - 6), (x + 5, y), (x, y + 6), (x - 5, y)]
     return tag("path", d=svg.path(points, closed=True), class_="diamond")
@@ -250,9 +256,9 @@ def _diamond(x: float, y: float) -> Markup:
 
 def bars(title: str, values: Sequence[tuple[str, int]], width: int, *, name: str, height: int = 200) -> Markup:
     """Counts as columns from zero, each with its number on top."""
-    ticks = nice_ticks(0, max((count for _, count in values), default=1) or 1, 3)
+    ticks = nice_ticks(0, max(4, *(count for _, count in values)), 3)
     frame = Frame(0, len(values), 0, ticks[-1], 52, 18, width - 64, height - 62)
-    parts = svg.y_axis(frame, ticks, plain)
+    parts = svg.y_axis(frame, ticks)
     crowded = max((len(label) for label, _ in values), default=0) * svg.LETTER + 3 > frame.width / max(1, len(values))
     for index, (label, count) in enumerate(values):
         x, wide = frame.x(index + 0.08), frame.x(index + 0.92) - frame.x(index + 0.08)

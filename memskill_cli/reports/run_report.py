@@ -78,6 +78,7 @@ def write_run_report(run: Path) -> Path:
         "lineage": lineage,
         "tree": _tree(lineage),
         "champion": next((view for view in reversed(lineage) if view.stage.is_best), None),
+        "unjudged": any(view.outcome == OUTCOMES[None] for view in lineage),
         "rejected": _rejected(rows),
         "costs": _costs(costs.added_up(files.rows("usage.jsonl"))),
         "evaluations": _evaluations(run / "evals"),

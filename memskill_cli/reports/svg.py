@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -24,8 +25,13 @@ SMALL = 280
 LETTER = 7.4
 """Mean width of a letter."""
 
+LEAST = 0.01
+"""Least height of an axis, as a part of its values: what differs by less is drawn flat."""
+
 Draw = Callable[[int], Markup]
 """A chart of a given width."""
+Show = Callable[[float], str]
+"""A value as an axis writes it."""
 
 
 def tag(name: str, text: str = "", children: Iterable[Markup] = (), **attributes: object) -> Markup:
@@ -77,9 +83,10 @@ class Frame:
         return self.top + self.height
 
 
-def y_axis(frame: Frame, ticks: Sequence[float], show: Callable[[float], str]) -> list[Markup]:
-    """Grid lines with their values to the left."""
+def y_axis(frame: Frame, ticks: Sequence[float], show: Show | None = None) -> list[Markup]:
+    """Grid lines with their values to the left, in as many digits as tell them apart."""
     parts = []
+    show = show or told_apart(ticks)
     for tick in ticks:
         y = frame.y(tick)
         parts.append(tag("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="zero" if tick == 0 else "grid"))
@@ -95,8 +102,11 @@ def x_axis(frame: Frame, ticks: Sequence[float], name: str) -> list[Markup]:
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round values (1, 2 or 5 times a power of ten apart) from at or below ``low`` to at or above ``high``."""
-    if high <= low:
-        low, high = low - abs(low) * 0.1 - 1e-6, high + abs(high) * 0.1 + 1e-6
+    size = max(abs(low), abs(high))
+    if high - low < LEAST * size:
+        low, high = (low + high - LEAST * size) / 2, (low + high + LEAST * size) / 2
+    elif size == 0:
+        high = 1.0
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
@@ -121,9 +131,18 @@ def plain(value: float) -> str:
     return f"{value:,.4g}".replace("-", "\u2212") if size < 1e4 else f"{value:,.0f}".replace("-", "\u2212")
 
 
-def fit(text: str, room: float) -> str:
+def told_apart(ticks: Sequence[float]) -> Show:
+    """Numbers in one form for a whole axis: with the digits of its step, or as powers of ten."""
+    step = min((b - a for a, b in pairwise(ticks)), default=1.0)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    if digits > 4:
+        return plain
+    return lambda value: f"{value:,.{digits}f}".replace("-", "\u2212")
+
+
+def fit(text: str, room: float, letter: float = LETTER) -> str:
     """``text`` cut to about ``room`` pixels."""
-    most = max(1, int(room / LETTER))
+    most = max(1, int(room / letter))
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
