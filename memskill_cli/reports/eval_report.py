@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from memskill_cli.reports import charts, costs, page, svg
-from memskill_cli.reports.charts import Whisker
+from memskill_cli.reports import costs, page, score_charts, svg
 from memskill_cli.reports.published import Comparison, Setup, compare
 from memskill_cli.reports.reading import Files, Row, count, counts, inner, number, pair, words
+from memskill_cli.reports.score_charts import Whisker
 from memskill_cli.reports.worst import Scored, examples
 
 MEASURES = (("f1", "token F1"), ("judge", "LLM judge"), ("success_rate", "success rate"))
@@ -159,7 +159,9 @@ def _measure(lines: Sequence[Line], name: str, title: str, mark: float | None, w
     ]
     told = ", ".join(f"{row.label} {page.score(row.value)}" for row in rows)
     beside = f"; the paper: {page.score(mark)}" if mark is not None else ""
-    return charts.whiskers(f"{title} by category: {told}{beside}", rows, width, mark=f"the paper: {page.score(mark)}")
+    return score_charts.whiskers(
+        f"{title} by category: {told}{beside}", rows, width, mark=f"the paper: {page.score(mark)}"
+    )
 
 
 def _neighbours(folder: Path, summary: Row) -> list[Neighbour]:
@@ -192,7 +194,7 @@ def _neighbour_charts(neighbours: Sequence[Neighbour]) -> list[tuple[str, Markup
 def _beside(lines: Sequence[Line], name: str, title: str, width: int) -> Markup:
     rows = [Whisker(line.label, line.value(name), line.interval(name), strong=line.strong) for line in lines]
     told = ", ".join(f"{row.label} {page.score(row.value)}" for row in rows)
-    return charts.whiskers(f"{title} of each method: {told}", rows, width)
+    return score_charts.whiskers(f"{title} of each method: {told}", rows, width)
 
 
 def _distributions(scored: Sequence[Scored]) -> list[tuple[str, Markup]]:
@@ -218,7 +220,7 @@ def _histogram(name: str, title: str, values: Sequence[float]) -> Markup:
         bins = [("failed", sum(v <= 0 for v in values)), ("succeeded", sum(v > 0 for v in values))]
     told = ", ".join(f"{label}: {n}" for label, n in bins)
     said = f"Number of queries by {title}: {told}"
-    return svg.responsive(lambda width: charts.bars(said, bins, width, name=title), svg.HALF)
+    return svg.responsive(lambda width: score_charts.bars(said, bins, width, name=title), svg.HALF)
 
 
 def _costs(run: Files, scope: str, queries: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,25 +13,16 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from memskill_cli.errors import MemskillError
-from memskill_cli.reports import charts, costs, curves, page, svg
-from memskill_cli.reports.charts import Boundary, Node
+from memskill_cli.reports import charts, costs, curves, drawings, page, svg
+from memskill_cli.reports.charts import Node
 from memskill_cli.reports.curves import Bucket, Rows
 from memskill_cli.reports.reading import Files, count, counts, inner, number, words
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.diff import SkillChange, diff_banks
 from memskill_cli.skills.skill import Skill
 from memskill_cli.training import stages
-from memskill_cli.training.stages import TAIL, Stage
+from memskill_cli.training.stages import Stage
 
-SMALL = (
-    ("policy_loss", "policy loss", ""),
-    ("value_loss", "value loss", ""),
-    ("entropy", "entropy of the choice", "nats"),
-    ("approx_kl", "approximate KL", "nats"),
-    ("clipfrac", "clipped share", ""),
-    ("explained_variance", "explained variance", ""),
-)
-"""The small multiples: name in ``metrics.jsonl``, title, unit."""
 OUTCOMES = {True: "kept", False: "rolled back", None: "not judged"}
 
 
@@ -45,18 +35,6 @@ class StageView:
     epochs: int
     summary: str
     changes: list[SkillChange]
-
-
-@dataclass(frozen=True)
-class Curves:
-    """The drawings of the learning; None where nothing was measured."""
-
-    reward: Markup | None = None
-    small: tuple[tuple[str, str, Markup], ...] = ()
-    usage: Markup | None = None
-    actions: Markup | None = None
-    memories: Markup | None = None
-    thinned: int = 1
 
 
 def write_run_report(run: Path) -> Path:
@@ -73,7 +51,7 @@ def write_run_report(run: Path) -> Path:
         "rows": rows,
         "planned": _planned(settings),
         "headline": _headline(rows, lineage),
-        "curves": _curves(rows, lineage, settings),
+        "curves": drawings.drawn(rows, [view.stage for view in lineage], settings),
         "bank": _bank(files),
         "lineage": lineage,
         "tree": _tree(lineage),
@@ -108,10 +86,27 @@ def _stages(files: Files) -> list[Stage]:
     found = []
     for file in sorted((files.folder / "stages").glob("stage-*.json")):
         try:
-            found.append(stages.read(file))
+            found.append(_sound(stages.read(file)))
         except (MemskillError, UnicodeDecodeError):
             files.notes.append(f"stages/{file.name} is damaged and left out")
     return found
+
+
+def _sound(stage: Stage) -> Stage:
+    """``stage`` without the values that are of a wrong kind: its bank is checked when it is read, the rest is not."""
+    row = vars(stage)
+    parent, checkpoint = number(row, "parent"), number(row, "checkpoint")
+    return Stage(
+        number=count(row, "number"),
+        bank=stage.bank,
+        reward=number(row, "reward"),
+        is_best=stage.is_best is True,
+        checkpoint=None if checkpoint is None else int(checkpoint),
+        change=inner(row, "change"),
+        rationale=words(row, "rationale"),
+        kept=stage.kept if isinstance(stage.kept, bool) else None,
+        parent=None if parent is None else int(parent),
+    )
 
 
 def _view(stage: Stage, known: Sequence[Stage], rows: Rows) -> StageView:
@@ -141,88 +136,6 @@ def _headline(rows: Rows, lineage: Sequence[StageView]) -> str:
     lost = sum(view.outcome == "rolled back" for view in lineage)
     back = f"; {lost} change{'s' * (lost > 1)} rolled back" if lost else ""
     return f"{told} The best stage is {best.stage.number}, with {page.score(best.stage.reward)}{back}."
-
-
-def _curves(rows: Rows, lineage: Sequence[StageView], settings: dict[str, Any]) -> Curves:
-    if not rows:
-        return Curves()
-    found = curves.buckets(rows)
-    target = number(inner(settings, "ppo"), "target_kl")
-    return Curves(
-        reward=svg.responsive(partial(_reward, found, _boundaries(rows, lineage))),
-        small=tuple(
-            (title, unit, _small(found, name, title, target if name == "approx_kl" else None))
-            for name, title, unit in SMALL
-        ),
-        usage=_usage(found),
-        actions=_actions(found),
-        memories=_memories(found),
-        thinned=curves.thinned(found),
-    )
-
-
-def _boundaries(rows: Rows, lineage: Sequence[StageView]) -> list[Boundary]:
-    """Where each stage begins and ends, with the reward it was judged by."""
-    known = {view.stage.number: view for view in lineage}
-    found: list[Boundary] = []
-    for at, row in enumerate(rows, 1):
-        if at == 1 or curves.stage_of(row) != curves.stage_of(rows[at - 2]):
-            found.append(Boundary(str(curves.stage_of(row)), at, at))
-        stage = known.get(curves.stage_of(row))
-        first = found[-1].first
-        level = stage.stage.reward if stage else None
-        found[-1] = Boundary(found[-1].label, first, at, level, math.ceil((at - first + 1) * TAIL))
-    return found
-
-
-def _reward(found: Sequence[Bucket], bounds: Sequence[Boundary], width: int) -> Markup:
-    line = curves.points(found, "episode_reward_mean", "episode_reward_std")
-    known = [point.value for point in line if point.value is not None]
-    title = "Mean episode reward by inner epoch"
-    if known:
-        title += f": {page.score(known[0])} at first, {page.score(known[-1])} at last, {page.score(max(known))} at most"
-    return charts.curve(title, line, width, show=lambda value: f"{100 * value:g}", stages=bounds)
-
-
-def _small(found: Sequence[Bucket], name: str, title: str, target: float | None) -> Markup:
-    line = curves.points(found, name)
-    known = [point.value for point in line if point.value is not None]
-    said = (
-        f"{title}: {svg.plain(known[0])} at first, {svg.plain(known[-1])} at last" if known else f"{title}: no values"
-    )
-    reference = (target, "stops early") if target is not None and known and target < 3 * max(known) else None
-    return charts.curve(said, line, svg.SMALL, height=170, reference=reference)
-
-
-def _usage(found: Sequence[Bucket]) -> Markup | None:
-    layers = curves.shares(found, "skill_usage")
-    if not layers:
-        return None
-    spans = [(bucket.first, bucket.last) for bucket in found]
-    told = ", ".join(f"{layer.label} {100 * layer.values[-1]:.0f} %" for layer in layers)
-    title = f"Share of each skill in the controller's choices; at last {told}"
-    return svg.responsive(partial(charts.stack, title, spans, layers, show=lambda v: f"{100 * v:.0f} %", full=1.0))
-
-
-def _actions(found: Sequence[Bucket]) -> Markup | None:
-    layers = curves.per_step(found, "actions")
-    if not layers:
-        return None
-    spans = [(bucket.first, bucket.last) for bucket in found]
-    told = ", ".join(f"{layer.label} {layer.values[-1]:.2f}" for layer in layers)
-    title = f"Memory actions for each span read; at last {told}"
-    return svg.responsive(
-        partial(charts.stack, title, spans, layers, show=lambda v: f"{v:.2f}".removesuffix(".00"), height=230)
-    )
-
-
-def _memories(found: Sequence[Bucket]) -> Markup | None:
-    line = curves.points(found, "memories_mean")
-    known = [point.value for point in line if point.value is not None]
-    if not known:
-        return None
-    title = f"Memories at the end of an episode: {known[0]:,.0f} at first, {known[-1]:,.0f} at last"
-    return svg.responsive(lambda width: charts.curve(title, line, width, height=200))
 
 
 def _rejected(rows: Rows) -> dict[str, Any]:
