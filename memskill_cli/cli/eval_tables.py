@@ -11,7 +11,9 @@ from rich.table import Table
 from memskill_cli.cli.console import percent, safe
 
 Summary = dict[str, Any]
-_SHOWN = {"f1": "F1", "judge": "judge"}
+_ANSWERED = {"f1": "F1", "judge": "judge"}
+_PLAYED = {"success_rate": "success", "steps": "steps"}
+_DIFFERENCES = {**_ANSWERED, "success": "success"}
 
 
 def one(summary: Summary) -> list[Any]:
@@ -30,10 +32,11 @@ def several(summaries: Sequence[Summary], differences: Sequence[dict[str, Any]])
 def _by_category(summary: Summary) -> Table:
     title = f"{summary['dataset']} {summary['split']}, {summary['method']}, checkpoint {summary['checkpoint']}"
     table = _table(title)
-    table.add_column("category")
-    for name in ("queries", *_SHOWN.values()):
+    played = _is_played(summary)
+    table.add_column("task type" if played else "category")
+    for name in _headings(summary):
         table.add_column(name, justify="right")
-    for category, row in summary["by_category"].items():
+    for category, row in summary["by_task_type" if played else "by_category"].items():
         table.add_row(safe(category), *_cells(row))
     table.add_section()
     table.add_row("all", *_cells(summary), style="bold")
@@ -52,7 +55,7 @@ def _side_by_side(summaries: Sequence[Summary]) -> Table:
     table = _table(f"{first['dataset']} {split}{used}")
     for name in (*(("variant",) if variants else ()), "method"):
         table.add_column(name)
-    for name in ("queries", *_SHOWN.values(), "memories"):
+    for name in (*_headings(first), "memories"):
         table.add_column(name, justify="right")
     last = first["split"]
     for summary in summaries:
@@ -75,7 +78,7 @@ def _differences(differences: Sequence[dict[str, Any]]) -> Table:
     for entry in differences:
         low, high = entry["ci95"]
         shown = f"{_signed(entry['difference'])} [dim]{_signed(low)} to {_signed(high)}[/dim]"
-        names = [entry["variant"]] * variants + [entry["method"], _SHOWN[entry["score"]]]
+        names = [entry["variant"]] * variants + [entry["method"], _DIFFERENCES[entry["score"]]]
         table.add_row(*names, str(entry["queries"]), shown, f"{entry['p']:.3f}")
     return table
 
@@ -85,15 +88,27 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", caption=caption, caption_justify="left")
 
 
+def _is_played(row: dict[str, Any]) -> bool:
+    """Whether ``row`` is of tasks that were played, not of questions that were answered."""
+    return "success_rate" in row
+
+
+def _headings(row: dict[str, Any]) -> list[str]:
+    return ["tasks", *_PLAYED.values(), "no command"] if _is_played(row) else ["queries", *_ANSWERED.values()]
+
+
 def _cells(row: dict[str, Any]) -> list[str]:
-    return [str(row["queries"]), *(_score(row, name) for name in _SHOWN)]
+    if _is_played(row):
+        return [str(row["queries"]), *(_score(row, name) for name in _PLAYED), str(row["invalid_actions"])]
+    return [str(row["queries"]), *(_score(row, name) for name in _ANSWERED)]
 
 
 def _score(row: dict[str, Any], name: str) -> str:
     interval = row["ci95"][name]
     if row[name] is None or interval is None:
         return "–"
-    return f"{percent(row[name])} [dim]{percent(interval[0])}–{percent(interval[1])}[/dim]"
+    shown = "{:.1f}".format if name == "steps" else percent
+    return f"{shown(row[name])} [dim]{shown(interval[0])}–{shown(interval[1])}[/dim]"
 
 
 def _signed(value: float) -> str:
@@ -136,6 +151,8 @@ def _samples(summary: Summary, count: int = 6) -> Table:
     from memskill_cli import files
 
     rows = list(files.read_jsonl(Path(summary["folder"]) / "results.jsonl"))
+    if _is_played(summary):
+        return _games(rows[:: max(1, len(rows) // count)][:count])
     table = Table(title="some answers", title_justify="left", show_lines=False)
     for name in ("question", "truth", "answer", "F1"):
         table.add_column(name, justify="right" if name == "F1" else "left", overflow="fold")
@@ -143,4 +160,14 @@ def _samples(summary: Summary, count: int = 6) -> Table:
         score = "–" if row["f1"] is None else percent(row["f1"])
         truth = " / ".join(row["truths"])
         table.add_row(safe(row["question"]), safe(truth), safe(row["prediction"] or row["error"]), score)
+    return table
+
+
+def _games(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="some tasks", title_justify="left", show_lines=False)
+    for name in ("goal", "how it went", "steps"):
+        table.add_column(name, justify="right" if name == "steps" else "left", overflow="fold")
+    for row in rows:
+        steps = "–" if row["steps"] is None else str(row["steps"])
+        table.add_row(safe(row["question"]), safe(row["prediction"] or row["error"]), steps)
     return table

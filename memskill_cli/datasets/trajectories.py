@@ -75,7 +75,7 @@ def scarce(games: dict[str, list[Trace]], sizes: Sizes) -> dict[str, int]:
 def gathered(trace_id: str, split: str, games: Sequence[Trace], queries: Sequence[Query] = ()) -> Trace:
     """One trace of the trajectories of ``games``, in order, to be asked ``queries``."""
     sessions = tuple(session for game in games for session in game.sessions)
-    return Trace(trace_id, games[0].dataset, split, sessions, tuple(queries))
+    return Trace(trace_id, "alfworld", split, sessions, tuple(queries))
 
 
 def pack(trace: Trace, tokens: int, max_spans: int = 0) -> list[Span]:

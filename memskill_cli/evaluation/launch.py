@@ -16,6 +16,7 @@ from memskill_cli.evaluation import alfworld, methods
 from memskill_cli.evaluation.compare import differences
 from memskill_cli.evaluation.runner import Evaluation, Watcher
 from memskill_cli.evaluation.subject import Subject
+from memskill_cli.evaluation.summary import SCORES
 from memskill_cli.evaluation.task import Plan, Task, evaluation_id, plan
 from memskill_cli.records import Trace
 from memskill_cli.reports.hooks import report_evaluation
@@ -205,6 +206,7 @@ def compared(summaries: Sequence[dict[str, Any]], settings: Config) -> list[dict
             names = {key: first[key] for key in ("split", "variant")}
             names |= {"first": first["method"], "method": other["method"]}
             pair = (files.read_jsonl(Path(one["folder"]) / "results.jsonl") for one in (first, other))
-            gains = differences(*pair, resamples=settings.eval.bootstrap, seed=settings.seed)
+            scores = ("success",) if "success_rate" in first else SCORES
+            gains = differences(*pair, resamples=settings.eval.bootstrap, seed=settings.seed, scores=scores)
             found += [names | entry for entry in gains]
     return found

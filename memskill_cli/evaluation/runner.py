@@ -16,8 +16,8 @@ from typing import Any
 from memskill_cli import files
 from memskill_cli.config import Config, to_toml
 from memskill_cli.datasets.spans import cut
-from memskill_cli.errors import AuthError, ModelError, UnknownModelError
 from memskill_cli.datasets.trajectories import pack
+from memskill_cli.errors import AuthError, ModelError, UnknownModelError
 from memskill_cli.evaluation import alfworld, methods
 from memskill_cli.evaluation.methods.base import SPANS, Memory, Site
 from memskill_cli.evaluation.rows import Row, row_of

@@ -62,7 +62,7 @@ def tasks_of(
 ) -> list[Task]:
     """Every method on every split, by split."""
     return [
-        Task(manifest.dataset, split, name, _digest(manifest, split), limit, abstention)
+        Task(manifest.dataset, split, name, data_digest(manifest, split), limit, abstention)
         for split in splits
         for name in names
     ]
@@ -73,7 +73,7 @@ def default_split(dataset: str) -> str:
     return "valid_seen" if dataset == "alfworld" else "test"
 
 
-def _digest(manifest: Manifest, split: str) -> str:
+def data_digest(manifest: Manifest, split: str) -> str:
     """Names the data an evaluation depends on: in ALFWorld the trajectories that memory is made of, too."""
     if manifest.dataset != "alfworld":
         return manifest.digest_of(split)

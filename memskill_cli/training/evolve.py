@@ -14,7 +14,7 @@ from memskill_cli.datasets.base import load_manifest
 from memskill_cli.errors import RunError
 from memskill_cli.evaluation import launch as evaluations
 from memskill_cli.evaluation.subject import Subject
-from memskill_cli.evaluation.task import Task
+from memskill_cli.evaluation.task import Task, data_digest
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.checkpoint import Checkpoint
 from memskill_cli.runs.run_dir import RunDir
@@ -151,11 +151,12 @@ async def _judge(
     progress: evaluations.Progress,
 ) -> Cycle:
     """Evaluate the bank before and after on ``split``, with the same controller, and keep the better."""
-    task = Task(settings.dataset, split, "memskill", load_manifest(settings.dataset, data_dir).digest_of(split))
+    task = Task(settings.dataset, split, "memskill", data_digest(load_manifest(settings.dataset, data_dir), split))
     jobs = [evaluations.Job(task, Subject.of(found, settings, bank)) for bank in (cycle.before, cycle.stage.bank)]
     both = await evaluations.evaluate_jobs(run, jobs, settings, data_dir, access, progress)
     scores = dict(zip(("before", "after"), both, strict=True))
-    kept = (scores["after"]["f1"] or 0.0) > (scores["before"]["f1"] or 0.0)
+    measure = "success_rate" if settings.dataset == "alfworld" else "f1"
+    kept = (scores["after"][measure] or 0.0) > (scores["before"][measure] or 0.0)
     known = stages.read_all(run.stages)
     stage = dataclasses.replace(cycle.stage, kept=kept, is_best=kept, checkpoint=found.done)
     stages.write(run.stages, stage)
