@@ -68,7 +68,7 @@ class Mem0Store:
         self._model, self._encoder, self._top_k = model, encoder, top_k
         self._memory = _new_memory(dim)
         self._memory.llm = _Llm(model)
-        self._memory.embedding_model = _Embedder(encoder)
+        self._memory.embedding_model = _Embedder(encoder, model)
         self._names: dict[str, str] = {}  # Mem0 draws its ids at random; here they count up
         self._busy = asyncio.Lock()
 
@@ -139,12 +139,16 @@ class _Llm:
 class _Embedder:
     """What Mem0 calls an embedder."""
 
-    def __init__(self, encoder: CachedEncoder) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: CachedEncoder, model: ExecutorModel) -> None:
+        self._encoder, self._model = encoder, model
 
     def embed(self, text: str, memory_action: str | None = None) -> list[float]:
-        row: list[float] = self._encoder.encode([text], "query" if memory_action == "search" else "context")[0].tolist()
-        return row
+        try:
+            row = self._encoder.encode([text], "query" if memory_action == "search" else "context")[0]
+        except Exception as error:  # Mem0 would leave out the memory, and go on
+            self._model.fail(error)
+            raise
+        return [float(number) for number in row]
 
 
 def _facts(text: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class ExecutorModel:
             self.stop()
             raise
         except Exception as error:
-            self._failure = error
+            self.fail(error)
             raise
         return reply.value
 
@@ -97,7 +97,11 @@ class ExecutorModel:
 
     def stop(self) -> None:
         """Nobody waits any more: let the library come to its end without another call."""
-        self._failure = self._failure or ModelError("stopped while a trace was read")
+        self.fail(ModelError("stopped while a trace was read"))
+
+    def fail(self, error: Exception) -> None:
+        """Something went wrong that the library must not keep to itself."""
+        self._failure = self._failure or error
 
     def check(self) -> None:
         """Raise what went wrong in any call so far."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from memskill_cli.errors import EncoderError
+from memskill_cli.evaluation.methods.base import Method
 from memskill_cli.records import Span
 from memskill_cli.testing.server import Request
 
@@ -93,6 +95,23 @@ def test_decisions_it_cannot_follow_spoil_no_others(rig: Any) -> None:
     ]
     size, _, _ = rig.remember("mem0", SPANS[:1], QUESTION, scripted(wild))
     assert size == 1
+
+
+def test_a_memory_that_cannot_be_encoded_is_not_left_out(rig: Any) -> None:
+    async def work(method: Method) -> None:
+        real = rig.encoder.encode
+
+        def encode(texts: list[str], side: str = "context") -> Any:
+            if ADD["text"] in texts:
+                raise EncoderError("the encoder is gone")
+            return real(texts, side)
+
+        rig.encoder.encode = encode
+        await rig.read(method, SPANS[:1])
+
+    with pytest.raises(EncoderError, match="is gone"):
+        rig.run("mem0", work, scripted([ADD]))
+    assert not (rig.folder / "memory").exists()
 
 
 @pytest.mark.parametrize("first", ["", "import mem0"])
