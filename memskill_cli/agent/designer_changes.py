@@ -55,7 +55,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Changes that training has judged and rolled back: ``reward`` of their stage against the ``best`` before."""
+    """Changes that training has judged and rolled back: ``reward`` of their stage against the ``best`` before.
+
+    Without ``changes`` it is a cycle in which none was made, and ``summary`` says why.
+    """
 
     stage: int
     summary: str

@@ -39,7 +39,7 @@ def describe_bodies(bank: SkillBank, analysis: dict[str, Any], max_chars: int) -
 
 
 def describe_attempts(attempts: Sequence[Attempt], max_chars: int) -> str:
-    """What was tried without help, oldest first; the oldest are left out if not all fit."""
+    """What was tried without help and cycles without a change, oldest first; the oldest are left out if not all fit."""
     shown = _fitting(map(_attempt, reversed(attempts)), max_chars)
     return "\n\n".join(reversed(shown))
 
@@ -79,6 +79,8 @@ def _case(number: int, case: HardCase, style: Style, memories: int, length: int)
 
 
 def _attempt(attempt: Attempt) -> str:
+    if not attempt.changes:
+        return f"Stage {attempt.stage}, nothing was changed: {_cut(attempt.summary, _TRIED)}"
     best = "" if attempt.best is None else f", the best without it {attempt.best:.4f}"
     earned = "" if attempt.reward is None else f" (reward {attempt.reward:.4f}{best})"
     lines = [f"Stage {attempt.stage}, tried, did not help{earned}: {_cut(attempt.summary, _TRIED)}"]

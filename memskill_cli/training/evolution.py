@@ -2,7 +2,8 @@
 
 A stage that earns more than every one before it becomes the best, and the next change is made from it. A stage that
 does not is rolled back: bank, statistics and hard cases are the best stage's again, and the change joins the attempts
-that the designer is shown as tried without help. No change is made that no training will judge.
+that the designer is shown as tried without help. So does a cycle that changed nothing, with its reason: asked the same
+question again, a model at temperature 0 would give the same answer. No change is made that no training will judge.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from memskill_cli.agent.designer import Attempt, Designer, Proposal, apply
 from memskill_cli.agent.designer_evidence import MAX_CHARS
@@ -114,16 +114,20 @@ class Evolution:
 def stage_of(bank: SkillBank, proposal: Proposal, number: int) -> Stage:
     """The stage that ``proposal`` makes of ``bank``."""
     changed = apply(bank, proposal, number)
-    change: dict[str, Any] = proposal.to_dict() if proposal.changes else {}
+    if not proposal.changes:
+        why = "; ".join(filter(None, (proposal.summary, *proposal.refused))) or "no reason was given"
+        return Stage(number, changed, rationale=why, parent=bank.stage)
     why = "\n".join(f"{change.kind} {change.name}: {change.why}" for change in proposal.changes if change.why)
-    return Stage(number, changed, change=change, rationale=why, parent=bank.stage)
+    return Stage(number, changed, change=proposal.to_dict(), rationale=why, parent=bank.stage)
 
 
 def attempts(known: Sequence[Stage]) -> list[Attempt]:
-    """Changes that were judged and rolled back, oldest first."""
+    """Changes that were judged and rolled back, and cycles that came to none, oldest first."""
     found = []
     for stage in known:
-        if stage.kept is False and stage.change:
+        if not stage.change and stage.rationale:
+            found.append(Attempt(stage.number, stage.rationale, (), None, None))
+        elif stage.kept is False:
             before = [s.reward for s in known if s.number < stage.number and s.reward is not None]
             summary, changes = stage.change.get("summary", ""), tuple(stage.change.get("changes", ()))
             found.append(Attempt(stage.number, summary, changes, stage.reward, max(before, default=None)))

@@ -24,7 +24,8 @@ class Stage:
     """``stages/stage-NNN.json``: a bank, what it earned, and the change that led to it.
 
     ``reward`` and ``kept`` are None until the stage has been judged. ``change`` is empty if nothing was changed;
-    ``parent`` is the stage it was made from; ``checkpoint`` the one that its reward was measured with.
+    ``rationale`` says why it was, or why not; ``parent`` is the stage it was made from; ``checkpoint`` the one that its
+    reward was measured with.
     """
 
     number: int

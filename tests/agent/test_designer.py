@@ -141,13 +141,13 @@ def test_embodied_wording(tmp_path: Path) -> None:
 def test_what_was_tried_is_shown(tmp_path: Path) -> None:
     tried = Change("add", "save_pets", "pets", "Write every pet down.", Action.INSERT, "pets are missing").to_dict()
     again = Change("refine", "update", None, "Reworded.", None, "too vague").to_dict()
-    attempts = [Attempt(2, "Pets.", (tried, again), 0.25, 0.5), Attempt(3, "Unknown.", (), None, None)]
+    attempts = [Attempt(2, "Pets.", (tried, again), 0.25, 0.5), Attempt(3, "Only retrieval.", (), None, None)]
     _, prompts = cycle(tmp_path, [json.dumps(ANALYSIS), refinement()], attempts=attempts)
     for prompt in prompts:
         assert "Stage 2, tried, did not help (reward 0.2500, the best without it 0.5000): Pets." in prompt
         assert "- add save_pets: pets are missing\n  description: pets\n  body: Write every pet down." in prompt
         assert "- refine update: too vague\n  body: Reworded." in prompt
-        assert "Stage 3, tried, did not help: Unknown." in prompt
+        assert "Stage 3, nothing was changed: Only retrieval." in prompt
 
 
 def test_cases_are_cut_to_a_small_window(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_bodies_and_attempts_are_cut_to_a_small_window(tmp_path: Path) -> None:
     bank = seed_bank()
     bank.add(Skill("zebra", "d", "x" * 3000, Action.INSERT, "import"))
     advice = {"change": "refine", "skill": "zebra", "why": "", "priority": "high"}
-    attempts = [Attempt(i, f"Try {i}." + "x" * 400, (), 0.0, 0.1) for i in range(8)]
+    attempts = [Attempt(i, f"Try {i}." + "x" * 400, (), None, None) for i in range(8)]
     replies = [json.dumps({**ANALYSIS, "recommendations": [advice]}), refinement()]
     _, (first, last) = cycle(tmp_path, replies, bank=bank, attempts=attempts, max_chars=8000)
     assert [f"Try {i}." in first for i in range(8)] == [False] * 4 + [True] * 4

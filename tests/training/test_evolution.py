@@ -6,10 +6,11 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from memskill_cli.agent.designer import Change, Proposal
-from memskill_cli.agent.hard_cases import HardCasePool
+from memskill_cli.agent.designer import Attempt, Change, Proposal
+from memskill_cli.agent.hard_cases import HardCase, HardCasePool
 from memskill_cli.config import DesignerConfig
 from memskill_cli.records import Action
 from memskill_cli.skills.bank import SkillBank
@@ -93,13 +94,47 @@ def test_a_rollback_brings_back_the_statistics(tmp_path: Path) -> None:
     assert lineage.bank.new == {"pets"}
 
 
-def test_a_stage_that_changed_nothing_is_no_attempt(tmp_path: Path) -> None:
+def test_a_stage_that_changed_nothing_is_not_rolled_back_but_told_with_its_reason(tmp_path: Path) -> None:
     lineage = Lineage(tmp_path)
     lineage.close(0.6)
     lineage.change("")
     stage = lineage.close(0.1)
-    assert (stage.is_best, stage.kept) == (False, True)
+    assert (stage.is_best, stage.kept, stage.change) == (False, True, {})
+    (told,) = attempts(stages.read_all(tmp_path))
+    assert (told.stage, told.summary, told.changes) == (1, "nothing to change", ())
+
+
+def test_a_run_without_a_designer_tells_of_no_cycles(tmp_path: Path) -> None:
+    lineage = Lineage(tmp_path)
+    lineage.close(0.6)
+    lineage.evolution.advance(lineage.bank)
     assert attempts(stages.read_all(tmp_path)) == []
+
+
+class Reluctant:
+    """A designer that never changes anything, and keeps what it was told of earlier cycles."""
+
+    def __init__(self) -> None:
+        self.told: list[list[str]] = []
+
+    async def propose(self, bank: SkillBank, clusters: Any, tried: list[Attempt]) -> Proposal:
+        self.told.append([attempt.summary for attempt in tried])
+        return Proposal("", refused=(f"reply {len(self.told)} made no sense",)) if self.told[1:] else Proposal("")
+
+
+def test_no_two_cycles_are_asked_the_same(tmp_path: Path) -> None:
+    lineage, designer = Lineage(tmp_path), Reluctant()
+    lineage.close(0.6)
+    case = HardCase("q", "t", "1", "Where?", ("there",), "", (), 0.0, 1, 0)
+    pool = HardCasePool(DesignerConfig(), [case])
+
+    class Encoder:
+        async def aencode(self, texts: list[str], side: str) -> Any:
+            return np.ones((len(texts), 2))
+
+    for _ in range(3):
+        asyncio.run(lineage.evolution.propose(designer, lineage.bank, pool, Encoder(), 0))  # type: ignore[arg-type]
+    assert designer.told == [[], ["no reason was given"], ["no reason was given", "reply 2 made no sense"]]
 
 
 def test_stopping_early_after_too_many_cycles_without_a_better_stage(tmp_path: Path) -> None:
