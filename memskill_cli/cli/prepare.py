@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 FILE = "What to prepare from"
 Source = Annotated[
-    str | None, option("--source", panel=FILE, help="A file that you have, or a URL, in place of the official one.")
+    str | None,
+    option("--source", panel=FILE, help="A file or folder that you have, or a URL, in place of the official one."),
 ]
 Sample = Annotated[bool, option("--sample", panel=FILE, help="The small sample that ships with memskill.")]
 Variant = Annotated[
     list[str] | None,
-    option("--variant", panel=FILE, help="hotpotqa: 50, 100, 200 documents or train; repeatable. The first three."),
+    option("--variant", panel=FILE, help="hotpotqa: 50, 100, 200 (documents; all three by default) or train."),
 ]
 Split = Annotated[
     list[str] | None,
