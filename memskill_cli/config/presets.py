@@ -48,6 +48,7 @@ PRESETS: dict[str, Settings] = {
         "models.answer": _LLAMA,
         "models.designer": _LLAMA,
         "models.judge": "openai/openai/gpt-oss-120b",
+        "models.judge_max_tokens": 4096,  # ours: what this judge thinks before its verdict counts as reply
         "models.temperature": 0.0,
         "encoders.state": "Qwen/Qwen3-Embedding-0.6B",
         "encoders.retrieval": "contriever",
