@@ -6,7 +6,7 @@ missing file or a value of the wrong kind is passed over, and said in ``notes``.
 
 from __future__ import annotations
 
-import math
+import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 import orjson
 
 Row = Mapping[str, Any]
+HUGE = 1e15
+"""No number of a run is as large; one that is comes from a damaged file."""
 
 
 class Files:
@@ -66,7 +68,7 @@ class Files:
         """A TOML table, empty if the file is missing or damaged."""
         try:
             return tomllib.loads(self.text(name))
-        except tomllib.TOMLDecodeError:
+        except ValueError:  # broken TOML, or a number beyond all bounds
             self._note(f"{name} is damaged and cannot be read")
             return {}
 
@@ -76,9 +78,9 @@ class Files:
 
 
 def number(row: Row, name: str) -> float | None:
-    """A finite number, else None."""
+    """A number that makes sense, else None."""
     value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < HUGE:
         return None
     return float(value)
 
@@ -94,7 +96,7 @@ def words(row: Row, name: str) -> str:
     value = row.get(name)
     if isinstance(value, str):
         return value
-    return orjson.dumps(value).decode() if isinstance(value, bool | int | float) else ""
+    return json.dumps(value) if isinstance(value, bool | int | float) else ""
 
 
 def inner(row: Row, name: str) -> dict[str, Any]:

@@ -28,6 +28,9 @@ LETTER = 7.4
 LEAST = 0.01
 """Least height of an axis, as a part of its values: what differs by less is drawn flat."""
 
+TINY = 1e-12
+"""Nothing at all, as far as a chart is concerned."""
+
 Draw = Callable[[int], Markup]
 """A chart of a given width."""
 Show = Callable[[float], str]
@@ -103,15 +106,15 @@ def x_axis(frame: Frame, ticks: Sequence[float], name: str) -> list[Markup]:
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round values (1, 2 or 5 times a power of ten apart) from at or below ``low`` to at or above ``high``."""
     size = max(abs(low), abs(high))
-    if high - low < LEAST * size:
+    if size < TINY:
+        low, high = 0.0, 1.0
+    elif high - low < LEAST * size:
         low, high = (low + high - LEAST * size) / 2, (low + high + LEAST * size) / 2
-    elif size == 0:
-        high = 1.0
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def whole_ticks(count: int, most: int) -> list[float]:
