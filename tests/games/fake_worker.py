@@ -62,7 +62,7 @@ class Engine:
         environ = " ".join(sorted(os.environ))
         return {
             "observation": observation,
-            "commands": ["look", f"pid {os.getpid()}", f"environ {environ}"],
+            "commands": ["look", f"pid {os.getpid()}", f"environ {environ}", "die", "stop", "win"],
             "inventory": "",
             "won": won,
             "done": won,
