@@ -53,9 +53,10 @@ def _side_by_side(summaries: Sequence[Summary]) -> Table:
     split = first["split"].removesuffix(f"-{first['variant']}") if variants else first["split"]
     used = f", checkpoint {', '.join(checkpoints)}" if checkpoints else ""
     table = _table(f"{first['dataset']} {split}{used}")
+    table.caption = "95 % bootstrap intervals; items: memories kept (of rag spans, of full-context sessions)"
     for name in (*(("variant",) if variants else ()), "method"):
         table.add_column(name)
-    for name in (*_headings(first), "memories"):
+    for name in (*_headings(first), "items"):
         table.add_column(name, justify="right")
     last = first["split"]
     for summary in summaries:
@@ -116,12 +117,13 @@ def _signed(value: float) -> str:
 
 
 def _lines(summaries: Sequence[Summary]) -> list[str]:
-    """What a reader of the numbers must know; with several evaluations, of which of them."""
-    lines = []
+    """What a reader of the numbers must know; if it isn't true of all evaluations, of which."""
+    of: dict[str, list[str]] = {}
     for summary in summaries:
-        of = f"{summary['method']} {summary['variant']}".strip() + ": " if len(summaries) > 1 else ""
-        lines += [f"[bold]{safe(of + line)}[/bold]" for line in _caveats(summary)]
-    return lines
+        for line in _caveats(summary):
+            of.setdefault(line, []).append(f"{summary['method']} {summary['variant']}".strip())
+    lines = [line if len(names) == len(summaries) else f"{', '.join(names)}: {line}" for line, names in of.items()]
+    return [f"[bold]{safe(line)}[/bold]" for line in lines]
 
 
 def _caveats(summary: Summary) -> list[str]:

@@ -132,16 +132,19 @@ async def evaluate_jobs(
                     services(settings, access, run.usage, owed[0], progress.notice, games)
                 )
                 evaluations = _evaluations(run, jobs, owed, settings, opened, progress.notice)
-            summaries = []
+            summaries: list[dict[str, Any]] = []
             for name, job in zip(names, jobs, strict=True):
                 traces = _traces(job.task, settings, data_dir)
                 planned = plan(traces, job.task)
-                _say_left_out(job.task, planned, progress)
+                if all(summary["split"] != job.task.split for summary in summaries):
+                    _say_left_out(job.task, planned, progress)
                 if summary := known[name]:
                     progress.notice(f"evaluation {name} is complete: showing it")
                 else:
                     summary = await _run(evaluations[name], traces, planned, progress)
-                summaries.append({**summary, "folder": str(run.evals / name), "left_out": planned.left_out})
+                known_task = {**dataclasses.asdict(job.task), "variant": job.task.variant}
+                place = {"folder": str(run.evals / name), "left_out": planned.left_out}
+                summaries.append({**known_task, **summary, **place})
     for summary in summaries:  # after all, since a report compares an evaluation with its neighbours
         summary["report"] = report_evaluation(Path(summary["folder"]), progress.notice)
     return summaries

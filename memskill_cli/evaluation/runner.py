@@ -104,7 +104,8 @@ class Evaluation:
             trace = traces[work.place]
             spans = await asyncio.to_thread(self.spans, trace)
             self._cut.append(len(spans))
-            self.watcher.span(0, total=round(sum(self._cut) / len(self._cut) * count))
+            if spans:
+                self.watcher.span(0, total=round(sum(self._cut) / len(self._cut) * count))
             try:
                 memory = await self.method.remember(trace, spans, self.watcher.span)
             except ModelError as error:
