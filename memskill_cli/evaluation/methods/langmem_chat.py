@@ -33,7 +33,6 @@ These are the functions, each with the JSON schema of its arguments:
 _SESSION = re.compile(r"(?<=session_)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """LangMem names each session at random; under a fixed name a prompt that was paid for is found in the cache."""
 _CALLS = (
-    'root ::= "{\\"calls\\": [" (call (", " call){0,7})? "]}"\n'
     'call ::= "{\\"name\\": \\"" name "\\", \\"arguments\\": " object "}"\n'
     'object ::= "{" (string ": " value (", " string ": " value){0,7})? "}"\n'
     'array ::= "[" (value (", " value){0,7})? "]"\n'
@@ -67,9 +66,10 @@ class GatewayChat(BaseChatModel):
         tool_choice: str | None = None,
         **_: Any,
     ) -> ChatResult:
-        asked = as_text(messages, tools, forced=tool_choice is not None)
+        forced = tool_choice is not None
+        asked = as_text(messages, tools, forced=forced)
         model: ExecutorModel = self.model
-        calls = await model.ask(asked, _calls, _grammar([tool["name"] for tool in tools])) or []
+        calls = await model.ask(asked, _calls, _grammar(tools, forced)) or []
         name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]  # not drawn at random: it is quoted later
         numbered = [{**call, "id": f"call_{name}_{i}", "type": "tool_call"} for i, call in enumerate(calls)]
         return ChatResult(generations=[ChatGeneration(message=AIMessage(content="", tool_calls=numbered))])
@@ -133,5 +133,8 @@ def _calls(text: str) -> list[dict[str, Any]]:
     return [{"name": call["name"], "args": call["arguments"]} for call in calls]
 
 
-def _grammar(names: Sequence[str]) -> str:
-    return _CALLS + "name ::= " + " | ".join(f'"{name}"' for name in names) + "\n"
+def _grammar(tools: Sequence[dict[str, Any]], forced: bool) -> str:
+    some = 'call (", " call){0,7}'
+    root = f'root ::= "{{\\"calls\\": [" {some if forced else f"({some})?"} "]}}"'
+    names = "name ::= " + " | ".join(f'"{tool["name"]}"' for tool in tools)
+    return f"{root}\n{names}\n{_CALLS}"

@@ -35,7 +35,8 @@ _USER = "trace"  # each trace has a store of its own, so that one name does for 
 _TODAY = re.compile(r"(Today's date is )[^\n]*")
 _FACTS = 'root ::= "{\\"facts\\": [" (string (", " string){0,7})? "]}"\n' + JSON_TEXT
 _CHANGES = (
-    'root ::= "{\\"memory\\": [" (entry (", " entry){0,15})? "]}"\n'
+    # Never an empty list, which a small model would rather give: it is asked for only when there are facts to place.
+    'root ::= "{\\"memory\\": [" entry (", " entry){0,15} "]}"\n'
     'entry ::= "{\\"id\\": \\"" [0-9]{1,3} "\\", \\"text\\": " string ", \\"event\\": \\"" event "\\"}"\n'
     'event ::= "ADD" | "UPDATE" | "DELETE" | "NONE"\n'
 ) + JSON_TEXT
