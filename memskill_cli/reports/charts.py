@@ -76,9 +76,9 @@ def curve(
     ends += [reference[0]] if reference else []
     ends += [0.0] if len(known) == 1 else []  # one value alone has no range of its own
     ticks = nice_ticks(min(ends, default=0), max(ends, default=1), 5 if height > 200 else 3)
-    top = 26.0 if stages else 12.0
+    left, top = svg.margin(ticks, show), 26.0 if stages else 20.0
     last = points[-1].last if points else 1
-    frame = Frame(0.5, last + 0.5, ticks[0], ticks[-1], 52, top, width - 72, height - top - 44)
+    frame = Frame(0.5, last + 0.5, ticks[0], ticks[-1], left, top, width - left - 20, height - top - 44)
     parts = [*svg.y_axis(frame, ticks, show), *_bands(frame, stages)]
     parts += svg.x_axis(frame, svg.whole_ticks(last, 8 if width > 500 else 4), "inner epoch")
     if reference:
@@ -104,7 +104,7 @@ def _bands(frame: Frame, stages: Sequence[Boundary]) -> list[Markup]:
     parts = []
     room = frame.width / max(1, len(stages))
     names = [f"stage {stage.label}" if room > 70 else stage.label for stage in stages]
-    every = 1 + int((max(map(len, names), default=0) * svg.LETTER + 4) // room)
+    every = 1 + int((max(map(svg.length, names), default=0) + 4) // room)
     for index, stage in enumerate(stages):
         x0, x1 = frame.x(stage.first - 0.5), frame.x(stage.last + 0.5)
         if index:
@@ -141,9 +141,10 @@ def stack(
     ticks = nice_ticks(0, full or max(totals, default=1) or 1, 5)
     if full:
         ticks = [tick for tick in ticks if tick <= full * 1.001]
+    left = svg.margin(ticks, show)
     gutter = 200 if width > 500 else 20
     last = spans[-1][1] if spans else 1
-    frame = Frame(0.5, last + 0.5, 0, ticks[-1], 52, 12, width - 52 - gutter, height - 56)
+    frame = Frame(0.5, last + 0.5, 0, ticks[-1], left, 12, width - left - gutter, height - 56)
     parts = svg.x_axis(frame, svg.whole_ticks(last, 8 if width > 500 else 4), "inner epoch")
     edge = "" if len(spans) <= 60 else " edgeless"
     floor = [0.0] * len(spans)
@@ -168,7 +169,7 @@ def _names(frame: Frame, layers: Sequence[Layer], middles: Sequence[float], show
         thread = f"M{x + 1:.1f} {middle:.1f}L{x + 10:.1f} {place:.1f}"
         parts.append(tag("path", d=thread, class_="thread"))
         parts.append(tag("rect", x=x + 13, y=place - 5, width=10, height=10, class_=f"fill {layer.tone}"))
-        label = f"{fit(layer.label, room - 36 - svg.LETTER * len(value))} {value}"
+        label = f"{fit(layer.label, room - 36 - svg.length(value))} {value}"
         parts.append(tag("text", label, x=x + 28, y=place + 4, class_="label"))
     return parts
 
@@ -194,7 +195,8 @@ def lineage(title: str, nodes: Sequence[Node], width: int, *, show: Show, height
     rewards = [node.reward for node in nodes if node.reward is not None]
     ticks = nice_ticks(min(rewards, default=0), max(rewards, default=1), 4)
     numbers = [node.number for node in nodes] or [0]
-    frame = Frame(min(numbers) - 0.5, max(numbers) + 0.5, ticks[0], ticks[-1], 52, 14, width - 72, height - 58)
+    left = svg.margin(ticks, show)
+    frame = Frame(min(numbers) - 0.5, max(numbers) + 0.5, ticks[0], ticks[-1], left, 14, width - left - 20, height - 58)
     parts = svg.y_axis(frame, ticks, show)
     every = 1 + len(numbers) // (24 if width > 500 else 9)
     parts += svg.x_axis(frame, [float(n) for n in numbers[::every]], "stage")

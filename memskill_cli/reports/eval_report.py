@@ -102,7 +102,6 @@ def write_eval_report(folder: Path) -> Path:
         "answered": len(scored),
         "memories": number(summary, "memories"),
         "config": files.text("config.toml") or run.text("config.toml"),
-        "has_run_report": (run.folder / "report.html").exists(),
     }
     return page.write(folder / "report.html", "eval.html.j2", notes=files.notes + run.notes, **facts)
 

@@ -33,7 +33,7 @@ def whiskers(title: str, rows: Sequence[Whisker], width: int, *, mark: str = "")
     ends = [v for r in rows for v in (r.value, r.mark, *(r.interval or ())) if v is not None]
     ticks = nice_ticks(0, max(ends, default=0) or 1, 4)
     ticks = [tick for tick in ticks if tick <= 1]
-    labels = min(max((len(row.label) * _letter(row) for row in rows), default=0) + 14, width * 0.36)
+    labels = min(max(map(_label_width, rows), default=0.0) + 14, width * 0.4)
     marked = bool(mark) and any(row.mark is not None for row in rows)
     frame = Frame(0, ticks[-1], 0, 1, labels, 8, width - labels - 64, ROW * len(rows))
     height = frame.bottom + (46 if marked else 24)
@@ -56,7 +56,7 @@ def whiskers(title: str, rows: Sequence[Whisker], width: int, *, mark: str = "")
 def _whisker(frame: Frame, row: Whisker, y: float, labels: float) -> list[Markup]:
     strong = " strong" if row.strong else ""
     parts = [
-        tag("text", fit(row.label, labels - 10, _letter(row)), x=labels - 10, y=y + 4, class_=f"label end{strong}")
+        tag("text", fit(row.label, (labels - 12) / _weight(row)), x=labels - 10, y=y + 4, class_=f"label end{strong}")
     ]
     if row.interval:
         low, high = (frame.x(min(end, frame.x1)) for end in row.interval)
@@ -70,8 +70,13 @@ def _whisker(frame: Frame, row: Whisker, y: float, labels: float) -> list[Markup
     return [*parts, tag("text", text, x=frame.right + 58, y=y + 4, class_=f"label end{strong}")]
 
 
-def _letter(row: Whisker) -> float:
-    return svg.LETTER * (1.1 if row.strong else 1)
+def _label_width(row: Whisker) -> float:
+    return svg.length(row.label) * _weight(row)
+
+
+def _weight(row: Whisker) -> float:
+    """How much wider bold letters are."""
+    return 1.1 if row.strong else 1.0
 
 
 def _diamond(x: float, y: float) -> Markup:
@@ -82,9 +87,10 @@ def _diamond(x: float, y: float) -> Markup:
 def bars(title: str, values: Sequence[tuple[str, int]], width: int, *, name: str, height: int = 200) -> Markup:
     """Counts as columns from zero, each with its number on top."""
     ticks = nice_ticks(0, max(4, *(count for _, count in values)), 3)
-    frame = Frame(0, len(values), 0, ticks[-1], 52, 18, width - 64, height - 62)
+    left = svg.margin(ticks, None)
+    frame = Frame(0, len(values), 0, ticks[-1], left, 18, width - left - 12, height - 62)
     parts = svg.y_axis(frame, ticks)
-    crowded = max((len(label) for label, _ in values), default=0) * svg.LETTER + 3 > frame.width / max(1, len(values))
+    crowded = max(svg.length(label) for label, _ in values) + 3 > frame.width / len(values)
     for index, (label, count) in enumerate(values):
         x, wide = frame.x(index + 0.08), frame.x(index + 0.92) - frame.x(index + 0.08)
         middle, top = x + wide / 2, frame.y(count)

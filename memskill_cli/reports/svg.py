@@ -6,9 +6,10 @@ Sizes are CSS pixels. Colours are classes of the style sheet, so that a chart fo
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from markupsafe import Markup, escape
 
@@ -22,8 +23,8 @@ NARROW = 340
 """Width of the same chart on a phone."""
 SMALL = 280
 """Width of one of the small multiples."""
-LETTER = 7.4
-"""Mean width of a letter."""
+WIDE_LETTERS = frozenset("mwMW@%&—…")
+NARROW_LETTERS = frozenset("fijlrtI.,:;'|!()[]/- ")
 
 LEAST = 0.01
 """Least height of an axis, as a part of its values: what differs by less is drawn flat."""
@@ -143,10 +144,28 @@ def told_apart(ticks: Sequence[float]) -> Show:
     return lambda value: f"{value:,.{digits}f}".replace("-", "\u2212")
 
 
-def fit(text: str, room: float, letter: float = LETTER) -> str:
+def length(text: str) -> float:
+    """About how many pixels ``text`` takes, in the widest of the usual fonts."""
+    return sum(_width(c) for c in text)
+
+
+def _width(c: str) -> float:
+    if unicodedata.east_asian_width(c) in "WF" or c in WIDE_LETTERS:
+        return 13.0
+    return 5.5 if c in NARROW_LETTERS else 9.5 if c.isupper() else 8.3
+
+
+def fit(text: str, room: float) -> str:
     """``text`` cut to about ``room`` pixels."""
-    most = max(1, int(room / letter))
-    return text if len(text) <= most else text[: most - 1] + "…"
+    if length(text) <= room:
+        return text
+    ends = accumulate(map(_width, text), initial=length("…"))
+    return text[: max(1, sum(end <= room for end in ends) - 1)] + "…"
+
+
+def margin(ticks: Sequence[float], show: Show | None) -> float:
+    """Room for the values of :func:`y_axis`."""
+    return max(44.0, 10 + max(map(length, map(show or told_apart(ticks), ticks))))
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
