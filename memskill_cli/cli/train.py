@@ -174,11 +174,18 @@ def show(out: Console, run: RunDir) -> None:
             "inner_epochs": len(rows),
             "stages": [{"stage": s.number, "reward": s.reward, "is_best": s.is_best, "kept": s.kept} for s in found],
             "best_checkpoint": str(run.checkpoints / f"{champion.checkpoint:06d}") if champion else None,
-            "report": str(report) if report.exists() else None,
+            "report": str(report) if report.is_file() else None,
             "cost_usd": sum(row["cost_usd"] for row in rows),
             "llm_calls": sum(row["llm_calls"] for row in rows),
         },
         table,
-        f"rewards are token F1 x 100 unless --reward judge; everything is in [bold]{run.path}[/bold]",
-        *([f"report: [bold]{report}[/bold]"] if report.exists() else []),
+        f"{_rewards(run)}; everything is in [bold]{run.path}[/bold]",
+        *([f"report: [bold]{report}[/bold]"] if report.is_file() else []),
     )
+
+
+def _rewards(run: RunDir) -> str:
+    """What the numbers of a run's table are."""
+    if run.manifest().dataset == "alfworld":
+        return "rewards are success rates x 100"
+    return "rewards are token F1 x 100 unless --reward judge"

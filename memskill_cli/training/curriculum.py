@@ -39,12 +39,16 @@ class Curriculum(Protocol):
 
 
 def curriculum_of(settings: Config, traces: Sequence[Trace], notice: Callable[[str], None]) -> Curriculum:
-    """The curriculum of a run. Raises UsageError for a reward that the benchmark doesn't have."""
-    if settings.dataset != "alfworld":
-        return Conversations(settings, traces)
-    if settings.reward.kind != "f1":
+    """The curriculum of a run."""
+    if settings.dataset == "alfworld":
+        return Trajectories(settings, traces, notice)
+    return Conversations(settings, traces)
+
+
+def check_reward(settings: Config) -> None:
+    """Raises UsageError for a reward that the benchmark doesn't have."""
+    if settings.dataset == "alfworld" and settings.reward.kind != "f1":
         raise UsageError("ALFWorld's reward is the success rate; there is nothing to judge", hint="--reward f1")
-    return Trajectories(settings, traces, notice)
 
 
 class Conversations:

@@ -17,7 +17,7 @@ from memskill_cli.services import Access, games_of, services
 from memskill_cli.skills.markdown import import_bank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.training import stages
-from memskill_cli.training.curriculum import curriculum_of
+from memskill_cli.training.curriculum import check_reward, curriculum_of
 from memskill_cli.training.evolution import designer_of
 from memskill_cli.training.trainer import Trainer, Watcher
 
@@ -31,9 +31,10 @@ FREE_TO_CHANGE = (
 def start(runs_dir: Path, name: str | None, settings: Config, data_dir: Path, skills: Path | None = None) -> RunDir:
     """A new run directory for prepared data, its first stage's bank in it: the seeds, or the ``skills`` given.
 
-    Raises, before anything is made, SkillBankError for ``skills`` that are none and DataError for a benchmark that has
-    nothing to train on.
+    Raises, before anything is made, SkillBankError for ``skills`` that are none, DataError for a benchmark that has
+    nothing to train on and UsageError for a reward that it doesn't have.
     """
+    check_reward(settings)
     manifest = load_manifest(settings.dataset, data_dir)
     if "train" not in manifest.splits:
         raise DataError(

@@ -8,7 +8,14 @@ from memskill_cli.config import load
 from memskill_cli.errors import UsageError
 from memskill_cli.evaluation.scoring import sample_queries
 from memskill_cli.records import Query, Session, Trace, Turn
-from memskill_cli.training.curriculum import Conversations, Curriculum, Lesson, Trajectories, curriculum_of
+from memskill_cli.training.curriculum import (
+    Conversations,
+    Curriculum,
+    Lesson,
+    Trajectories,
+    check_reward,
+    curriculum_of,
+)
 
 ALFWORLD = {"dataset": "alfworld", "alfworld.trajectories_min": 4, "alfworld.trajectories_max": 6}
 
@@ -94,4 +101,5 @@ def test_few_games_are_told_once() -> None:
 def test_there_is_nothing_to_judge_in_a_game() -> None:
     settings = load(overrides={"dataset": "alfworld", "reward.kind": "judge"})
     with pytest.raises(UsageError, match="success rate"):
-        curriculum_of(settings, GAMES, lambda text: None)
+        check_reward(settings)
+    check_reward(load(overrides={"reward.kind": "judge"}))
