@@ -2,91 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memskill_cli import files
 from memskill_cli.config import load
 from memskill_cli.errors import AuthError, MemskillError, ModelError
-from memskill_cli.evaluation.runner import Evaluation
 from memskill_cli.evaluation.subject import Subject
 from memskill_cli.evaluation.task import Task, evaluation_id, plan
-from memskill_cli.llm.gateway import Gateway
-from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.memory.encoders import load_encoder
-from memskill_cli.memory.spaces import Spaces
 from memskill_cli.memory.store import MemoryStore
-from memskill_cli.records import Query, Session, Trace, Turn
-from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.records import Query, Trace
 from memskill_cli.testing import rules
-from memskill_cli.testing.script import Script
-from memskill_cli.testing.server import Fault, Request, ScriptedServer
-from memskill_cli.training.rollout import World
+from memskill_cli.testing.server import Fault, Request
 
-TASK = Task("locomo", "test", "memskill", "data")
-
-
-def trace(name: str, questions: int = 3) -> Trace:
-    turns = tuple(Turn(name, f"I have {i + 2} plum trees in garden number {i}.") for i in range(questions))
-    queries = tuple(
-        Query(f"{name}-{i}", name, "single-hop", f"How many plum trees are in garden {i}?", (f"{i + 2}",))
-        for i in range(questions)
-    )
-    unscored = Query(f"{name}-x", name, "adversarial", "Who felled the oak?", ("Nobody",), scored=False)
-    return Trace(name, "locomo", "test", (Session("s1", "1 May 2025", turns),), (*queries, unscored))
-
-
-TRACES = [trace("Ana"), trace("Ben")]
-
-
-class Rig:
-    """A run directory without any training, and evaluations in it."""
-
-    def __init__(self, folder: Path, name: str = "r", **overrides: Any) -> None:
-        names = {name.replace("__", "."): value for name, value in overrides.items()}
-        self.settings = load(overrides={"eval.span_mode": "full-session", "models.retries": 0, **names})
-        self.run = RunDir.create(folder / "runs", name, self.settings, "data")
-        self.requests: list[Request] = []
-
-    def evaluate(self, reply: Script | Callable[[Request], Any] = rules.reply, task: Task = TASK) -> dict[str, Any]:
-        script = reply if callable(reply) else (lambda request: reply)
-        with ScriptedServer(script) as server:
-            try:
-                return asyncio.run(self._evaluate(server.url, task))
-            finally:
-                self.requests = server.requests
-
-    async def _evaluate(self, url: str, task: Task) -> dict[str, Any]:
-        encoder = load_encoder("hashing", cache_dir=None)
-        self.subject = Subject.of(None, self.settings)
-        ledger = Ledger(None, scope="eval", max_cost=0)
-        models = dataclasses.replace(self.settings.models, executor="m", answer="m", judge="m", designer="m")
-        gateway = Gateway(
-            dataclasses.replace(models, api_base=url),
-            self.settings.limits,
-            keys=KeyRing.collect((), None, {}),
-            ledger=ledger,
-            cache=None,
-            notice=lambda text: None,
-        )
-        world = World(gateway, Spaces(encoder, encoder), self.settings.memory, self.settings.reward, "locomo")
-        try:
-            evaluation = Evaluation(self.run, task, self.settings, self.subject, world, ledger)
-            self.folder, self.id = evaluation.folder, evaluation.id
-            return await evaluation.evaluate(TRACES, plan(TRACES, task))
-        finally:
-            await gateway.aclose()
-            encoder.close()
-
-    def rows(self) -> list[dict[str, Any]]:
-        return list(files.read_jsonl(self.folder / "results.jsonl"))
+from .rig import TASK, TRACES, Rig, trace
 
 
 def named(task: Task = TASK, **overrides: Any) -> str:
@@ -217,3 +150,85 @@ def test_when_nothing_works_it_fails_and_is_still_owed(
         rig.evaluate(fault)
     assert len(rig.requests) <= 4, "no use in asking on"
     assert rig.evaluate()["errors"] == {}
+
+
+def unanswerable(name: str) -> Trace:
+    """A trace with one question that can be answered and one that cannot."""
+    told = trace(name, 1)
+    truth = "The user never mentioned a greenhouse."
+    lost = Query(f"{name}-abs", name, "abstention", "Where is my greenhouse?", (truth,), scored=False)
+    return dataclasses.replace(told, dataset="longmemeval", queries=(told.queries[0], lost))
+
+
+def test_abstention_is_judged_apart_and_in_no_mean(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, traces=[unanswerable("Ana"), unanswerable("Ben")], dataset="longmemeval")
+    plain = rig.method("memskill")
+    answered = {row["query_id"]: row for row in rig.rows()}
+    assert "abstention" not in plain
+    assert plain["queries"] == 2
+    apart = rig.method("memskill", include_abstention=True)
+    assert apart["abstention"] == {
+        "queries": 2,
+        "f1": None,
+        "judge": pytest.approx(sum(row["judge"] for row in rig.rows() if row["category"] == "abstention") / 2),
+        "ci95": {"f1": None, "judge": apart["abstention"]["ci95"]["judge"]},
+    }
+    same = ("queries", "f1", "judge", "ci95", "by_category")
+    assert {name: apart[name] for name in same} == {name: plain[name] for name in same}
+    rows = {row["query_id"]: row for row in rig.rows()}
+    assert rows.keys() - answered.keys() == {"Ana-abs", "Ben-abs"}
+    assert all(rows[name]["f1"] is None and rows[name]["judge"] is not None for name in ("Ana-abs", "Ben-abs"))
+    told = [prompt for prompt in rig.prompts("judge") if "<rule>" in prompt]
+    assert len(told) == 2
+    assert all("greenhouse" in prompt for prompt in told)
+
+
+class Read(Sequence[Trace]):
+    """Traces that write down when they are built."""
+
+    def __init__(self, traces: Sequence[Trace], log: list[str]) -> None:
+        self.traces, self.log = traces, log
+
+    def __len__(self) -> int:
+        return len(self.traces)
+
+    def __getitem__(self, place: Any) -> Any:
+        self.log.append(self.traces[place].trace_id)
+        return self.traces[place]
+
+    def __iter__(self) -> Iterator[Trace]:
+        return iter(self.traces)
+
+
+@pytest.mark.parametrize(("method", "read"), [("memskill", ["executor"]), ("rag", [])])
+def test_a_trace_is_built_when_its_turn_comes_and_not_again(tmp_path: Path, method: str, read: list[str]) -> None:
+    log: list[str] = []
+    names = ["Ana", "Ben", "Cleo", "Dan"]
+    rig = Rig(tmp_path, traces=Read([trace(name, 1) for name in names], log), limits__concurrency=1, eval__judge=False)
+    down = True
+
+    def reply(request: Request) -> str | Fault:
+        log.append(request.role)
+        failing = down and request.role == "answer" and log.count("answer") == 4
+        return Fault.server_error() if failing else rules.reply(request)
+
+    task = dataclasses.replace(TASK, method=method)
+    first = rig.evaluate(reply, task)
+    assert log == [event for name in names for event in (name, *read, "answer")], "one after the other"
+    assert first["errors"] == {"answer": 1}
+    log.clear()
+    down = False
+    second = rig.evaluate(reply, task)
+    assert log == ["Dan", "answer"], "what owes nothing is not built again"
+    assert second["errors"] == {}
+    assert second["memories"] == first["memories"] > 0
+
+
+@pytest.mark.parametrize("method", ["memskill", "all-skills", "no-memory"])
+def test_a_run_killed_before_its_summary_makes_it_without_a_call(tmp_path: Path, method: str) -> None:
+    rig = Rig(tmp_path)
+    first = rig.method(method)
+    (rig.folder / "summary.json").unlink()
+    again = rig.method(method)
+    assert rig.requests == []
+    assert {**again, "seconds": 0, "usage": 0} == {**first, "seconds": 0, "usage": 0}

@@ -1,0 +1,112 @@
+"""The executor's methods: which skills are shown for which span, whatever the concurrency, and whose they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memskill_cli.records import Action, Query, Session, Trace, Turn
+from memskill_cli.skills.bank import SkillBank
+from memskill_cli.skills.seeds import seed_bank
+from memskill_cli.skills.skill import Skill
+
+from ..rig import Rig
+
+LEARNED = [f"learned_{letter}" for letter in "abcdef"]
+NAMES = sorted([*seed_bank().names, *LEARNED])
+
+
+def bank() -> SkillBank:
+    learned = [
+        Skill(name, f"What {name} is for.", f"Do what {name} says.", Action.INSERT, "designer") for name in LEARNED
+    ]
+    return SkillBank([*seed_bank().skills, *learned], stage=1)
+
+
+def trace(name: str, sessions: int = 6) -> Trace:
+    said = tuple(
+        Session(f"s{i}", f"{i + 1} May 2025", (Turn(name, f"In garden number {i} I grow {i + 2} plums."),))
+        for i in range(sessions)
+    )
+    query = Query(f"{name}-q", name, "single-hop", "How many plums grow in garden 3?", ("5",))
+    return Trace(name, "locomo", "test", said, (query,))
+
+
+def rig(folder: Path, **overrides: Any) -> Rig:
+    made = Rig(folder, traces=[trace("Ana"), trace("Ben")], eval__judge=False, **overrides)
+    made.train(bank())
+    return made
+
+
+def shown(rig: Rig) -> dict[str, list[str]]:
+    """The names of the skills that each span was read with, by the span's text, in the order they were shown."""
+    return {
+        re.findall(r"<span>\n(.*?)\n</span>", prompt, re.S)[-1]: re.findall(r"^### (\S+)$", prompt, re.M)
+        for prompt in rig.prompts("executor")
+    }
+
+
+def test_the_controller_of_the_run_chooses_k_of_its_skills(tmp_path: Path) -> None:
+    made = rig(tmp_path, eval__top_k=4)
+    summary = made.method("memskill")
+    assert made.roles() == {"executor": 12, "answer": 2}
+    assert all(len(set(names)) == 4 and set(names) <= set(NAMES) for names in shown(made).values())
+    assert summary["checkpoint"] == "000001"
+
+
+def test_seed_skills_are_all_there_is_whatever_was_learned(tmp_path: Path) -> None:
+    made = rig(tmp_path)
+    summary = made.method("seed-skills")
+    assert made.roles() == {"executor": 12, "answer": 2}
+    assert all(sorted(names) == sorted(seed_bank().names) for names in shown(made).values())
+    assert summary["checkpoint"] == "untrained"
+
+
+def test_random_skills_differ_by_span_and_never_by_concurrency(tmp_path: Path) -> None:
+    one, many = rig(tmp_path / "1", eval__top_k=3, limits__concurrency=1), rig(tmp_path / "2", eval__top_k=3)
+    summary = one.method("random-skills")
+    many.method("random-skills")
+    drawn = shown(one)
+    assert drawn == shown(many)
+    assert len(drawn) == 12
+    assert all(len(set(names)) == 3 for names in drawn.values())
+    assert len({tuple(names) for names in drawn.values()}) > 6, "drawn anew for each span"
+    assert len({name for names in drawn.values() for name in names} & set(LEARNED)) > 3
+    assert summary["checkpoint"] == "none"
+
+
+def test_another_seed_draws_others(tmp_path: Path) -> None:
+    one, other = rig(tmp_path / "1", eval__top_k=3), rig(tmp_path / "2", eval__top_k=3, seed=1)
+    one.method("random-skills")
+    other.method("random-skills")
+    assert shown(one) != shown(other)
+
+
+def test_all_skills_are_shown_in_name_order_whatever_k(tmp_path: Path) -> None:
+    made = rig(tmp_path, eval__top_k=1)
+    summary = made.method("all-skills")
+    assert all(names == NAMES for names in shown(made).values())
+    assert (summary["skills_shown"], summary["skills"], summary["checkpoint"]) == (9, 9, "none")
+
+
+def test_all_skills_leave_half_of_a_known_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memskill_cli.llm.gateway.context_window", lambda model: 1600)
+    made = rig(tmp_path)
+    summary = made.method("all-skills")
+    kept = summary["skills_shown"]
+    assert 0 < kept < 9
+    assert all(names == NAMES[:kept] for names in shown(made).values())
+    assert all(len(prompt) / 4 < 1600 for prompt in made.prompts("executor"))
+
+
+@pytest.mark.parametrize("name", ["memskill", "seed-skills", "random-skills", "all-skills"])
+def test_a_second_try_reads_nothing_again(tmp_path: Path, name: str) -> None:
+    made = rig(tmp_path)
+    first = made.method(name)
+    (made.folder / "results.jsonl").unlink()
+    second = made.method(name)
+    assert made.roles() == {"answer": 2}, "memory was kept; only the answers were lost"
+    assert second["memories"] == first["memories"] > 0
