@@ -21,6 +21,9 @@ from memskill_cli.reports.worst import Scored, examples
 MEASURES = (("f1", "token F1"), ("judge", "LLM judge"), ("success_rate", "success rate"))
 """What is scored from 0 to 1: name in ``summary.json``, and what it is called."""
 
+ABSTENTION = "abstention"
+"""Category of the questions that are in no mean."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -85,17 +88,18 @@ def write_eval_report(folder: Path) -> Path:
     facts = {
         "id": folder.name,
         "run": run.folder.name,
+        "system": words(summary, "system"),
         "heading": _heading(summary) or folder.name,
         "caveats": _caveats(summary),
         "summary": summary,
         "scores": _scores(summary, comparison),
-        "abstention": Line("abstention", inner(summary, "abstention")) if inner(summary, "abstention") else None,
+        "abstention": Line(ABSTENTION, inner(summary, ABSTENTION)) if inner(summary, ABSTENTION) else None,
         "comparison": comparison,
         "executor": setup.setting("models", "executor"),
         "top_k": setup.setting("eval", "top_k"),
         "neighbours": neighbours,
         "neighbour_charts": _neighbour_charts(neighbours),
-        "distributions": _distributions(scored),
+        "distributions": _distributions([row for row in scored if row.category != ABSTENTION]),
         "examples": chosen,
         "held": sum(example.rank > 0 for example in chosen.worst),
         "costs": _costs(run, folder.name, len(scored)),
@@ -124,6 +128,14 @@ def _caveats(summary: Row) -> list[str]:
         found.append(f"Only the first {spans} spans of each trace were read (eval.max_spans).")
     if limit := count(summary, "limit"):
         found.append(f"Only the first {limit} queries were asked (--limit).")
+    if cut := inner(summary, "cut"):
+        told = f"{count(cut, 'queries')} queries did not fit the model's window"
+        found.append(
+            f"What was shown for {told}: {page.grouped(number(cut, 'mean_tokens'))} tokens of each are left out."
+        )
+    shown, skills = count(summary, "skills_shown"), count(summary, "skills")
+    if shown < skills:
+        found.append(f"Only {shown} of the {skills} skills fitted the executor's window.")
     return found
 
 
@@ -137,6 +149,7 @@ def _settings(files: Files, run: Files) -> dict[str, Any]:
 def lines_of(summary: Row) -> list[Line]:
     """By category or task type, then all."""
     groups = inner(summary, "by_category") or inner(summary, "by_task_type")
+    groups = {} if list(groups) == ["all"] else groups  # a benchmark without categories
     lines = [Line(name.replace("_", " "), inner(groups, name)) for name in groups]
     return [*lines, Line("all", summary, strong=True)] if summary else []
 
@@ -144,8 +157,9 @@ def lines_of(summary: Row) -> list[Line]:
 def _scores(summary: Row, comparison: Comparison) -> Scores:
     lines = lines_of(summary)
     measures = [(name, title) for name, title in MEASURES if number(summary, name) is not None]
+    width = svg.WIDE if len(measures) == 1 else svg.HALF
     drawn = [
-        (title, svg.responsive(partial(_measure, lines, name, title, comparison.mark(name)), svg.HALF))
+        (title, svg.responsive(partial(_measure, lines, name, title, comparison.mark(name)), width))
         for name, title in measures
     ]
     return Scores(lines, measures, drawn, any(line.value("steps") is not None for line in lines))
@@ -165,7 +179,7 @@ def _measure(lines: Sequence[Line], name: str, title: str, mark: float | None, w
 
 def _neighbours(folder: Path, summary: Row) -> list[Neighbour]:
     """This evaluation and those of the same run, data, split and number of queries, this one first; none if alone."""
-    same = ("dataset", "split", "data_digest", "limit")
+    same = ("dataset", "split", "data_digest", "limit", "include_abstention")
     found = []
     for file in sorted(folder.parent.glob("*/summary.json"), key=lambda file: (file.parent != folder, file)):
         other = Files(file.parent).table(file.name)
@@ -197,29 +211,37 @@ def _beside(lines: Sequence[Line], name: str, title: str, width: int) -> Markup:
 
 
 def _distributions(scored: Sequence[Scored]) -> list[tuple[str, Markup]]:
+    """How many queries got which score; tasks of games by their outcome alone."""
+    games = any(row.success is not None for row in scored)
+    spreads = (
+        (("success", "Tasks by outcome"),)
+        if games
+        else (("f1", "Queries by token F1"), ("judge", "Queries by verdict"))
+    )
     found = []
-    for name, title in (("f1", "token F1 of a query"), ("judge", "verdict on a query"), ("success", "task")):
+    for name, title in spreads:
         values = [value for row in scored if (value := getattr(row, name)) is not None]
         if values:
-            found.append((title, _histogram(name, title, values)))
+            found.append((title, _histogram(title, _bins(name, values), "token F1 × 100" if name == "f1" else "")))
     return found
 
 
-def _histogram(name: str, title: str, values: Sequence[float]) -> Markup:
-    """Queries by score. Of F1 the two ends have columns of their own: nothing right, all right."""
-    if name == "f1":
-        inside = [
-            (f"{10 * i}\u2013", sum(10 * i <= 100 * v < 10 * i + 10 and v > 0 for v in values)) for i in range(10)
-        ]
-        bins = [("0", sum(v <= 0 for v in values)), *inside, ("100", sum(v >= 1 for v in values))]
-        bins[1] = (">0", bins[1][1])
-    elif name == "judge":
-        bins = [(f"{level:g}", sum(v == level for v in values)) for level in (0.0, 0.5, 1.0)]
-    else:
-        bins = [("failed", sum(v <= 0 for v in values)), ("succeeded", sum(v > 0 for v in values))]
-    told = ", ".join(f"{label}: {n}" for label, n in bins)
-    said = f"Number of queries by {title}: {told}"
-    return svg.responsive(lambda width: score_charts.bars(said, bins, width, name=title), svg.HALF)
+def _histogram(title: str, bins: Sequence[tuple[str, int]], axis: str) -> Markup:
+    said = f"{title}: {', '.join(f'{label}: {n}' for label, n in bins)}"
+    return svg.responsive(lambda width: score_charts.bars(said, bins, width, name=axis), svg.HALF)
+
+
+def _bins(name: str, values: Sequence[float]) -> list[tuple[str, int]]:
+    """Labels with counts. Of F1 the two ends have columns of their own: nothing right, all right."""
+    if name == "success":
+        return [("failed", sum(v <= 0 for v in values)), ("succeeded", sum(v > 0 for v in values))]
+    if name == "judge":
+        return [(f"{level:g}", sum(v == level for v in values)) for level in (0.0, 0.5, 1.0)]
+    inside = [
+        (f"{low}–" if low else ">0", sum(low <= 100 * v < low + 10 and v > 0 for v in values))
+        for low in range(0, 100, 10)
+    ]
+    return [("0", sum(v <= 0 for v in values)), *inside, ("100", sum(v >= 1 for v in values))]
 
 
 def _costs(run: Files, scope: str, queries: int) -> dict[str, Any]:

@@ -17,12 +17,15 @@ from memskill_cli.reports import charts, costs, curves, drawings, page, svg
 from memskill_cli.reports.charts import Node
 from memskill_cli.reports.curves import Bucket, Rows
 from memskill_cli.reports.reading import Files, count, counts, inner, number, words
+from memskill_cli.runs.run_dir import UNTRAINED
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.diff import SkillChange, diff_banks
 from memskill_cli.skills.skill import Skill
 from memskill_cli.training import stages
 from memskill_cli.training.stages import Stage
 
+NOT_YET = ("metrics.jsonl is not there", "usage.jsonl is not there")
+"""Nothing to worry about in a run that has only begun."""
 OUTCOMES = {True: "kept", False: "rolled back", None: "not judged"}
 
 
@@ -41,16 +44,16 @@ def write_run_report(run: Path) -> Path:
     """Write ``report.html`` into the run's folder from the files there. Raises OSError if it cannot be written."""
     files = Files(run)
     rows, settings = list(files.rows("metrics.jsonl")), files.settings()
-    known = _stages(files)
+    manifest, known = files.table("run.json"), _stages(files)
     lineage = [_view(stage, known, rows) for stage in known]
     facts = {
         "run": run.name,
-        "manifest": files.table("run.json"),
+        "manifest": manifest,
         "config": files.text("config.toml"),
         "reward_kind": words(inner(settings, "reward"), "kind"),
         "rows": rows,
         "planned": _planned(settings),
-        "headline": _headline(rows, lineage),
+        "headline": _headline(rows, lineage, words(manifest, "status")),
         "curves": drawings.drawn(rows, [view.stage for view in lineage], settings),
         "bank": _bank(files),
         "lineage": lineage,
@@ -62,7 +65,9 @@ def write_run_report(run: Path) -> Path:
         "evaluations": _evaluations(run / "evals"),
         "seconds": sum(number(row, "seconds") or 0.0 for row in rows),
     }
-    return page.write(run / "report.html", "run.html.j2", notes=files.notes, **facts)
+    begun = words(manifest, "status") in ("new", "running", UNTRAINED)
+    notes = [note for note in files.notes if not (begun and note in NOT_YET)]
+    return page.write(run / "report.html", "run.html.j2", notes=notes, **facts)
 
 
 def _planned(settings: dict[str, Any]) -> str:
@@ -120,8 +125,10 @@ def _view(stage: Stage, known: Sequence[Stage], rows: Rows) -> StageView:
     )
 
 
-def _headline(rows: Rows, lineage: Sequence[StageView]) -> str:
+def _headline(rows: Rows, lineage: Sequence[StageView], status: str) -> str:
     """What came of it, in a sentence or two."""
+    if status == UNTRAINED:
+        return "Nothing is trained here: this run holds evaluations that needed no training."
     rewards = [value for row in rows if (value := number(row, "episode_reward_mean")) is not None]
     if not rewards:
         return "No inner epoch has ended yet."

@@ -75,6 +75,11 @@ class Example:
         return words(self.row, "query_id")
 
     @property
+    def opening(self) -> str:
+        """What a game said first."""
+        return words(self.row, "opening")
+
+    @property
     def prediction(self) -> str:
         return words(self.row, "prediction")
 

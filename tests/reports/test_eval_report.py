@@ -36,13 +36,15 @@ def test_scores_have_their_intervals(made: Made) -> None:
     assert any(title.startswith("token F1 by category: single-hop") for title in titles)
     zeros, ones = (sum(row["judge"] == value for row in rows) for value in (0, 1))
     halves = 40 - zeros - ones
-    assert f"Number of queries by verdict on a query: 0: {zeros}, 0.5: {halves}, 1: {ones}" in titles
+    assert f"Queries by verdict: 0: {zeros}, 0.5: {halves}, 1: {ones}" in titles
 
 
 def test_the_histogram_of_f1_counts_every_query_once(made: Made) -> None:
     scores = [0.0, 0.0, 0.001, 0.1, 0.29, 0.3, 0.999, 1.0, 1.0, 1.0]
     folder = made.evaluated("e", [result(at, f1, None) for at, f1 in enumerate(scores)])
-    title = next(title for title in Page(write_eval_report(folder)).pictures() if title.startswith("Number of"))
+    title = next(
+        title for title in Page(write_eval_report(folder)).pictures() if title.startswith("Queries by token F1")
+    )
     told = dict(part.rsplit(": ", 1) for part in title.split(": ", 1)[1].split(", "))
     inside = {f"{tens}0–": "0" for tens in range(1, 9)} | {"10–": "1", "20–": "1", "30–": "1", "90–": "1"}
     assert told == {"0": "2", "&gt;0": "1", **inside, "100": "3"}
@@ -147,7 +149,7 @@ def test_games_are_told_in_their_own_words(made: Made) -> None:
     assert "2 go to drawer 1 no command Drawer 1." in page.text
     assert "… 10 more steps" in page.text
     assert "MemSkill Llama-3.3-70B-Instruct 5 47.86 30.88" in page.text
-    assert "Number of queries by task: failed: 1, succeeded: 1" in page.pictures()
+    assert "Tasks by outcome: failed: 1, succeeded: 1" in page.pictures()
     assert "token F1" not in page.text
 
 
@@ -236,3 +238,17 @@ def test_the_settings_are_the_evaluations_own_or_else_its_runs(made: Made, own: 
     page = Page(write_eval_report(folder))
     assert ("this evaluation openai/other 7" in page.text) is own
     assert ("this evaluation embedded 7" in page.text) is not own
+
+
+def test_what_did_not_fit_a_window_is_said(made: Made) -> None:
+    facts = {"cut": {"queries": 3, "mean_tokens": 1234.5}, "skills_shown": 8, "skills": 12, "system": "mem0ai 1.0"}
+    page = Page(write_eval_report(made.evaluated("e", rows_of(4), **facts)))
+    assert "3 queries did not fit the model's window: 1,234 tokens of each are left out." in page.text
+    assert "Only 8 of the 12 skills fitted the executor's window." in page.text
+    assert "of run a, with mem0ai 1.0" in page.text
+
+
+def test_a_benchmark_without_categories_has_one_line(made: Made) -> None:
+    rows = [{**row, "category": "all"} for row in rows_of(4)]
+    page = Page(write_eval_report(made.evaluated("e", rows)))
+    assert page.text.count("all 4 ") == 1

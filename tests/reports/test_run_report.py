@@ -24,9 +24,16 @@ def test_a_run_just_begun_says_so(made: Made) -> None:
     assert "No inner epoch has ended yet." in page.text
     assert "Nothing to draw yet" in page.text
     assert "No model has been called yet." in page.text
-    assert "metrics.jsonl is not there" in page.text
+    assert "Not everything could be read" not in page.text
     assert page.pictures() == []
     assert "insert" in page.text, "the skill bank is shown"
+
+
+def test_the_run_that_only_holds_evaluations_says_so(made: Made) -> None:
+    (made.path / "run.json").write_bytes(files.to_json({"dataset": "locomo", "status": "untrained"}))
+    page = Page(write_run_report(made.path))
+    assert "Nothing is trained here" in page.text
+    assert "Not everything could be read" not in page.text
 
 
 def test_what_was_learned_is_told(trained: Made) -> None:
