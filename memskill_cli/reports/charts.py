@@ -142,7 +142,7 @@ def stack(
     if full:
         ticks = [tick for tick in ticks if tick <= full * 1.001]
     left = svg.margin(ticks, show)
-    gutter = 200 if width > 500 else 20
+    gutter = 240 if width > 500 else 20
     last = spans[-1][1] if spans else 1
     frame = Frame(0.5, last + 0.5, 0, ticks[-1], left, 12, width - left - gutter, height - 56)
     parts = svg.x_axis(frame, svg.whole_ticks(last, 8 if width > 500 else 4), "inner epoch")

@@ -50,7 +50,7 @@ def write_run_report(run: Path) -> Path:
         "run": run.name,
         "manifest": manifest,
         "config": files.text("config.toml"),
-        "reward_kind": words(inner(settings, "reward"), "kind"),
+        "earned": _earned(words(manifest, "dataset"), settings),
         "rows": rows,
         "planned": _planned(settings),
         "headline": _headline(rows, lineage, words(manifest, "status")),
@@ -68,6 +68,16 @@ def write_run_report(run: Path) -> Path:
     begun = words(manifest, "status") in ("new", "running", UNTRAINED)
     notes = [note for note in files.notes if not (begun and note in NOT_YET)]
     return page.write(run / "report.html", "run.html.j2", notes=notes, **facts)
+
+
+def _earned(dataset: str, settings: dict[str, Any]) -> str:
+    """What an episode's reward is."""
+    if dataset == "alfworld":
+        return "What share of the games played after each episode was won"
+    judged = words(inner(settings, "reward"), "kind") == "judge"
+    return (
+        f"What the questions asked after each episode earned ({'the verdict of the judge' if judged else 'token F1'})"
+    )
 
 
 def _planned(settings: dict[str, Any]) -> str:

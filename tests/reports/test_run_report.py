@@ -50,6 +50,16 @@ def test_what_was_learned_is_told(trained: Made) -> None:
     assert "bad index 24 5.3 %" in page.text
 
 
+@pytest.mark.parametrize(
+    ("dataset", "kind", "told"),
+    [("locomo", "f1", "(token F1)"), ("locomo", "judge", "the judge)"), ("alfworld", "f1", "the games played")],
+)
+def test_the_reward_is_named(trained: Made, dataset: str, kind: str, told: str) -> None:
+    (trained.path / "run.json").write_bytes(files.to_json({"dataset": dataset, "status": "finished"}))
+    (trained.path / "config.toml").write_text(f'[reward]\nkind = "{kind}"\n')
+    assert told in Page(write_run_report(trained.path)).text
+
+
 def test_the_lineage_has_what_changed_and_why(trained: Made) -> None:
     page = Page(write_run_report(trained.path))
     source = page.source
