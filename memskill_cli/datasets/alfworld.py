@@ -118,7 +118,7 @@ async def _play_all(folder: Path, games: list[GameFile], journal: Path, total: i
         async with asyncio.TaskGroup() as group:
             for game in games:
                 group.create_task(play(game))
-    except* DataError as several:  # no worker can be had: the same for all of them
+    except ExceptionGroup as several:  # no worker can be had, or the disk is full: the same for all of them
         raise several.exceptions[0] from None
     finally:
         await pool.aclose()

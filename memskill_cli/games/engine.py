@@ -91,7 +91,8 @@ def _value(node: ast.expr, variables: dict[str, Any]) -> str:
             return _value(left, variables) + _value(right, variables)
         case ast.BoolOp(op=ast.Or(), values=values):
             return next(filter(None, (_value(value, variables) for value in values)), "")
-    raise ValueError(f"an expression that no ALFWorld game has: {ast.unparse(node)[:80]}")
+    # Not a ValueError, which TextWorld takes for a command that is not admissible.
+    raise RuntimeError(f"an expression that no ALFWorld game has: {ast.unparse(node)[:80]}")
 
 
 textgen.EvalSymbol.derive = _derive

@@ -20,14 +20,14 @@ class Engine:
     def start(self, file: Path) -> dict[str, Any]:
         self.text = file.read_text("utf-8")
         self._misbehave(self.text)
-        return self._scene(self.text)
+        return self._scene(json.loads(self.text).get("opening", "") if self.text.startswith("{") else self.text)
 
     def play(self, command: str) -> dict[str, Any]:
         self._misbehave(command)
         return self._scene(f"You {command}.", won=command == "win")
 
     def walkthrough(self) -> list[str]:
-        return json.loads(self.text)["walkthrough"] if self.text.startswith("{") else []
+        return json.loads(self.text)["walkthrough"] or [] if self.text.startswith("{") else []
 
     def plan(self) -> list[str]:
         return json.loads(self.text)["plan"]
