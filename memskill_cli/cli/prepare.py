@@ -81,11 +81,13 @@ def _ask(dataset: str, splits: Sequence[str], variants: Sequence[str], limit: in
 
 def _next(result: PrepareResult, dataset: str, data_dir: Path) -> str:
     """The command that usually follows: training, or evaluating where a benchmark is for that only."""
-    from memskill_cli.datasets.base import get
+    from memskill_cli.datasets.base import command, get, source_flags
 
     manifest = result.manifest
     flags = [] if data_dir == Path("data") else ["--data-dir", str(data_dir)]
     flags += ["--preset", "demo"] if manifest.source.startswith("sample:") else []
+    if get(dataset).trains and "train" not in manifest.splits:
+        return command(dataset, data_dir, *source_flags(manifest.source), "--split", "train")
     if get(dataset).trains:
         return shlex.join(["memskill", "train", "--dataset", dataset, *flags])
     if not any(split.startswith("test") for split in manifest.splits):
