@@ -15,6 +15,8 @@ from memskill_cli.errors import GameError
 from memskill_cli.games.process import Worker, program
 
 GAME_FILE = "game.tw-pddl"
+LIFETIME = 100
+"""Games that a worker plays before a fresh one takes its place: TextWorld keeps about 1 MB of each game for good."""
 
 
 class Scene(NamedTuple):
@@ -94,6 +96,7 @@ class GamePool:
         async with self._free:
             worker = self._idle.pop() if self._idle else await self._hire()
             try:
+                worker.games += 1
                 scene = _scene(await worker.ask("start", str(file), self._deadline, game_id))
                 yield PooledGame(worker, game_id, scene, self._deadline)
             finally:
@@ -120,12 +123,13 @@ class GamePool:
         return worker
 
     async def _release(self, worker: Worker) -> None:
-        if worker.usable:
+        if worker.usable and worker.games < LIFETIME:
             self._idle.append(worker)
             return
+        if not worker.usable:
+            self._notice("a game process was ended; the next game gets a new one")
         await worker.kill()
         self._all.discard(worker)
-        self._notice("a game process was ended; the next game gets a new one")
 
 
 def _scene(reply: Any) -> Scene:

@@ -35,16 +35,13 @@ class Worker:
     """One process, in a process group of its own so that it is killed with all it may have started.
 
     ``usable`` is False once it has died, was killed, or was left in the middle of a request (cancelled): its next
-    reply would be to a question that nobody asks any more.
+    reply would be to a question that nobody asks any more. ``games`` counts those it was given.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.usable = True
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+        self.games = 0
 
     @classmethod
     async def start(cls, command: Sequence[str], root: Path) -> Worker:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from memskill_cli.errors import DataError, GameError
+from memskill_cli.games import pool
 from memskill_cli.games.expert import expert
 from memskill_cli.games.pool import GAME_FILE, GamePool, Scene
 
@@ -97,6 +98,15 @@ def test_a_worker_lives_across_games_and_ends_with_the_pool(root):
     first, second = run(root, lambda pool: pids(pool, "fine", "fine"))
     assert first == second
     assert not alive(first)
+
+
+def test_a_worker_is_replaced_when_it_has_played_for_long(root, monkeypatch):
+    monkeypatch.setattr(pool, "LIFETIME", 2)
+    notices: list[str] = []
+    first, second, third = run(root, lambda games: pids(games, "fine", "fine", "fine"), notice=notices.append)
+    assert first == second != third
+    assert not alive(first)
+    assert not notices
 
 
 def test_as_many_games_at_a_time_as_there_are_workers(root):
