@@ -99,7 +99,7 @@ async def _play_all(folder: Path, games: list[GameFile], journal: Path, total: i
     from memskill_cli.games.expert import expert
     from memskill_cli.games.pool import GamePool
 
-    workers = min(WORKERS, len(os.sched_getaffinity(0)), len(games))
+    workers = min(WORKERS, os.cpu_count() or 1, len(games))
     pool = GamePool(folder, workers=workers)
     done, failed = total - len(games), []
 
