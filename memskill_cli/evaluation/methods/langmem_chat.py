@@ -34,8 +34,9 @@ _SESSION = re.compile(r"(?<=session_)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}
 """LangMem names each session at random; under a fixed name a prompt that was paid for is found in the cache."""
 _CALLS = (
     'call ::= "{\\"name\\": \\"" name "\\", \\"arguments\\": " object "}"\n'
-    'object ::= "{" (string ": " value (", " string ": " value){0,7})? "}"\n'
-    'array ::= "[" (value (", " value){0,7})? "]"\n'
+    # No function of LangMem's has more than three arguments; a small model given room repeats one to the end.
+    'object ::= "{" (string ": " value (", " string ": " value){0,2})? "}"\n'
+    'array ::= "[" (value (", " value){0,3})? "]"\n'
     'value ::= object | array | string | "\\"\\"" | "-"? [0-9]{1,9} | "true" | "false" | "null"\n'
 ) + JSON_TEXT
 
