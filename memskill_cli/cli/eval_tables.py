@@ -26,7 +26,8 @@ def several(summaries: Sequence[Summary], differences: Sequence[dict[str, Any]])
     parts: list[Any] = [_side_by_side(summaries)]
     if differences:
         parts.append(_differences(differences))
-    return [*parts, *_lines(summaries), *map(_where, summaries)]
+    apart = [_apart(summary) for summary in summaries if "abstention" in summary]
+    return [*parts, *apart, *_lines(summaries), *map(_where, summaries)]
 
 
 def _by_category(summary: Summary) -> Table:
@@ -114,6 +115,11 @@ def _score(row: dict[str, Any], name: str) -> str:
 
 def _signed(value: float) -> str:
     return f"{100 * value:+.2f}"
+
+
+def _apart(summary: Summary) -> str:
+    asked = summary["abstention"]
+    return f"{summary['method']}, abstention apart: judge {_score(asked, 'judge')} of {asked['queries']} queries"
 
 
 def _lines(summaries: Sequence[Summary]) -> list[str]:

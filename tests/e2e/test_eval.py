@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from memskill_cli.datasets.base import load_split
+from memskill_cli.datasets.samples import sample_path
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.testing import rules
 from memskill_cli.testing.server import Fault, Request, ScriptedServer
@@ -197,3 +198,101 @@ def test_without_any_run_it_says_that_nothing_is_trained(evaluated: Evaluated) -
     assert json.loads((home.path / "none-yet" / "untrained" / "run.json").read_text())["status"] == "untrained"
     assert split.code == 2
     assert "no split called tset; there are train, val, test" in split.err
+
+
+def test_methods_side_by_side_on_the_same_questions(evaluated: Evaluated) -> None:
+    """Compared with what was there already, asking only what is new, and once more nothing at all."""
+    home, models = evaluated.home, evaluated.models
+    models.asked.clear()
+    flags = ["eval", "--run", "a", "--method", "memskill,no-memory,rag", "--quiet"]
+    done = home.memskill(*flags, "--json")
+    assert done.code == 0, done.err
+    assert {request.role for request in models.asked} == {"answer", "judge"}, "memskill's memory was there"
+    ours, nothing, rag = done.json["evaluations"]
+    assert ours.items() >= {name: evaluated.done.json[name] for name in ("id", "f1", "judge", "memories")}.items()
+    assert [summary["checkpoint"] for summary in (ours, nothing, rag)] == ["000002", "none", "none"]
+    assert nothing["memories"] == 0 < rag["memories"]
+    gains = {(gain["method"], gain["score"]): gain for gain in done.json["differences"]}
+    assert gains.keys() == {(method, score) for method in ("no-memory", "rag") for score in ("f1", "judge")}
+    for summary in (nothing, rag):
+        pairs = list(zip(rows(evaluated.done, home), read(home, summary["folder"]), strict=True))
+        assert all(a["query_id"] == b["query_id"] for a, b in pairs)
+        for score in ("f1", "judge"):
+            gain = gains[summary["method"], score]
+            assert gain["difference"] == pytest.approx(fmean(b[score] - a[score] for a, b in pairs))
+            assert gain["first"] == "memskill"
+            assert gain["ci95"][0] <= gain["difference"] <= gain["ci95"][1]
+    models.asked.clear()
+    shown = home.memskill(*flags)
+    assert shown.code == 0, shown.err
+    assert models.asked == []
+    assert "difference to memskill" in shown.out
+    assert all(name in shown.out for name in ("memskill", "no-memory", "rag"))
+
+
+def test_what_cannot_work_is_said_before_anything_is_asked(evaluated: Evaluated) -> None:
+    home, models = evaluated.home, evaluated.models
+    models.asked.clear()
+    flags = ["eval", "--run", "a", "--limit", "1"]
+    window, unknown = home.together(
+        [*flags, "--method", "no-memory,full-context"], [*flags, "--method", "no-memory,full-contxt"]
+    )
+    twice, abstention = home.together([*flags, "--method", "rag,rag"], [*flags, "--include-abstention"])
+    assert (window.code, unknown.code, twice.code, abstention.code) == (2, 2, 2, 2)
+    assert "eval.context_tokens" in window.err
+    assert "did you mean full-context?" in unknown.err
+    assert "several different" in twice.err
+    assert "locomo has no abstention questions" in abstention.err
+    assert models.asked == []
+
+
+def read(home: Home, folder: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (home.path / folder / "results.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def documents(evaluated: Evaluated) -> Home:
+    """The same home with the HotpotQA sample in two sizes: as it ships, and without the last two documents."""
+    home = evaluated.home
+    records = json.loads(sample_path("hotpotqa").read_text())
+    for record in records:
+        record["context"] = record["context"].partition("\n\nDocument 5:")[0]
+        record["num_docs"] = 4
+    (home.path / "eval_4.json").write_text(json.dumps(records))
+    for flags in (["--sample"], ["--source", "eval_4.json"]):
+        done = home.memskill("prepare", "--dataset", "hotpotqa", *flags, "--quiet")
+        assert done.code == 0, done.err
+    return home
+
+
+def test_skills_go_over_to_document_sets_of_every_size(documents: Home, evaluated: Evaluated) -> None:
+    evaluated.models.asked.clear()
+    flags = ["eval", "--dataset", "hotpotqa", "--run", "a", "--json", "--quiet"]
+    both, one = documents.together(
+        [*flags, "--method", "memskill,no-memory"], [*flags, "--variant", "6", "--limit", "1"]
+    )
+    assert both.code == 0, both.err
+    assert one.code == 0, one.err
+    made = both.json["evaluations"]
+    assert [(s["split"], s["variant"], s["method"]) for s in made] == [
+        ("test-4", "4", "memskill"),
+        ("test-4", "4", "no-memory"),
+        ("test-6", "6", "memskill"),
+        ("test-6", "6", "no-memory"),
+    ]
+    assert made[0]["checkpoint"] == "000002", "the LoCoMo run's controller"
+    assert len({summary["id"] for summary in made}) == 4
+    assert made[0]["data_digest"] != made[2]["data_digest"]
+    assert {(gain["variant"], gain["first"], gain["method"]) for gain in both.json["differences"]} == {
+        ("4", "memskill", "no-memory"),
+        ("6", "memskill", "no-memory"),
+    }
+    assert (one.json["variant"], one.json["queries"]) == ("6", 1), "of one evaluation, its summary as ever"
+    answers = [request for request in evaluated.models.asked if request.role == "answer"]
+    assert {request.body["max_tokens"] for request in answers} == {512}, "HotpotQA's own settings, not LoCoMo's"
+    table = documents.memskill(
+        "eval", "--dataset", "hotpotqa", "--run", "a", "--method", "memskill,no-memory", "--quiet"
+    )
+    assert table.code == 0, table.err
+    assert "hotpotqa test, checkpoint 000002" in table.out
+    assert "variant" in table.out
