@@ -24,7 +24,7 @@ Split = Annotated[
 Variant = Annotated[str, o.option("--variant", panel=o.METHOD, help="Only the one with so many documents (HotpotQA).")]
 Methods = Annotated[
     str,
-    o.option("--method", panel=o.METHOD, help="How memory is made: one of the list below, or several: memskill,rag."),
+    o.option("--method", panel=o.METHOD, help="How memory is made (see above); several: memskill,rag."),
 ]
 Abstention = Annotated[
     bool,
