@@ -53,5 +53,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # What is optional for users: games (built from source: a compiler and cmake, some minutes), other systems, trackers.
 $(VENV)/.extras: $(VENV)/.installed
 	@echo "adding the extras to $(VENV): some minutes"
-	$(PIP) -e ".[embedded,dev,extras]"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) -e ".[embedded,dev,extras]"
 	@touch $@
