@@ -7,6 +7,7 @@ holds keys, money and memories.
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,17 @@ import fast_downward
 import textworld
 from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
 from textworld.envs.pddl import PddlEnv, textgen
+from textworld.logic import Rule
 
 # A game is translated twice by ``load`` and twice more by ``reset``; that is nearly all the time of a start.
 fast_downward.pddl2sas = functools.lru_cache(maxsize=2)(fast_downward.pddl2sas)
+
+# Every sentence a game says is derived from its grammar, whose texts and conditions are the same again and again; what
+# is parsed once makes a step three times faster. Derivations change the symbols they are given, so each gets a copy.
+_parse = textgen._parse_and_convert
+_parsed = functools.lru_cache(maxsize=4096)(lambda text: _parse(text, rule_name="symbols"))
+textgen._parse_and_convert = lambda text, **_: copy.deepcopy(_parsed(text))
+Rule.parse_conjunctive_query = staticmethod(functools.lru_cache(maxsize=4096)(Rule.parse_conjunctive_query))
 
 
 class Engine:
