@@ -171,9 +171,12 @@ class Page(HTMLParser):
         return [part.split("<title>")[1].split("</title>")[0] for part in svgs]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """The machine's own Chromium, without a screen; tests that need it are skipped where there is none."""
+    """The machine's own Chromium, without a screen; tests that need it are skipped where there is none.
+
+    Closed with the module: while it is open an event loop runs in this thread, and no other test could run its own.
+    """
     sync_api = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium")
     if chromium is None:

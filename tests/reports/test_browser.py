@@ -17,6 +17,8 @@ from memskill_cli.training.stages import Stage
 
 from .conftest import Made, Seen, call, metrics, result, with_skill
 
+pytestmark = pytest.mark.slow
+
 LONG = "a_skill_with_a_very_long_name_that_no_phone_can_show_in_one_line"
 UNBROKEN = "Donaudampfschifffahrtsgesellschaftskapitän" * 12
 HOSTILE = f"</style><script>document.title='owned'</script><img src=http://evil.test/x onerror=alert(1)> {UNBROKEN}"
