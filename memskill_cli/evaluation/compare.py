@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from memskill_cli.evaluation.asking import ABSTENTION
 from memskill_cli.evaluation.rows import Row
 from memskill_cli.evaluation.summary import SCORES
 
@@ -40,8 +41,11 @@ def paired_difference(
 def differences(
     first: Iterable[Row], other: Iterable[Row], *, resamples: int, seed: int, scores: Sequence[str] = SCORES
 ) -> list[dict[str, Any]]:
-    """One entry for each score that both evaluations have: ``score queries difference ci95 p``."""
-    known = {row["query_id"]: row for row in first}
+    """One entry for each score that both evaluations have: ``score queries difference ci95 p``.
+
+    Abstention questions are in no mean, so they are in no difference.
+    """
+    known = {row["query_id"]: row for row in first if row["category"] != ABSTENTION}
     pairs = [(known[row["query_id"]], row) for row in other if row["query_id"] in known]
     found = []
     for name in scores:

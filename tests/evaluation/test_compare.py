@@ -72,8 +72,8 @@ def test_the_other_way_round_it_is_the_same_with_the_sign_turned(pairs: list[tup
     assert there.p + back.p >= 1 - 1e-9, "what is exactly 0 counts on both sides"
 
 
-def row(query: str, f1: float | None, judge: float | None = None) -> dict[str, Any]:
-    return {"query_id": query, "f1": f1, "judge": judge}
+def row(query: str, f1: float | None, judge: float | None = None, category: str = "all") -> dict[str, Any]:
+    return {"query_id": query, "category": category, "f1": f1, "judge": judge}
 
 
 def test_only_queries_with_a_score_on_both_sides_count_by_id_in_any_order() -> None:
@@ -93,3 +93,10 @@ def test_a_score_that_one_side_does_not_have_is_no_difference() -> None:
     found = differences([row("a", 0.5)], [row("a", 0.5, 1.0)], resamples=10, seed=1)
     assert [entry["score"] for entry in found] == ["f1"]
     assert not any(math.isnan(entry["difference"]) for entry in found)
+
+
+def test_abstention_questions_are_in_no_difference() -> None:
+    first = [row("a", 0.0, 0.0), row("b", None, 0.0, "abstention")]
+    other = [row("a", 0.0, 0.5), row("b", None, 1.0, "abstention")]
+    _, judge = differences(first, other, resamples=10, seed=1)
+    assert (judge["queries"], judge["difference"]) == (1, 0.5)
