@@ -139,7 +139,7 @@ def main() -> None:
 
     from rich.console import Console
 
-    console, began = Console(), time.monotonic()
+    console, began = Console(width=max(100, Console().width)), time.monotonic()
     with ScriptedServer() as server, tempfile.TemporaryDirectory() as name:
         summaries = evaluate(arguments, server.url, Path(name), console.print)
     show(summaries, console.print)
