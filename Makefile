@@ -33,9 +33,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.extras
 	$(BIN)/python benchmarks/learning.py
 	$(BIN)/python benchmarks/evolution.py
+	$(BIN)/python benchmarks/alfworld.py
 	$(BIN)/python benchmarks/retrieval.py
 	$(BIN)/python benchmarks/encoders.py
 
