@@ -145,7 +145,10 @@ def _caveats(summary: Summary) -> list[str]:
     if summary["max_spans"]:
         lines.append(f"only the first {summary['max_spans']} spans of each trace were read (eval.max_spans)")
     if summary["limit"]:
-        lines.append(f"only the first {summary['limit']} queries were asked (--limit)")
+        tasks = f"only {summary['limit']} tasks were played, task types in turn (--limit)"
+        lines.append(
+            tasks if _is_played(summary) else f"only the first {summary['limit']} queries were asked (--limit)"
+        )
     return lines
 
 

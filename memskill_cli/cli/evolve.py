@@ -117,9 +117,9 @@ def _shown(cycle: Cycle) -> list[RenderableType]:
     if cycle.judged:
         for name in ("before", "after"):
             score = cycle.judged[name]
-            low, high = score["ci95"]["f1"] or (None, None)
-            parts.append(
-                f"{name}: F1 {percent(score['f1'])} ({percent(low)}–{percent(high)}) on {cycle.judged['split']}"
-            )
+            measure, called = ("success_rate", "success") if "success_rate" in score else ("f1", "F1")
+            low, high = score["ci95"][measure] or (None, None)
+            shown = f"{percent(score[measure])} ({percent(low)}–{percent(high)})"
+            parts.append(f"{name}: {called} {shown} on {cycle.judged['split']}")
         parts.append("kept" if stage.kept else "not better: rolled back")
     return parts
