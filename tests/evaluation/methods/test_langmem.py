@@ -12,7 +12,10 @@ import pytest
 from memskill_cli.records import Span
 from memskill_cli.testing.server import Request
 
-pytestmark = pytest.mark.skipif(util.find_spec("langmem") is None, reason="memskill[langmem] not installed")
+pytestmark = [
+    pytest.mark.extra,
+    pytest.mark.skipif(util.find_spec("langmem") is None, reason="memskill[langmem] not installed"),
+]
 SPANS = [Span("t", i, f"[{i + 1} May 2023]\nAna: My bicycle is colour number {i}.") for i in range(3)]
 QUESTION = "Which colour is the bicycle?"
 

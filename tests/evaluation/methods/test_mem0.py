@@ -17,7 +17,10 @@ from memskill_cli.records import Span
 from memskill_cli.testing.server import Request
 
 # Not importorskip: imported like that it would report to its makers.
-pytestmark = pytest.mark.skipif(util.find_spec("mem0") is None, reason="memskill[mem0] not installed")
+pytestmark = [
+    pytest.mark.extra,
+    pytest.mark.skipif(util.find_spec("mem0") is None, reason="memskill[mem0] not installed"),
+]
 SPANS = [Span("t", i, f"[{i + 1} May 2023]\nAna: My bicycle is colour number {i}.") for i in range(3)]
 QUESTION = "Which colour is the bicycle?"
 

@@ -27,7 +27,9 @@ from memskill_cli.testing import rules
 from memskill_cli.testing.server import Fault, Request
 
 SYSTEMS = [
-    pytest.param(name, marks=pytest.mark.skipif(util.find_spec(name) is None, reason=f"memskill[{name}] not installed"))
+    pytest.param(
+        name, marks=[pytest.mark.extra, pytest.mark.skipif(util.find_spec(name) is None, reason="not installed")]
+    )
     for name in ("mem0", "langmem")
 ]
 CALLS = {"mem0": 2, "langmem": 1}  # of the executor's model for a span
