@@ -1,4 +1,5 @@
 # make demo   a newcomer's first look: the sample, a little training, an evaluation, the skills
+# make demo-games   one of the sample's ALFWorld games, played by the embedded model with what it wrote about others
 # make test   everything that is quick; make test-slow what takes minutes or needs the extras; make test-all both
 # Each sets up by itself what it needs, in .venv.
 
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 MEMSKILL := $(BIN)/memskill
 
-.PHONY: demo test test-slow test-all lint bench clean
+.PHONY: demo demo-games test test-slow test-all lint bench clean
 
 # The embedded model's parts are installed packages: no network is asked for it. The demo has a data folder of its own.
 demo: export HF_HUB_OFFLINE = 1
@@ -19,6 +20,12 @@ demo: $(VENV)/.installed
 	$(MEMSKILL) train --dataset locomo --preset demo --run demo
 	$(MEMSKILL) eval --dataset locomo --run demo
 	$(MEMSKILL) inspect-skills --run demo
+
+demo-games: export HF_HUB_OFFLINE = 1
+demo-games: export MEMSKILL_DATA_DIR = data/demo
+demo-games: $(VENV)/.extras
+	$(MEMSKILL) prepare --dataset alfworld --sample
+	$(MEMSKILL) eval --dataset alfworld --preset demo --limit 1
 
 test: $(VENV)/.installed
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not extra"

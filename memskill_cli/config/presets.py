@@ -107,8 +107,12 @@ PRESETS: dict[str, Settings] = {
 }
 
 _PRESETS_BY_DATASET: dict[str, dict[str, Settings]] = {
-    # Documents are one long session, more than the embedded model can read at once.
-    "demo": {"hotpotqa": {"eval.span_mode": "fixed-length"}},
+    "demo": {
+        # Documents are one long session, more than the embedded model can read at once.
+        "hotpotqa": {"eval.span_mode": "fixed-length"},
+        # A step is a call: who doesn't find the way in so many, on two cores, would not in fifty either.
+        "alfworld": {"alfworld.steps": 12, "alfworld.workers": 2},
+    },
     "paper": {
         **DATASET_DEFAULTS,
         "alfworld": {
