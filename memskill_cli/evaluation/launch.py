@@ -19,7 +19,7 @@ from memskill_cli.evaluation.subject import Subject
 from memskill_cli.evaluation.summary import SCORES
 from memskill_cli.evaluation.task import Plan, Task, evaluation_id, plan
 from memskill_cli.records import Trace
-from memskill_cli.reports.hooks import report_evaluation
+from memskill_cli.reports.hooks import report_evaluations
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import UNTRAINED, RunDir, find_run, locked, read_json
 from memskill_cli.services import Access, Services, games_of, services
@@ -133,11 +133,14 @@ async def evaluate_jobs(
                 )
                 evaluations = _evaluations(run, jobs, owed, settings, opened, progress.notice)
             summaries: list[dict[str, Any]] = []
+            read: dict[Task, tuple[Sequence[Trace], Plan]] = {}  # what is asked of a split, whatever the method
             for name, job in zip(names, jobs, strict=True):
-                traces = _traces(job.task, settings, data_dir)
-                planned = plan(traces, job.task)
-                if all(summary["split"] != job.task.split for summary in summaries):
-                    _say_left_out(job.task, planned, progress)
+                asked = dataclasses.replace(job.task, method="")
+                if asked not in read:
+                    traces = _traces(asked, settings, data_dir)
+                    read[asked] = traces, plan(traces, asked)
+                    _say_left_out(asked, read[asked][1], progress)
+                traces, planned = read[asked]
                 if summary := known[name]:
                     progress.notice(f"evaluation {name} is complete: showing it")
                 else:
@@ -145,9 +148,9 @@ async def evaluate_jobs(
                 known_task = {**dataclasses.asdict(job.task), "variant": job.task.variant}
                 place = {"folder": str(run.evals / name), "left_out": planned.left_out}
                 summaries.append({**known_task, **summary, **place})
-    for summary in summaries:  # after all, since a report compares an evaluation with its neighbours
-        summary["report"] = report_evaluation(Path(summary["folder"]), progress.notice)
-    return summaries
+    # After all of them, since a report compares an evaluation with its neighbours.
+    reports = report_evaluations([Path(summary["folder"]) for summary in summaries], progress.notice)
+    return [{**summary, "report": report} for summary, report in zip(summaries, reports, strict=True)]
 
 
 def _evaluations(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 Notice = Callable[[str], None]
@@ -15,12 +15,14 @@ def report_run(run: Path, notice: Notice) -> str:
     return _attempt(write_run_report, run, notice)
 
 
-def report_evaluation(folder: Path, notice: Notice) -> str:
-    """Write ``evals/<id>/report.html`` and, since that links to it, the run's; the path as :func:`report_run` does."""
+def report_evaluations(folders: Sequence[Path], notice: Notice) -> list[str]:
+    """Write each evaluation's ``report.html`` and then, since that links to them, their run's; the paths of the
+    former as :func:`report_run` gives them."""
     from memskill_cli.reports.eval_report import write_eval_report
 
-    written = _attempt(write_eval_report, folder, notice)
-    report_run(folder.parent.parent, notice)
+    written = [_attempt(write_eval_report, folder, notice) for folder in folders]
+    for run in dict.fromkeys(folder.parent.parent for folder in folders):
+        report_run(run, notice)
     return written
 
 
