@@ -27,6 +27,8 @@ GRACE = 10.0
 """Seconds that replies on their way are waited for when a command stops early: they are paid for, so they are kept."""
 WRITE_DOWN = 0.5
 """Seconds for writing those replies down."""
+MAX_REPLY = 400_000
+"""Characters of a reply that are looked at, some 100,000 tokens; only a server that heeds no limit sends more."""
 _AGAIN = "Your last reply could not be read: {error}\nReply again, this time in exactly the form that was asked for."
 
 
@@ -165,7 +167,7 @@ class Gateway:
             params["grammar"] = ask.grammar
         characters = sum(len(message["content"]) for message in ask.messages)
         call, reply = await self._router.call("acompletion", ask.role, characters, messages=ask.messages, **params)
-        return call, self._keys.scrub_reply(reply.choices[0].message.content)
+        return call, self._keys.scrub_reply(_storable(reply.choices[0].message.content))
 
     def _stored(self, ask: _Ask, key: str, parse: Callable[[str], T]) -> Reply[T] | None:
         text = self._cache.get(key) if self._cache else None
@@ -193,3 +195,8 @@ class Gateway:
 
     def _longest(self, role: Role) -> int:
         return int(getattr(self._models, f"{role}_max_tokens"))
+
+
+def _storable(text: str) -> str:
+    """``text``, bounded, and without halves of surrogate pairs (JSON can escape them), which no file takes."""
+    return text[:MAX_REPLY].encode("utf-8", "replace").decode()
