@@ -9,6 +9,7 @@ left half made is never taken for a prepared one.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from memskill_cli.datasets.tables import PreparedSplit
+from memskill_cli.datasets.tables import FILE, PreparedSplit
 from memskill_cli.errors import DataError, UsageError
 from memskill_cli.records import Trace
 
@@ -178,6 +179,8 @@ class Manifest:
     created: str
     parts: dict[str, PartFacts] = field(default_factory=dict)
     """By split, where each is prepared by itself and others may be added; {} where one file holds all splits."""
+    tables: dict[str, str] = field(default_factory=dict)
+    """The sha256 of each split's table as written; a split that was prepared before this was kept has none."""
 
     def digest_of(self, split: str) -> str:
         """What names the content of ``split``; preparing another split does not change it."""
@@ -230,6 +233,8 @@ def load_split(dataset: str, data_dir: Path, split: str) -> PreparedSplit:
         flags = [*source_flags(part.source), "--split", split]
     hint = command(dataset, data_dir, *flags, "--force")
     try:
+        if split in manifest.tables:
+            _check(folder / FILE, manifest.tables[split])
         traces = PreparedSplit.open(folder, manifest.dataset, split)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -237,6 +242,13 @@ def load_split(dataset: str, data_dir: Path, split: str) -> PreparedSplit:
     if len(traces) != (expected := manifest.splits[split].traces):
         raise DataError(f"{folder}: damaged: {len(traces)} traces, its manifest says {expected}", hint=hint)
     return traces
+
+
+def _check(table: Path, sha256: str) -> None:
+    """ValueError unless ``table`` is as it was written. Takes 0.8 s a gigabyte."""
+    with table.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise ValueError(f"{FILE} is not what was written (its sha256 is another than in manifest.json)")
 
 
 def source_flags(source: str) -> list[str]:

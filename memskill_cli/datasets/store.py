@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -17,10 +18,12 @@ import orjson
 
 from memskill_cli import __version__
 from memskill_cli.datasets.base import FORMAT, SPLITS, Manifest, Part, PartFacts, SplitSize
-from memskill_cli.datasets.tables import TableWriter, to_row
+from memskill_cli.datasets.tables import FILE, TableWriter, to_row
 from memskill_cli.errors import DataError
-from memskill_cli.files import write_json
+from memskill_cli.files import sync_folder, write_json
 from memskill_cli.records import Trace
+
+MANIFEST = "manifest.json"
 
 
 def store(
@@ -30,7 +33,8 @@ def store(
 
     A part of one split joins or replaces what ``found`` has; a part with all splits replaces everything. At every
     moment ``folder`` holds the old form whole, the new one, or (for the blink of a rename) less, but never a manifest
-    of what is not there. ``notes`` is read after the last trace.
+    of what is not there; all bytes are on the disk before the first old one goes. ``notes`` is read after the last
+    trace.
     """
     for left in folder.glob(".traces-*"):  # by a process that was killed
         shutil.rmtree(left)
@@ -40,11 +44,11 @@ def store(
         if part.split and set(tally.sizes) != {part.split}:
             raise DataError(f"{part.source}: holds no {part.split} traces")
         kept = found if part.split and found and found.parts else None
-        manifest = _describe(folder.name, part, sha256, tally, notes, kept)
+        manifest = _describe(folder.name, part, sha256, tally, notes, kept, _sealed(made))
+        write_json(made / MANIFEST, manifest.to_dict())
         _put(made, folder, kept and _without(kept, part.split))
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    write_json(folder / "manifest.json", manifest.to_dict())
     return manifest
 
 
@@ -85,15 +89,32 @@ def _write_tables(folder: Path, traces: Iterable[Trace]) -> _Tally:
     return tally
 
 
+def _sealed(made: Path) -> dict[str, str]:
+    """The sha256 of each split's table, which is on the disk then."""
+    found = {}
+    for table in made.glob(f"*/{FILE}"):
+        with table.open("rb") as file:
+            found[table.parent.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+    return found
+
+
 def _describe(
-    dataset: str, part: Part, sha256: str, tally: _Tally, notes: list[str], kept: Manifest | None
+    dataset: str,
+    part: Part,
+    sha256: str,
+    tally: _Tally,
+    notes: list[str],
+    kept: Manifest | None,
+    tables: dict[str, str],
 ) -> Manifest:
     created = datetime.now(UTC).isoformat(timespec="seconds")
     categories = dict(sorted(tally.categories.items()))
     queries = tally.categories.total()
     if part.split:
         facts = PartFacts(part.source, sha256, tally.digest, len(tally.ids), queries, categories, notes, created)
-        return _joined(dataset, {**(kept.parts if kept else {}), part.split: facts})
+        parts, others = (kept.parts, kept.tables) if kept else ({}, {})
+        return _joined(dataset, {**parts, part.split: facts}, {**others, **tables})
     order = [*SPLITS, *(split for split in tally.sizes if split not in SPLITS)]
     return Manifest(
         format=FORMAT,
@@ -108,10 +129,11 @@ def _describe(
         notes=notes,
         memskill=__version__,
         created=created,
+        tables=tables,
     )
 
 
-def _joined(dataset: str, parts: dict[str, PartFacts]) -> Manifest:
+def _joined(dataset: str, parts: dict[str, PartFacts], tables: dict[str, str]) -> Manifest:
     """The manifest of splits that were prepared one by one."""
     parts = dict(sorted(parts.items(), key=lambda item: (len(item[0]), item[0])))  # test-50 before test-100
     categories: Counter[str] = sum((Counter(part.categories) for part in parts.values()), Counter())
@@ -130,25 +152,29 @@ def _joined(dataset: str, parts: dict[str, PartFacts]) -> Manifest:
         memskill=__version__,
         created=max(part.created for part in parts.values()),
         parts=parts,
+        tables={split: tables[split] for split in parts if split in tables},
     )
 
 
 def _without(manifest: Manifest, split: str) -> Manifest | None:
     """What is left of ``manifest`` while ``split`` is replaced."""
     rest = {name: part for name, part in manifest.parts.items() if name != split}
-    return _joined(manifest.dataset, rest) if rest else None
+    return _joined(manifest.dataset, rest, manifest.tables) if rest else None
 
 
 def _put(made: Path, folder: Path, meanwhile: Manifest | None) -> None:
-    """Move the tables of ``made`` to ``folder/traces``, with a manifest beside them of what stays as it is."""
-    goal = folder / "traces"
+    """Move what is in ``made`` to ``folder``, its manifest last; until then one of what stays as it is lies there."""
+    goal, record = folder / "traces", folder / MANIFEST
     if meanwhile is None:
-        (folder / "manifest.json").unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
         shutil.rmtree(goal, ignore_errors=True)
     else:
-        write_json(folder / "manifest.json", meanwhile.to_dict())
+        write_json(record, meanwhile.to_dict())
     goal.mkdir(exist_ok=True)
-    for table in made.iterdir():
+    for table in (path for path in made.iterdir() if path.is_dir()):
         if (goal / table.name).exists():
             shutil.rmtree(goal / table.name)
         table.rename(goal / table.name)
+    sync_folder(goal)
+    os.replace(made / MANIFEST, record)
+    sync_folder(folder)

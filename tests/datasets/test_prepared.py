@@ -122,6 +122,30 @@ def test_a_crash_while_writing_leaves_the_old_data_as_they_were(data, tmp_path, 
     assert not list((data / "locomo").glob(".traces-*"))
 
 
+def test_a_disk_that_is_full_at_the_last_byte_leaves_the_old_data_as_they_were(data, tmp_path, monkeypatch):
+    prepare("locomo", data_dir=data, sample=True)
+    before = {file: file.read_bytes() for file in data.rglob("*") if file.is_file()}
+
+    def full_disk(handle):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("memskill_cli.files.os.fsync", full_disk)
+        patch.setattr(storing, "_sealed", lambda made: {})
+        with pytest.raises(OSError, match="No space"):
+            prepare("locomo", data_dir=data, source=str(edited(tmp_path)), force=True)
+    assert {file: file.read_bytes() for file in data.rglob("*") if file.is_file()} == before
+
+
+def test_data_prepared_before_tables_had_digests_are_read(data):
+    prepare("locomo", data_dir=data, sample=True)
+    record = data / "locomo" / "manifest.json"
+    old = json.loads(record.read_bytes())
+    assert set(old.pop("tables")) == {"train", "val", "test"}
+    record.write_text(json.dumps(old))
+    assert len(load_split("locomo", data, "test")) == 1
+
+
 def test_a_crash_before_the_manifest_is_not_prepared(data, monkeypatch):
     def killed(path, value):
         raise KeyboardInterrupt
@@ -157,11 +181,20 @@ def _swap(folder: Path) -> None:
     shutil.copytree(folder / "traces" / "train", folder / "traces" / "test")
 
 
+def _flip(folder: Path) -> None:
+    """One bit in a text: Arrow reads it without a murmur."""
+    arrow = folder / "traces" / "test" / "traces.arrow"
+    content = bytearray(arrow.read_bytes())
+    content[content.index(b"sample-5")] ^= 1
+    arrow.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         _truncate,
         _swap,
+        _flip,
         lambda folder: shutil.rmtree(folder / "traces" / "test"),
         lambda folder: (folder / "traces" / "test" / "traces.arrow").write_text("{"),
         lambda folder: (folder / "traces" / "test" / "traces.arrow").write_text(""),
