@@ -18,6 +18,7 @@ import orjson
 
 from memskill_cli.errors import DownloadError, UsageError
 from memskill_cli.files import sync_folder, write_json
+from memskill_cli.redaction import bare
 
 ATTEMPTS = 3
 PAUSE = 0.5
@@ -63,16 +64,16 @@ def download(url: str, goal: Path, *, hint: str = "", report: Report = lambda do
             except (httpx.HTTPError, httpx.InvalidURL, _RefusedError) as error:
                 problem = str(error)
                 break
-    raise DownloadError(f"could not download {without_password(url)}: {problem}", hint=hint)
+    raise DownloadError(f"could not download {without_password(url)}: {bare(problem)}", hint=hint)
 
 
 def without_password(url: str) -> str:
-    """``url`` as it may be shown and stored. UsageError if it is none."""
+    """``url`` as it may be shown and stored: without passwords and keys. UsageError if it is none."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise UsageError(f"{url!r} is no address: {error}") from None
-    return str(parsed.copy_with(userinfo=b"")) if parsed.userinfo else url
+        raise UsageError(f"{bare(url)!r} is no address: {bare(str(error))}") from None
+    return bare(str(parsed.copy_with(userinfo=b"")) if parsed.userinfo else url)
 
 
 def _attempt(client: httpx.Client, url: str, goal: Path, report: Report) -> None:

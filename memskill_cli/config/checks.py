@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from memskill_cli.config.settings import Config
 from memskill_cli.errors import UsageError
+from memskill_cli.redaction import bare
 
 
 def check(config: Config) -> None:
@@ -14,12 +17,13 @@ def check(config: Config) -> None:
                 f"chunk overlap {section.chunk_overlap} must be smaller than chunk size {section.chunk_size}",
                 hint="a window advances by size - overlap, so this would never end",
             )
-    for name, url in {"models.api_base": config.models.api_base, "memory.server": config.memory.server}.items():
-        if "@" in url.partition("://")[2].partition("/")[0]:
-            raise UsageError(
-                f"{name} must not hold a user or password: settings are stored in config.toml",
-                hint="give a key by MEMSKILL_API_KEYS or --keys",
-            )
+    for part, table in asdict(config).items():
+        for name, text in table.items() if isinstance(table, dict) else ():
+            if isinstance(text, str) and bare(text) != text:
+                raise UsageError(
+                    f"{part}.{name} must not hold a user, a password or a key: settings are stored in config.toml",
+                    hint="give keys by MEMSKILL_API_KEYS or --keys FILE.toml",
+                )
     positive = {
         "train.outer_epochs": config.train.outer_epochs,
         "train.inner_epochs": config.train.inner_epochs,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import re
 import tomllib
 import typing
 from pathlib import Path
@@ -21,6 +22,7 @@ from memskill_cli.config.presets import PRESETS, dataset_settings, preset_settin
 from memskill_cli.config.settings import Config
 from memskill_cli.errors import UsageError
 
+_KEY = re.compile(r"key|token$|secret|password", re.IGNORECASE)
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -64,7 +66,8 @@ def _chosen(sets: typing.Sequence[str], overrides: dict[str, Any]) -> dict[str, 
     for text in sets:
         name, sign, value = text.partition("=")
         if not sign:
-            raise UsageError(f"--set {text}: expected section.key=value", hint="for example: --set train.top_k=5")
+            shown = text if text in setting_names() else "…"  # what it is instead may be a key
+            raise UsageError(f"--set {shown}: expected section.key=value", hint="for example: --set train.top_k=5")
         chosen[name.strip()] = value.strip()
     return chosen
 
@@ -85,6 +88,11 @@ def setting_names() -> list[str]:
 
 
 def _unknown(name: str, where: str) -> UsageError:
+    if _KEY.search(name):
+        return UsageError(
+            f"{where}: {name} is no setting: settings are stored with the run, keys are not",
+            hint="give keys by MEMSKILL_API_KEYS, the provider's own variable, or --keys FILE.toml",
+        )
     near = difflib.get_close_matches(name, setting_names(), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "see the settings with: memskill train --help"
     return UsageError(f"{where}: no setting is called {name}", hint=hint)

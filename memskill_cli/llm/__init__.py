@@ -5,22 +5,31 @@ Nothing else in the project imports litellm, and this does through :func:`load_l
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import warnings
 from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # its price map comes with it: no download on import
+os.environ["LITELLM_LOG"] = "CRITICAL"  # its logs can carry keys, and some go to stdout
 
 _TALKATIVE = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "httpcore", "openai", "aiohttp")
 
 
+@functools.cache
 def load_litellm() -> Any:
     """litellm (2–3 s the first time), with its telemetry, advice and logs off: they can carry keys."""
     import litellm
 
+    from memskill_cli.llm import transport
+
+    transport.install()
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.disable_aiohttp_transport = True  # its connections complain on stderr when a loop ends; httpx does not
+    litellm.DEFAULT_MAX_RETRIES = 0  # what embeddings take a max_retries of 0 for
+    warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)  # they quote malformed replies
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return litellm

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from memskill_cli.errors import AuthError, MemskillError, ModelError, UnknownModelError
 from memskill_cli.llm import load_litellm
 from memskill_cli.llm.keys import Deployment
+from memskill_cli.redaction import without_shapes
 
 _LONGEST = 300
 
@@ -18,9 +19,9 @@ def explain(error: BaseException, role: str, deployment: Deployment, scrub: Call
     for cause in _chain(error):
         if isinstance(cause, MemskillError):
             # litellm appends to an error's message what it tried; the first argument is as it was raised
-            return type(cause)(scrub(str(cause)), hint=scrub(cause.hint))
+            return type(cause)(without_shapes(scrub(str(cause))), hint=without_shapes(scrub(cause.hint)))
     where = f"{deployment.model} at {deployment.api_base}" if deployment.api_base else deployment.model
-    detail = scrub(_detail(error))[:_LONGEST]  # cut last: half a key is a key, too
+    detail = without_shapes(scrub(_detail(error)))[:_LONGEST]  # cut last: half a key is a key, too
     if isinstance(error, litellm.ContextWindowExceededError):
         return ModelError(
             f"role {role}: the prompt is too long for {where}: {detail}",

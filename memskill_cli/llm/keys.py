@@ -8,23 +8,24 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from memskill_cli import redaction
 from memskill_cli.config import read_toml
 from memskill_cli.errors import AuthError, UsageError
 from memskill_cli.llm.models import EMBEDDED_PROVIDER, is_embedded, key_variables, needs_key, place
 from memskill_cli.records import ROLES, Role
+from memskill_cli.redaction import FRAGMENT, MASK, SHORTEST, Secrets, bare
 
 Purpose = Role | Literal["embedding"]
 """What a key is for: a role, or encoding texts."""
-FRAGMENT = 12
-"""No run of so many characters of a key survives :meth:`KeyRing.scrub`."""
-_NO_KEY = "none"  # what local servers are sent, which ask for none
-_MASK = "[key]"
+_KEY_VARIABLE = re.compile(r"(?:_API_KEY|^HF_TOKEN)(?:_\d+)?$")
+NO_KEY = "none"  # what local servers are sent, which ask for none
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "model": str,
     "keys": list,
@@ -59,27 +60,29 @@ class _Entry:
 class KeyRing:
     """Every key of this process. Build it with :meth:`collect`."""
 
-    def __init__(
-        self, given: Sequence[str], entries: Mapping[str, list[_Entry]], environ: Mapping[str, str], notices: list[str]
-    ) -> None:
-        self.notices = tuple(notices)
-        """What the user should be told about how keys are kept."""
+    notices: tuple[str, ...] = ()
+
+    def __init__(self, given: Sequence[str], entries: Mapping[str, list[_Entry]], environ: Mapping[str, str]) -> None:
         self.told: set[str] = set()
         """What the user has been told about these keys, by whichever router used them."""
         self._given = tuple(given)
         self._entries = entries
         self._environ = environ
         self._labels: dict[tuple[str, str], str] = {}
-        self._secrets = set(given)
-        self._secrets.update(key for tables in entries.values() for entry in tables for key in entry.keys)
-        self._secrets.update(value for name, value in environ.items() if re.search(r"_API_KEY(_\d+)?$", name))
-        self._secrets -= {"", _NO_KEY}
-        self._grams = {key[i : i + FRAGMENT] for key in self._secrets for i in range(len(key) - FRAGMENT + 1)}
-        whole = sorted((key for key in self._secrets if len(key) < FRAGMENT), key=len, reverse=True)
-        self._short = re.compile("|".join(rf"(?<!\w){re.escape(key)}(?!\w)" for key in whole)) if whole else None
+        self._keys = set(given)
+        self._keys.update(key for tables in entries.values() for entry in tables for key in entry.keys)
+        self._keys.update(value for name, value in environ.items() if _KEY_VARIABLE.search(name))
+        self._keys -= {"", NO_KEY}
+        redaction.remember(self._keys)
+        others = redaction.secrets_of(environ)
+        self._secrets = Secrets(self._keys | others)
+        opaque = {value for value in others if re.fullmatch(r"[\w+/=.~-]{20,}", value)}  # litellm may send them, too
+        self._sent = Secrets({key for key in self._keys if len(key) >= FRAGMENT} | opaque)
+        words = sorted((key for key in self._keys if len(key) < SHORTEST), key=len, reverse=True)
+        self._words = re.compile("|".join(rf"(?<!\w){re.escape(key)}(?!\w)" for key in words)) if words else None
 
     def __repr__(self) -> str:
-        return f"KeyRing({len(self._secrets)} keys)"
+        return f"KeyRing({len(self._keys)} keys)"
 
     @classmethod
     def collect(
@@ -89,15 +92,7 @@ class KeyRing:
         given = [key.strip() for key in api_keys if key.strip()]
         if not given:
             given = [key.strip() for key in environ.get("MEMSKILL_API_KEYS", "").split(",") if key.strip()]
-        entries: dict[str, list[_Entry]] = {}
-        notices: list[str] = []
-        if keys_file is not None:
-            entries = _read_keys_file(keys_file, environ)
-            if keys_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                notices.append(
-                    f"{keys_file} can be read by others on this machine; close it with: chmod 600 {keys_file}"
-                )
-        return cls(given, entries, environ, notices)
+        return cls(given, _read_keys_file(keys_file, environ) if keys_file else {}, environ)
 
     def deployments(self, role: Purpose, model: str, api_base: str) -> list[Deployment]:
         """The models and keys that serve ``role``, at least one.
@@ -136,7 +131,7 @@ class KeyRing:
 
     def _without_key(self, role: str, model: str, provider: str, base: str) -> list[str]:
         if base:
-            return [_NO_KEY]
+            return [NO_KEY]
         if not needs_key(model):
             return [""]  # litellm finds cloud credentials by itself
         variable = key_variables(provider)[0]
@@ -149,25 +144,30 @@ class KeyRing:
         return self._labels.setdefault((provider, key), f"{provider}#{known + 1}")
 
     def scrub(self, text: str) -> str:
-        """``text`` without any key, or any piece of :data:`FRAGMENT` characters of one: for what is shown or logged."""
-        return self.scrub_reply(self._short.sub(_MASK, text) if self._short else text)
+        """``text`` without any key or other secret of the environment, in any form: for what is shown or logged.
+
+        No run of :data:`FRAGMENT` characters of one is left. Keys shorter than eight are found as whole words.
+        """
+        text = self._secrets.scrub(text)
+        return self._words.sub(MASK, text) if self._words else text
 
     def scrub_reply(self, text: str) -> str:
-        """As :meth:`scrub`, but keys shorter than a fragment ("local", "test") stay: models say such words."""
-        if self._grams.isdisjoint(text[i : i + FRAGMENT] for i in range(len(text) - FRAGMENT + 1)):
-            return text
-        kept: list[str] = []
-        start = at = 0
-        while at <= len(text) - FRAGMENT:
-            end = at
-            while text[end : end + FRAGMENT] in self._grams:
-                end += 1
-            if end == at:
-                at += 1
-                continue
-            kept += [text[start:at], _MASK]
-            start = at = end + FRAGMENT - 1
-        return "".join([*kept, text[start:]])
+        """``text`` without any key; those shorter than a fragment ("local", "test") stay: models say such words."""
+        return self._sent.scrub(text)
+
+
+def exposure(keys_file: Path) -> str:
+    """Who besides this user can get at the keys in a file, and what to do about it; "" if nobody can.
+
+    A link is judged by the file that it leads to.
+    """
+    found = keys_file.stat()
+    shown = shlex.quote(str(keys_file))
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return f"{keys_file} is open to others on this machine; close it with: chmod 600 {shown}"
+    if found.st_uid not in (0, os.geteuid()):
+        return f"{keys_file} belongs to another user, who can read it; use a copy: install -m 600 {shown} my-keys.toml"
+    return ""
 
 
 def _numbered(variable: str, environ: Mapping[str, str]) -> list[str]:
@@ -193,9 +193,11 @@ def _entry(table: dict[str, Any], where: str, environ: Mapping[str, str]) -> _En
         _known(name, list(_FIELDS), f"{where}: no field is called")
         if not isinstance(value, _FIELDS[name]) or isinstance(value, bool):
             raise UsageError(f"{where}: {name} is not {_what(name)}")
+    if bare(base := table.get("api_base", "")) != base:
+        raise UsageError(f"{where}: api_base must not hold a user, a password or a key", hint="put the key into keys")
     limits = {name: table[name] for name in list(_FIELDS)[3:] if name in table}
     keys = tuple(_key(key, where, environ) for key in table.get("keys", ()))
-    return _Entry(table.get("model", ""), keys, table.get("api_base", ""), limits)
+    return _Entry(table.get("model", ""), keys, base, limits)
 
 
 def _what(name: str) -> str:

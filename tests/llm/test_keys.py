@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.errors import UsageError
-from memskill_cli.llm.keys import FRAGMENT, KeyRing
+from memskill_cli.llm.keys import FRAGMENT, KeyRing, exposure
 
 from .conftest import MODEL
 
@@ -103,6 +104,8 @@ def test_the_embedded_model_needs_no_key(tmp_path: Path) -> None:
         ('[[all]]\nkeys = ["env:UNSET_NAME"]', "UNSET_NAME", ""),
         ('[[all]]\nkeys = ["env:SECRET-sk"]', "named there", ""),
         ("[[all]]\nSECRET-sk-as-a-name = 1", "all", ""),
+        ('[[all]]\napi_base = "https://u:SECRET@h/v1"', "api_base must not hold", "keys"),
+        ('[[all]]\napi_base = "https://h/v1?a=b&api_key=SECRET"', "api_base must not hold", "keys"),
         ('[[all]]\nkeys = ["SECRET', "not TOML", ""),
         ("[[all]]\nkeys = [SECRET]", "not TOML", ""),
     ],
@@ -116,10 +119,27 @@ def test_errors_name_the_place_and_no_value(tmp_path: Path, text: str, says: str
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_keys_file_others_can_read_is_noticed(tmp_path: Path) -> None:
-    text = '[[all]]\nkeys = ["k"]\n'
-    assert "chmod 600" in KeyRing.collect([], keys_file(tmp_path, text, 0o644), {}).notices[0]
-    assert KeyRing.collect([], keys_file(tmp_path, text, 0o600), {}).notices == ()
+def test_who_else_can_get_at_a_keys_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = keys_file(tmp_path, "")
+    link = tmp_path / "a link.toml"
+    link.symlink_to(file)
+    assert exposure(file) == exposure(link) == ""
+    for mode in (0o644, 0o640, 0o602, 0o610):
+        file.chmod(mode)
+        assert "chmod 600" in exposure(file)
+        assert f"chmod 600 '{link}'" in exposure(link), "a link is judged by what it leads to"
+    file.chmod(0o600)
+    owner = file.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert ("another user" in exposure(file)) == (owner != 0), "root can read everything anyway"
+
+
+def test_a_keys_file_of_another_user(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    file = keys_file(tmp_path, "")
+    os.chown(file, 65534, 65534)
+    assert "belongs to another user" in exposure(file)
 
 
 def test_nothing_shows_a_key_by_its_own() -> None:

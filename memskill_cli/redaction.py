@@ -1,0 +1,205 @@
+"""Secrets kept out of texts: known ones by their value, unknown ones by what they look like.
+
+A value is found in whatever form a server echoes it: in other case, percent-encoded, escaped as in JSON, in base64
+(alone, or within ``user:key``), broken over lines. Every search takes time linear in the text.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import string
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TextIO
+from urllib.parse import unquote
+
+FRAGMENT = 12
+"""No run of so many characters of a known secret is left in a text."""
+SHORTEST = 8
+"""A shorter value is a word like any other, and is not looked for."""
+MASK = "[key]"
+
+# Upper and lower case are one, and so are the two alphabets of base64; every character stays one character.
+_FOLD = str.maketrans(string.ascii_uppercase + "-_", string.ascii_lowercase + "+/")
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\[/\"'\\]|(?:[\r\n]|\\[rn])\s*")
+_NAMES = re.compile(
+    r"(?:API_?KEYS?|_KEY|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|SECRET\w*)(?:_\d+)?$", re.IGNORECASE
+)
+_WORD = r"(?:key|token|secret|password|passwd|pwd|sig|signature|credential|auth)"
+_IN_ADDRESSES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"://[^/\s\"'<>@]*@(?:[^/\s\"'<>@]*@)*"), f"://{MASK}@"),
+    (re.compile(rf"([?&;][\w.-]{{0,40}}?{_WORD}=)[^&\s\"'<>#;]+", re.IGNORECASE), rf"\1{MASK}"),
+)
+_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
+    *_IN_ADDRESSES,
+    (
+        re.compile(
+            r"((?:authorization|api[-_ ]?key|subscription-key|security-token)[\"']?\s*[:=]\s*[\"']?"
+            r"(?:(?:bearer|basic|token)\s+)?)(?=\S{0,200}\d)[^\s\"',;&]{8,}",
+            re.IGNORECASE,
+        ),
+        rf"\1{MASK}",
+    ),
+    (re.compile(r"(\bbearer\s+)(?=\S{0,200}\d)[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1{MASK}"),
+    (
+        re.compile(
+            r"\b(?:sk|pk|rk|gsk|hf|xai|gh[opsu]|pplx|nvapi|r8)[-_](?:\w{2,8}-){0,2}(?=[\w-]{0,40}\d)[A-Za-z0-9]{16,}[\w-]*"
+        ),
+        MASK,
+    ),
+    (re.compile(r"\bAIza[\w-]{30,}|\bAKIA[A-Z0-9]{16}|\beyJ[\w-]{10,}\.[\w-]+\.[\w-]*"), MASK),
+)
+
+
+class Secrets:
+    """Values to be found in texts; those shorter than :data:`SHORTEST` are left out."""
+
+    def __init__(self, values: Iterable[str]) -> None:
+        self._pieces: dict[int, set[str]] = {}  # by their length
+        for form in {form for value in values if len(value) >= SHORTEST for form in _forms(value)}:
+            length = min(len(form), FRAGMENT)
+            self._pieces.setdefault(length, set()).update(_runs(form, length))
+
+    def scrub(self, text: str) -> str:
+        """``text`` with :data:`MASK` for every value, or piece of :data:`FRAGMENT` characters of one, in any form."""
+        spans = [*self._find(text.translate(_FOLD))]
+        if self._pieces and _ESCAPE.search(text):
+            plain, places = _decoded(text)
+            spans += [(places[start][0], places[end - 1][1]) for start, end in self._find(plain.translate(_FOLD))]
+        return _masked(text, sorted(spans)) if spans else text
+
+    def _find(self, folded: str) -> Iterator[tuple[int, int]]:
+        for length, pieces in self._pieces.items():
+            for start, run in enumerate(_runs(folded, length)):
+                if run in pieces:
+                    yield start, start + length
+
+
+def without_shapes(text: str) -> str:
+    """``text`` without what looks like a secret in an address or a header, whoever it belongs to."""
+    return _replaced(text, _SHAPES)
+
+
+def bare(address: str) -> str:
+    """An address without its user and password, and without the keys among its parameters."""
+    return _replaced(address, _IN_ADDRESSES)
+
+
+def secrets_of(environ: Mapping[str, str]) -> set[str]:
+    """The values of an environment that are secrets, by the names of their variables, and the passwords in addresses.
+
+    Left out are short ones, plain words, and names of files that hold a secret.
+    """
+    named = {part.strip() for name, value in environ.items() if _NAMES.search(name) for part in _parts(name, value)}
+    found = {value for value in named if not (value.isalpha() and len(value) < 16) and not os.path.exists(value)}
+    for value in environ.values():
+        for password in re.findall(r"://[^/\s:@]*:([^/\s]+)@", value):
+            found |= {password, unquote(password)}
+    return {value for value in found if len(value) >= SHORTEST}
+
+
+class _Known:
+    """What this process knows to be secret."""
+
+    def __init__(self) -> None:
+        self._values: set[str] = set()
+        self._secrets: Secrets | None = None
+
+    def add(self, values: Iterable[str]) -> None:
+        self._values.update(values)
+        self._secrets = None
+
+    def secrets(self) -> Secrets:
+        if self._secrets is None:
+            self._secrets = Secrets(self._values | secrets_of(os.environ))
+        return self._secrets
+
+
+_known = _Known()
+
+
+def remember(values: Iterable[str]) -> None:
+    """Make :func:`clean` look for these, too."""
+    _known.add(values)
+
+
+def clean(text: str) -> str:
+    """``text`` for people and logs: without any secret known to this process, or that looks like one."""
+    return without_shapes(_known.secrets().scrub(text))
+
+
+class Guarded:
+    """A stream, which stderr is replaced by: whatever is written, by whichever library, is cleaned first."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(clean(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _replaced(text: str, patterns: Iterable[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, replacement in patterns:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _parts(name: str, value: str) -> list[str]:
+    return value.split(",") if name.upper().endswith("KEYS") else [value]
+
+
+def _forms(value: str) -> Iterator[str]:
+    """``value`` as it may stand in a folded text; in base64 the characters that belong to it alone."""
+    yield value.translate(_FOLD)
+    yield _decoded(value)[0].translate(_FOLD)
+    data = value.encode()
+    for before in range(3):  # bytes of something else that share its first group of three
+        text = base64.b64encode(bytes(before) + data).decode()
+        first, end = -(-8 * before // 6), 8 * (before + len(data)) // 6
+        yield text[first:end].translate(_FOLD)
+
+
+def _runs(text: str, length: int) -> Iterator[str]:
+    return (text[i : i + length] for i in range(len(text) - length + 1))
+
+
+def _decoded(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """``text`` with escapes undone and line breaks closed, and where in ``text`` each of its characters stands."""
+    pieces: list[str] = []
+    places: list[tuple[int, int]] = []
+    at = 0
+    for escape in _ESCAPE.finditer(text):
+        start, end = escape.span()
+        pieces += [text[at:start], char := _unescaped(escape[0])]
+        places += [(i, i + 1) for i in range(at, start)] + [(start, end)] * len(char)
+        at = end
+    places += [(i, i + 1) for i in range(at, len(text))]
+    return "".join([*pieces, text[at:]]), places
+
+
+def _unescaped(escape: str) -> str:
+    if escape[0] == "%":
+        return chr(int(escape[1:], 16))
+    if escape[:2] == "\\u":
+        return chr(int(escape[2:], 16))
+    return escape[1] if escape[0] == "\\" and escape[1] not in "rn" else ""
+
+
+def _masked(text: str, spans: list[tuple[int, int]]) -> str:
+    """``text`` with one mask for each stretch covered by ``spans``, which are in order."""
+    kept: list[str] = []
+    at, covered = 0, -1  # covered: the end of the stretch being masked
+    for start, end in spans:
+        if start > covered:
+            kept += [text[at:start], MASK]
+        covered = at = max(covered, end)
+    return "".join([*kept, text[at:]])
