@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
+import io
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from memskill_cli import files
+
+from .saboteur import Saboteur
 
 
 def test_a_torn_line_is_owed_again_and_harms_no_other(tmp_path: Path) -> None:
@@ -16,6 +22,37 @@ def test_a_torn_line_is_owed_again_and_harms_no_other(tmp_path: Path) -> None:
         file.write(b'{"n": 2, "te')  # killed here
     files.append_line(log, {"n": 3})
     assert [row["n"] for row in files.read_jsonl(log)] == [1, 3]
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Saboteur]:
+    """Half of the next write to ``log.jsonl`` fits, and nothing of one to ``state.json``."""
+    for module, name in ((builtins, "open"), (io, "open"), (os, "open")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # so that it is put back
+    saboteur = Saboteur("ENOSPC half write log.jsonl 2; ENOSPC before write state.json 2")
+    saboteur.install()
+    yield saboteur
+
+
+def test_a_line_torn_by_a_full_disk_is_mended_by_the_next(tmp_path: Path, full_disk: Saboteur) -> None:
+    log = tmp_path / "log.jsonl"
+    files.append_line(log, {"n": 1})
+    with pytest.raises(OSError, match="No space") as caught:
+        files.append_line(log, {"n": 2})
+    assert caught.value.filename == str(log), "what a failed write does not say by itself"
+    assert not log.read_bytes().endswith(b"\n")
+    files.append_line(log, {"n": 3})
+    assert [row["n"] for row in files.read_jsonl(log)] == [1, 3]
+
+
+def test_a_full_disk_is_said_of_the_file_that_was_meant(tmp_path: Path, full_disk: Saboteur) -> None:
+    goal = tmp_path / "state.json"
+    files.write_json(goal, {"old": True})
+    with pytest.raises(OSError, match="No space") as caught:
+        files.write_json(goal, {"new": True})
+    assert caught.value.filename == str(goal)
+    assert goal.read_bytes() == files.to_json({"old": True}, pretty=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
 
 def test_a_failed_rewrite_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
