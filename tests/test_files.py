@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,13 @@ def test_a_torn_line_is_owed_again_and_harms_no_other(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Saboteur]:
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Saboteur:
     """Half of the next write to ``log.jsonl`` fits, and nothing of one to ``state.json``."""
     for module, name in ((builtins, "open"), (io, "open"), (os, "open")):
         monkeypatch.setattr(module, name, getattr(module, name))  # so that it is put back
     saboteur = Saboteur("ENOSPC half write log.jsonl 2; ENOSPC before write state.json 2")
     saboteur.install()
-    yield saboteur
+    return saboteur
 
 
 def test_a_line_torn_by_a_full_disk_is_mended_by_the_next(tmp_path: Path, full_disk: Saboteur) -> None:
