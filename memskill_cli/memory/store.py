@@ -3,13 +3,17 @@
 A bank is two collections, one a space, with a document, a vector and the metadata of each item (``order``, where it
 comes from, and its history as JSON), so that any Chroma client can read and search it. A third holds what was deleted.
 Facts about the bank are metadata of its ``state`` collection, and are written last: without them it isn't there.
+
+What a bank holds can always be made again, from model calls that are cached. So one that is damaged counts as not
+there, and a folder whose database is damaged is set aside; both with a notice.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -53,18 +57,24 @@ class _Row(NamedTuple):
     vector: np.ndarray
 
 
+class _DamagedError(Exception):
+    """A bank is not what was written."""
+
+
 class MemoryStore:
     """Memory banks in a folder, or on a Chroma server given by its URL. One process at a time may have a folder open.
 
-    MemoryBankError: the place can't be opened, or Chroma failed later on.
+    ``notice`` is told of damage. MemoryBankError: the place can't be opened, or Chroma failed later on.
     """
 
-    def __init__(self, location: Path | str) -> None:
-        self._location = str(location)
+    def __init__(self, location: Path | str, notice: Callable[[str], None] = lambda text: None) -> None:
+        self._location, self._notice = str(location), notice
         self._hint = "see that the folder can be written, and the disk is not full"
         if "://" in self._location:
             self._hint = "see that a Chroma server runs there: chroma run --path FOLDER --port PORT"
         with self._failing("opened"):
+            if "://" not in self._location:
+                _prepare(Path(location), notice)
             self._client = _connect(self._location)
 
     def __enter__(self) -> MemoryStore:
@@ -92,7 +102,12 @@ class MemoryStore:
             heads["state"].modify(metadata=_head(bank))
 
     def read(self, bank_id: str) -> StoredBank | None:
-        """The bank of this id as it was written; None if there is none, or none that was written to its end."""
+        """The bank of this id as it was written; None if there is none, or none that was written to its end.
+
+        One that is not as it was written is told of, and is none either.
+        """
+        from chromadb.errors import ChromaError
+
         with self._failing(f"read (bank {bank_id})"):
             collection = self._find(bank_id, "state")
             head = (collection and collection.metadata) or {}
@@ -100,9 +115,18 @@ class MemoryStore:
                 return None
             if head["format"] != FORMAT:
                 raise MemoryBankError(f"memory bank {bank_id} has format {head['format']}, this program reads {FORMAT}")
-            rows = {space: self._rows(bank_id, space, head["items"]) for space in SPACES}
-            deleted = self._rows(bank_id, "deleted", head["deleted"]) if head["deleted"] else []
-        return StoredBank(
+            try:
+                return self._whole(bank_id, head)
+            except (_DamagedError, ChromaError, LookupError, TypeError, ValueError) as error:
+                what = f"memory bank {bank_id} in {self._location} is damaged ({_line(error)})"
+                self._notice(f"{what}: it is built again, from replies that are cached")
+                return None
+
+    def _whole(self, bank_id: str, head: Mapping[str, Any]) -> StoredBank:
+        """All of a bank, unless it is other than what its head says."""
+        rows = {space: self._rows(bank_id, space, head["items"]) for space in SPACES}
+        deleted = self._rows(bank_id, "deleted", head["deleted"]) if head["deleted"] else []
+        bank = StoredBank(
             bank_id,
             orjson.loads(head["complete"]),
             head["next_number"],
@@ -110,6 +134,9 @@ class MemoryStore:
             [row.item for row in deleted],
             {space: _stack([row.vector for row in rows[space]]) for space in SPACES},
         )
+        if head.get("sha256", _digest(bank)) != _digest(bank):  # banks of earlier versions have none
+            raise _DamagedError("it does not hold what was written")
+        return bank
 
     def _drop(self, bank_id: str) -> None:
         # The state collection first: it is what says that the bank is there.
@@ -147,10 +174,7 @@ class MemoryStore:
     def _rows(self, bank_id: str, part: str, expected: int) -> list[_Row]:
         collection = self._find(bank_id, part)
         if collection is None or collection.count() != expected:
-            raise MemoryBankError(
-                f"{self._location}: memory bank {bank_id} is damaged: items of its {part} part are missing",
-                hint="remove that folder; what it held is built again from cached model calls",
-            )
+            raise _DamagedError(f"items of its {part} part are missing")
         size = self._client.get_max_batch_size()
         rows: list[_Row] = []
         for start in range(0, expected, size):
@@ -166,8 +190,37 @@ class MemoryStore:
         except MemoryBankError:
             raise
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise MemoryBankError(f"{self._location}: memory could not be {what}: {reason}", hint=self._hint) from error
+            raise MemoryBankError(
+                f"{self._location}: memory could not be {what}: {_line(error)}", hint=self._hint
+            ) from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _prepare(folder: Path, notice: Callable[[str], None]) -> None:
+    """Make ``folder``, or set it aside and make a new one if its database is damaged."""
+    database = folder / "chroma.sqlite3"
+    if database.exists() and (fault := _fault(database)):
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.damaged-{number}")).exists():
+            number += 1
+        folder.rename(aside)
+        notice(f"the memory in {folder} was damaged ({fault}): it is now {aside}, and a new one is begun")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _fault(database: Path) -> str:
+    """What is broken in an SQLite file, "" if nothing is."""
+    with closing(sqlite3.connect(database)) as opened:
+        try:
+            ((found,),) = opened.execute("PRAGMA quick_check(1)").fetchall()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                return str(error)
+            raise
+    return "" if found == "ok" else str(found)
 
 
 def _connect(location: str) -> ClientAPI:
@@ -176,7 +229,6 @@ def _connect(location: str) -> ClientAPI:
 
     settings = Settings(anonymized_telemetry=False)
     if "://" not in location:
-        Path(location).mkdir(parents=True, exist_ok=True)
         return chromadb.PersistentClient(location, settings=settings)
     url = urlsplit(location)
     secure = url.scheme == "https"
@@ -199,7 +251,17 @@ def _head(bank: StoredBank) -> dict[str, Any]:
         "deleted": len(bank.deleted),
         "next_number": bank.next_number,
         "complete": orjson.dumps(bank.complete).decode(),
+        "sha256": _digest(bank),
     }
+
+
+def _digest(bank: StoredBank) -> str:
+    """Of all that is in a bank."""
+    facts = (bank.complete, bank.next_number, bank.items, bank.deleted)
+    sha = hashlib.sha256(orjson.dumps(facts, option=orjson.OPT_SORT_KEYS))
+    for space in SPACES:
+        sha.update(np.ascontiguousarray(bank.vectors[space], "<f4").tobytes())
+    return sha.hexdigest()
 
 
 def _metadata(item: MemoryItem, order: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,12 +156,81 @@ def test_a_bank_whose_saving_was_cut_short_is_not_opened_and_others_survive(tmp_
         assert_same(MemoryBank.open("half", store), again)
 
 
-def test_a_bank_with_missing_items_is_named(store):
-    filled("a", store).save()
-    name = next(c.name for c in store._client.list_collections() if c.name.endswith("-retrieval"))
-    store._client.get_collection(name, embedding_function=None).delete(ids=["m000001"])
-    with pytest.raises(MemoryBankError, match=r"bank a is damaged.*retrieval"):
-        MemoryBank.open("a", store)
+def _collection(store: MemoryStore, part: str) -> Any:
+    name = next(c.name for c in store._client.list_collections() if c.name.endswith(f"-{part}"))
+    return store._client.get_collection(name, embedding_function=None)
+
+
+def _an_item_less(store: MemoryStore) -> None:
+    _collection(store, "retrieval").delete(ids=["m000001"])
+
+
+def _another_text(store: MemoryStore) -> None:
+    collection = _collection(store, "state")
+    vectors = collection.get(ids=["m000001"], include=["embeddings"])["embeddings"]
+    collection.update(ids=["m000001"], documents=["what nobody said"], embeddings=vectors)
+
+
+def _another_vector(store: MemoryStore) -> None:
+    _collection(store, "retrieval").update(ids=["m000001"], embeddings=[[1.0] + [0.0] * (RETRIEVAL_DIM - 1)])
+
+
+def _another_history(store: MemoryStore) -> None:
+    _collection(store, "state").update(ids=["m000001"], metadatas=[{"history": "[]"}])
+
+
+def _no_history(store: MemoryStore) -> None:
+    _collection(store, "state").update(ids=["m000001"], metadatas=[{"history": "{"}])
+
+
+def _a_part_less(store: MemoryStore) -> None:
+    store._client.delete_collection(_collection(store, "deleted").name)
+
+
+@pytest.mark.parametrize(
+    "damage", [_an_item_less, _another_text, _another_vector, _another_history, _no_history, _a_part_less]
+)
+def test_a_damaged_bank_is_told_of_and_made_anew(tmp_path, damage):
+    told: list[str] = []
+    with MemoryStore(tmp_path / "memory", told.append) as store:
+        bank = filled("a", store)
+        bank.save()
+        assert_same(MemoryBank.open("a", store), bank)
+        damage(store)
+        assert MemoryBank.open("a", store) is None, "nothing wrong is taken for memory"
+        (notice,) = told
+        assert "memory bank a in" in notice
+        assert "damaged" in notice
+        assert "\n" not in notice
+        bank.save()
+        assert_same(MemoryBank.open("a", store), bank)
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _smear(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    for place in range(4096, len(content), 4096):
+        content[place : place + 100] = b"?" * 100
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_cut, _smear, lambda file: file.write_bytes(b"no database" * 1000)])
+def test_a_damaged_folder_is_set_aside(tmp_path, damage):
+    folder, told = tmp_path / "memory", list[str]()
+    with MemoryStore(folder) as store:
+        filled("a", store).save()
+    damage(folder / "chroma.sqlite3")
+    with MemoryStore(folder, told.append) as store:
+        assert MemoryBank.open("a", store) is None
+        bank = filled("a", store)
+        bank.save()
+        assert_same(MemoryBank.open("a", store), bank)
+    (notice,) = told
+    assert f"it is now {folder}.damaged-1" in notice
+    assert (tmp_path / "memory.damaged-1" / "chroma.sqlite3").exists()
 
 
 def test_chroma_alone_can_read_a_bank(store):
@@ -173,14 +243,11 @@ def test_chroma_alone_can_read_a_bank(store):
     assert collection.metadata["bank_id"] == "a"
 
 
-@pytest.mark.parametrize("kind", ["file", "broken", "nobody"])
+@pytest.mark.parametrize("kind", ["file", "nobody"])
 def test_a_place_that_cannot_be_used_is_an_error_with_a_hint(tmp_path, kind):
     location: Path | str = tmp_path / "memory"
     if kind == "file":
         location.write_text("a file")
-    elif kind == "broken":
-        location.mkdir()
-        (location / "chroma.sqlite3").write_bytes(b"no database" * 1000)
     else:
         location = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(MemoryBankError, match=str(location)) as caught:

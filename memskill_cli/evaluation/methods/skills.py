@@ -35,7 +35,8 @@ class Written(Method):
     _store: MemoryStore
 
     async def open(self) -> None:
-        self._store = await asyncio.to_thread(MemoryStore, self.site.settings.memory.server or self.site.folder)
+        place = self.site.settings.memory.server or self.site.folder
+        self._store = await asyncio.to_thread(MemoryStore, place, self.site.notice)
 
     async def aclose(self) -> None:
         self._store.close()
