@@ -98,6 +98,12 @@ class GameError(MemskillError):
         self.kind = kind
 
 
+class StoppedError(MemskillError):
+    """A signal asked for an early end. What was done is kept and the command can go on."""
+
+    exit_code = 130
+
+
 class BudgetExceededError(MemskillError):
     """The next call would go past ``--max-cost``. What was paid for is kept and the run can go on."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import platformdirs
 
+from memskill_cli import stopping
 from memskill_cli.agent.actor import Playground, chars_that_fit
 from memskill_cli.config import EMBEDDED, Config
 from memskill_cli.llm.cache import ResponseCache
@@ -55,6 +56,13 @@ def games_of(dataset: str, data_dir: Path, split: str) -> Path | None:
     return games_root(load_manifest(dataset, data_dir), split)
 
 
+def check_access(settings: Config, access: Access) -> None:
+    """Raise now, before a run is made, what its first call would: of a keys file, a missing key, a model's name."""
+    keys = KeyRing.collect(access.api_keys, access.keys_file)
+    for role in ROLES:
+        keys.deployments(role, getattr(settings.models, role), settings.models.api_base)
+
+
 @asynccontextmanager
 async def services(
     settings: Config,
@@ -82,7 +90,8 @@ async def services(
         cache = stack.enter_context(closing(ResponseCache(access.cache, notice=notice)))
         spaces = _spaces(settings, access, keys, ledger, notice, stack)
         gateway = Gateway(settings.models, settings.limits, keys=keys, ledger=ledger, cache=cache, notice=notice)
-        stack.push_async_callback(gateway.aclose)
+        stack.push_async_callback(lambda: stopping.to_the_end(gateway.aclose()))
+        stack.enter_context(stopping.first(gateway.hold))
         playground = await stack.enter_async_context(_playground(settings, gateway, games, notice)) if games else None
         world = World(gateway, spaces, settings.memory, settings.reward, settings.dataset, playground)
         yield Services(world, ledger)
@@ -99,7 +108,8 @@ async def _playground(
     pool = GamePool(games, workers=how.workers, deadline=how.deadline, notice=notice)
     room = chars_that_fit(gateway.window("answer"), settings.models.answer_max_tokens)
     try:
-        yield Playground(pool, how.steps, how.query, room)
+        with stopping.last(pool.kill_now):
+            yield Playground(pool, how.steps, how.query, room)
     finally:
         await pool.aclose()
 

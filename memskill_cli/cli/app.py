@@ -22,7 +22,7 @@ from typing import Annotated
 
 import typer
 
-from memskill_cli import __version__
+from memskill_cli import __version__, redaction, stopping
 from memskill_cli.cli.eval import eval_
 from memskill_cli.cli.evolve import evolve
 from memskill_cli.cli.inspect_skills import inspect_skills
@@ -73,7 +73,8 @@ def _root(
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command that was typed, and leave with its exit code."""
+    sys.stderr = redaction.Guarded(sys.stderr)
     # Threads that spin while they wait make torch and llama.cpp ten times slower on a busy machine; telemetry
     # and progress bars of libraries are not ours to show.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -81,4 +82,10 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    sys.exit(app())
+    code = 0
+    try:
+        app()
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else 0
+    stopping.leave(code)
+    sys.exit(code)

@@ -10,13 +10,16 @@ from __future__ import annotations
 import errno
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memskill_cli.errors import MemskillError
+from memskill_cli import stopping
+from memskill_cli.errors import BudgetExceededError, MemskillError, StoppedError, UsageError
+from memskill_cli.redaction import clean
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -55,8 +58,14 @@ class Console:
 
         self.json = json
         self.quiet = quiet
+        self.resumable = False
         self._out: RichConsole = RichConsole(highlight=False)
         self._err: RichConsole = RichConsole(stderr=True, highlight=False)
+
+    def goes_on_with(self, command: str) -> None:
+        """From here on, whatever ends the command early, ``command`` goes on with it."""
+        self.resumable = True
+        stopping.goes_on_with(command)
 
     def notice(self, text: str) -> None:
         """Something worth knowing; not shown with ``--quiet``. ``text`` is plain, not markup."""
@@ -143,12 +152,21 @@ def console(json: bool, quiet: bool, debug: bool) -> Iterator[Console]:
         raise
     except BaseException as error:
         if debug:
-            out._err.print_exception(show_locals=False)
+            # rich breaks tracebacks into lines and boxes, and so would it a key that is to be found in them
+            out._err.print(safe(clean("".join(traceback.format_exception(error)))), soft_wrap=True)
         line, hint, code = explain(error)
         out._err.print(f"[bold red]error:[/bold red] {safe(line)}", soft_wrap=True)
-        if hint:
-            out._err.print(f"  [dim]→[/dim] {safe(hint)}", soft_wrap=True)
+        next_steps = [hint, stopping.again() if _goes_on(out, code) else ""]
+        for step in filter(None, next_steps):
+            out._err.print(f"  [dim]→[/dim] {safe(step)}", soft_wrap=True)
         raise typer.Exit(code) from None
+
+
+def _goes_on(out: Console, code: int) -> bool:
+    """Whether there is something to go on with: a training that has begun, or whatever was stopped in good order."""
+    return code in (StoppedError.exit_code, BudgetExceededError.exit_code) or (
+        out.resumable and code != UsageError.exit_code
+    )
 
 
 def explain(error: BaseException) -> tuple[str, str, int]:
@@ -156,7 +174,7 @@ def explain(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, MemskillError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", "what was done is kept: the same command goes on (train: with --resume)", 130
+        return "interrupted", "", StoppedError.exit_code
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error.filename or 'while writing'})", "free some space and run it again", 1
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):

@@ -82,13 +82,13 @@ def eval_(
     --max-cost holds for each of them.
     """
     with console(json, quiet, debug) as out:
-        import asyncio
-
+        from memskill_cli import stopping
         from memskill_cli.cli import eval_tables
         from memskill_cli.cli.prepare import ensure_prepared
         from memskill_cli.datasets.base import load_manifest
         from memskill_cli.evaluation import alfworld, launch, task
         from memskill_cli.runs.run_dir import RunDir, find_run
+        from memskill_cli.services import check_access
 
         names = task.method_names(method)
         path = find_run(runs_dir, run, trained=True)
@@ -100,12 +100,13 @@ def eval_(
         split = split or task.default_split(settings.dataset)
         splits = task.splits_of(manifest, f"{split}-{variant}" if variant else split)
         tasks = task.tasks_of(manifest, splits, names, limit, include_abstention)
+        access = o.access_of(ctx.params, out.warn)
+        check_access(settings, access)
         opened = launch.open_run(runs_dir, run, settings, tasks[0].data_digest)
         with Bars(out) as bars:
             progress = launch.Progress(bars.begin, out.notice)
-            access = o.access_of(ctx.params)
             work = launch.evaluate(opened, tasks, settings, checkpoint, data_dir, access, progress)
-            summaries = asyncio.run(work)
+            summaries = stopping.run(work, out.notice)
         if len(summaries) == 1:
             out.result(summaries[0], *eval_tables.one(summaries[0]))
         else:

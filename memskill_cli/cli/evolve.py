@@ -54,8 +54,7 @@ def evolve(
     and after; --dry-run only shows it.
     """
     with console(json, quiet, debug) as out:
-        import asyncio
-
+        from memskill_cli import stopping
         from memskill_cli.errors import RunError, UsageError
         from memskill_cli.evaluation.launch import Progress
         from memskill_cli.runs.run_dir import RunDir, find_run
@@ -71,8 +70,9 @@ def evolve(
         settings = o.settings_of(ctx.params, "train", opened.settings())
         with Bars(out) as bars:
             request = Request(cycles, from_eval, dry_run, judge_on)
-            access = o.access_of(ctx.params)
-            made = asyncio.run(work(opened, settings, data_dir, access, request, Progress(bars.begin, out.notice)))
+            access = o.access_of(ctx.params, out.warn)
+            cycles_made = work(opened, settings, data_dir, access, request, Progress(bars.begin, out.notice))
+            made = stopping.run(cycles_made, out.notice)
         parts = [part for cycle in made for part in _shown(cycle)]
         out.result({"run": opened.name, "dry_run": dry_run, "cycles": [_facts(cycle) for cycle in made]}, *parts)
         if any(cycle.stage.change for cycle in made):

@@ -70,13 +70,15 @@ def train(
     moment, the same command with --resume goes on.
     """
     with console(json, quiet, debug) as out:
-        import asyncio
-
+        from memskill_cli import stopping
+        from memskill_cli.cli import again
         from memskill_cli.cli.prepare import ensure_prepared
         from memskill_cli.reports.hooks import report_run
         from memskill_cli.runs.trackers import require
+        from memskill_cli.services import check_access
         from memskill_cli.training import launch
 
+        access = o.access_of(ctx.params, out.warn)
         if resume:
             opened = launch.reopen(runs_dir, run, data_dir)
             before = opened.settings()
@@ -86,15 +88,16 @@ def train(
             settings = o.settings_of(ctx.params, "train")
             require(settings.tracker)
             ensure_prepared(out, settings.dataset, data_dir)
+            check_access(settings, access)
             opened = launch.start(runs_dir, run, settings, data_dir, init_skills)
             finished = False
+        out.goes_on_with(again.training(opened.name, ctx))
         if finished:
             out.notice(f"run {opened.name} is finished and does nothing more; --outer-epochs N makes it longer")
             report_run(opened.path, out.notice)
         else:
-            access = o.access_of(ctx.params)
             with Bar(out) as progress:
-                asyncio.run(launch.train(opened, settings, data_dir, access, progress))
+                stopping.run(launch.train(opened, settings, data_dir, access, progress), out.notice)
         show(out, opened)
         flag = f" --runs-dir {runs_dir}" if runs_dir != Path("runs") else ""
         out.next_command(f"memskill eval --dataset {settings.dataset} --run {opened.name}{flag}")
@@ -170,7 +173,7 @@ def show(out: Console, run: RunDir) -> None:
         {
             "run": run.name,
             "folder": str(run.path),
-            "status": run.manifest().status,
+            "status": run.status,
             "inner_epochs": len(rows),
             "stages": [{"stage": s.number, "reward": s.reward, "is_best": s.is_best, "kept": s.kept} for s in found],
             "best_checkpoint": str(run.checkpoints / f"{champion.checkpoint:06d}") if champion else None,

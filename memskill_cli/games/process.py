@@ -81,7 +81,9 @@ class Worker:
     async def _reply(self, deadline: float, game: str) -> Any:
         assert self._process.stdout is not None
         try:
-            line = await asyncio.wait_for(self._process.stdout.readline(), deadline)
+            # not wait_for, which in Python 3.11 may swallow that this task is cancelled
+            async with asyncio.timeout(deadline):
+                line = await self._process.stdout.readline()
         except TimeoutError:
             await self.kill()
             raise GameError(f"{game}: no reply within {deadline:g} s, so its process was killed", kind="hung") from None
@@ -107,8 +109,12 @@ class Worker:
 
     async def kill(self) -> None:
         """End the process and whatever it started, stopped or busy as it may be."""
+        self.kill_now()
+        await self._process.wait()
+
+    def kill_now(self) -> None:
+        """The same, without seeing it end."""
         self.usable = False
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
                 os.killpg(self._process.pid, signal.SIGKILL)
-        await self._process.wait()

@@ -14,7 +14,9 @@ from typing import Any
 import orjson
 
 from memskill_cli import __version__, config, files
-from memskill_cli.errors import RunError, RunLockedError
+from memskill_cli.errors import RunError
+from memskill_cli.locks import is_held, locked
+from memskill_cli.redaction import clean
 
 FORMAT = 1
 UNTRAINED = "untrained"
@@ -54,21 +56,32 @@ class RunDir:
 
     @classmethod
     def create(
-        cls, runs_dir: Path, name: str, settings: config.Config, data_digest: str, status: str = "new"
+        cls,
+        runs_dir: Path,
+        name: str,
+        settings: config.Config,
+        data_digest: str,
+        status: str = "new",
+        fill: Callable[[RunDir], None] = lambda run: None,
     ) -> RunDir:
-        """Make the directory. Raises RunError if the name is taken or is no plain folder name."""
+        """Make the directory; ``fill`` puts more into it. It is a run once it has its manifest, which comes last.
+
+        Raises RunError if the name is taken or is no plain folder name.
+        """
         run = cls(runs_dir / name)
         if Path(name).name != name or name in ("", ".", ".."):
             raise RunError(f"{name!r} cannot name a run: it must be a plain folder name")
-        if (run.path / "run.json").exists():
-            raise RunError(
-                f"run {name} exists already",
-                hint=f"go on with it: memskill train --run {name} --resume; or choose another --run",
-            )
-        (run.path / "logs").mkdir(parents=True, exist_ok=True)
-        run.write_config(settings)
-        now = _now()
-        run._write(Manifest(FORMAT, __version__, settings.dataset, data_digest, settings.seed, status, now, now))
+        with run.owned():
+            if (run.path / "run.json").exists():
+                raise RunError(
+                    f"run {name} exists already",
+                    hint=f"go on with it: memskill train --run {name} --resume; or choose another --run",
+                )
+            (run.path / "logs").mkdir(exist_ok=True)
+            run.write_config(settings)
+            fill(run)
+            now = _now()
+            run._write(Manifest(FORMAT, __version__, settings.dataset, data_digest, settings.seed, status, now, now))
         return run
 
     @classmethod
@@ -89,6 +102,12 @@ class RunDir:
         except (OSError, orjson.JSONDecodeError, TypeError) as error:
             raise RunError(f"{file}: not a run's manifest: {error}") from None
 
+    @property
+    def status(self) -> str:
+        """The manifest's, but of a run that was killed ``paused``: one that nobody owns is not running."""
+        status = self.manifest().status
+        return "paused" if status == "running" and not is_held(self.path) else status
+
     def set_status(self, status: str) -> None:
         self._write(replace(self.manifest(), status=status, updated=_now()))
 
@@ -105,7 +124,7 @@ class RunDir:
         with self.log.open("a", encoding="utf-8") as file:
 
             def log(text: str) -> None:
-                print(f"{_now()} {os.getpid()} {text}", file=file, flush=True)
+                print(f"{_now()} {os.getpid()} {clean(text)}", file=file, flush=True)
 
             def tell(text: str) -> None:
                 log(text)
@@ -119,38 +138,12 @@ class RunDir:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Own the run while the block lasts. Raises RunLockedError with the holder's pid at once if another does.
-
-        The lock is the operating system's, so that of a process that died is gone with it.
-        """
+        """Own the run while the block lasts. Raises RunLockedError with the holder's pid at once if another does."""
         with locked(self.path, f"run {self.name}"):
             yield
 
     def _write(self, manifest: Manifest) -> None:
         files.write_json(self.path / "run.json", asdict(manifest))
-
-
-@contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Own ``folder`` (``what`` in messages) while the block lasts; RunLockedError at once if another process does."""
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    owner = folder / ".owner"
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        pid = owner.read_text("utf-8").strip() if owner.exists() else "unknown"
-        raise RunLockedError(
-            f"{what} is in use by process {pid}", hint=f"wait for it, or stop it with: kill {pid}"
-        ) from None
-    try:
-        files.write_atomic(owner, f"{os.getpid()}\n")
-        yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
 
 
 def find_run(runs_dir: Path, name: str | None, *, trained: bool = False) -> Path | None:
@@ -171,8 +164,11 @@ def find_run(runs_dir: Path, name: str | None, *, trained: bool = False) -> Path
     return max(able, key=lambda run: (_created(run), run.name), default=None)
 
 
-def new_name(dataset: str) -> str:
-    return f"{dataset}-{datetime.now():%Y%m%d-%H%M%S}"
+def new_name(runs_dir: Path, dataset: str) -> str:
+    """A name that no run has: what is trained, and when it was begun."""
+    name = f"{dataset}-{datetime.now():%Y%m%d-%H%M%S}"
+    names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
+    return next(free for free in names if not (runs_dir / free).exists())
 
 
 def _created(run: Path) -> str:

@@ -42,10 +42,13 @@ def start(runs_dir: Path, name: str | None, settings: Config, data_dir: Path, sk
             hint=f"train on locomo, then see how it transfers: memskill eval --dataset {settings.dataset}",
         )
     bank = import_bank(skills) if skills is not None else seed_bank(noop=settings.controller.noop_seed)
-    run = RunDir.create(runs_dir, name or new_name(settings.dataset), settings, manifest.digest_of("train"))
-    stages.write(run.stages, stages.Stage(0, bank))
-    bank.save(run.skill_bank)
-    return run
+
+    def fill(run: RunDir) -> None:
+        stages.write(run.stages, stages.Stage(0, bank))
+        bank.save(run.skill_bank)
+
+    named = name or new_name(runs_dir, settings.dataset)
+    return RunDir.create(runs_dir, named, settings, manifest.digest_of("train"), fill=fill)
 
 
 def reopen(runs_dir: Path, name: str | None, data_dir: Path) -> RunDir:
@@ -117,7 +120,7 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
         finished = False
         try:
             async with services(settings, access, run.usage, "train", notice, games) as opened:
-                bank = stages.read_all(run.stages)[0].bank
+                bank = stages.read(stages.path_of(run.stages, 0)).bank
                 designer = designer_of(opened.world.gateway, settings) if settings.train.evolve else None
                 trainer = Trainer(run, settings, opened.world, opened.ledger, curriculum, bank, designer, Watcher())
                 trainer.resume()
