@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from memskill_cli.errors import MemskillError
 
 _JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
@@ -64,6 +66,18 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(row, dict):
                 yield row
+
+
+@contextmanager
+def at_last(work: Callable[[], None]) -> Iterator[None]:
+    """Do ``work`` when the block ends, however it ends; if by an error, failing too does not hide that one."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError, MemskillError):
+            work()
+        raise
+    work()
 
 
 def sync_folder(folder: Path) -> None:

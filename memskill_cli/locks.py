@@ -33,10 +33,10 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         raise _in_use(folder, what) from None
     owner = folder / OWNER
     try:
-        files.write_atomic(owner, f"{os.getpid()}\n")
-        yield
+        with files.at_last(lambda: owner.unlink(missing_ok=True)):
+            files.write_atomic(owner, f"{os.getpid()}\n")
+            yield
     finally:
-        owner.unlink(missing_ok=True)
         lock.release()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,22 +119,25 @@ class RunDir:
 
     @contextmanager
     def logged(self, notice: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
-        """A ``notice`` that also writes to ``logs/memskill.log``; an error that ends the block is written there too."""
+        """A ``notice`` that also writes to ``logs/memskill.log``; an error that ends the block is written there too.
+
+        A log that cannot be written stops nothing: what matters is in other files, and fails there.
+        """
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("a", encoding="utf-8") as file:
 
-            def log(text: str) -> None:
-                print(f"{_now()} {os.getpid()} {clean(text)}", file=file, flush=True)
+        def log(text: str) -> None:
+            with suppress(OSError), self.log.open("a", encoding="utf-8") as file:
+                print(f"{_now()} {os.getpid()} {clean(text)}", file=file)
 
-            def tell(text: str) -> None:
-                log(text)
-                notice(text)
+        def tell(text: str) -> None:
+            log(text)
+            notice(text)
 
-            try:
-                yield tell
-            except BaseException as error:
-                log(f"ended by {type(error).__name__}: {error}")
-                raise
+        try:
+            yield tell
+        except BaseException as error:
+            log(f"ended by {type(error).__name__}: {error}")
+            raise
 
     @contextmanager
     def owned(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from memskill_cli import files
 from memskill_cli.config import Config, to_dict
 from memskill_cli.datasets.base import PreparedSplit, load_manifest, load_split
 from memskill_cli.errors import DataError, RunError
@@ -118,7 +119,12 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
         run.write_config(settings)
         run.set_status("running")
         finished = False
-        try:
+
+        def end() -> None:
+            run.set_status("finished" if finished else "paused")
+            report_run(run.path, notice)
+
+        with files.at_last(end):
             async with services(settings, access, run.usage, "train", notice, games) as opened:
                 bank = stages.read(stages.path_of(run.stages, 0)).bank
                 designer = designer_of(opened.world.gateway, settings) if settings.train.evolve else None
@@ -129,10 +135,7 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
                     watcher = _logging(progress.begin(trainer.spans_ahead(), notice), trainer, log)
                     trainer.watcher = _reporting(watcher, run, settings.train.inner_epochs, notice)
                     await trainer.train()
-                finished = True
-        finally:
-            run.set_status("finished" if finished else "paused")
-            report_run(run.path, notice)
+            finished = True
 
 
 def _logging(watcher: Watcher, trainer: Trainer, log: Callable[[int, dict[str, Any]], None]) -> Watcher:
