@@ -31,6 +31,8 @@ Debug = Annotated[bool, typer.Option("--debug", envvar="MEMSKILL_DEBUG", help="A
 
 PLAIN_INTERVAL = 5.0
 """Seconds between progress lines when stderr is no terminal."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def safe(text: str) -> str:
@@ -175,16 +177,23 @@ def explain(error: BaseException) -> tuple[str, str, int]:
         return error.message, error.hint, error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", "", StoppedError.exit_code
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full ({error.filename or 'while writing'})", "free some space and run it again", 1
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return (
-            f"cannot write {error.filename}: {error.strerror}",
-            "choose another place with --runs-dir or --data-dir",
-            1,
-        )
+    if isinstance(error, OSError) and error.errno is not None and (told := _of_files(error)):
+        return *told, 1
     return (
         f"unexpected {type(error).__name__}: {error}",
         "this is a defect of memskill; --debug shows where it came from",
         1,
     )
+
+
+def _of_files(error: OSError) -> tuple[str, str] | None:
+    """(line, hint) of what a file system says; None if it is not about a file, and so nothing a person can mend."""
+    if error.errno in FULL:
+        where = f"{error.filename} could not be written" if error.filename else "while writing"
+        return f"the disk is full: {where}", "make room on it, then run it again; nothing that was whole is lost"
+    if error.errno in CLOSED:
+        place = "see that you may write there, or choose another place with --runs-dir, --data-dir or --cache-dir"
+        return f"cannot write {error.filename or 'a file'}: {error.strerror}", place
+    if error.errno == errno.EIO or error.filename:
+        return f"{error.filename or 'a file'}: {error.strerror}", "see to the disk or the folder, then run it again"
+    return None
