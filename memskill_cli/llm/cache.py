@@ -9,10 +9,20 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from memskill_cli.errors import ModelError
 
 _PATIENCE = 30.0  # seconds to wait for another process's write
+_FORMAT = 1
+"""``PRAGMA user_version`` of the file: 0 had replies only, 1 has the bill beside each."""
+
+
+class Stored(NamedTuple):
+    """A reply, and the bill of the call that got it (JSON, "" if none is known)."""
+
+    text: str
+    bill: str = ""
 
 
 class ResponseCache:
@@ -38,20 +48,22 @@ class ResponseCache:
         except sqlite3.DatabaseError:
             self._begin_anew()
 
-    def get(self, key: str) -> str | None:
+    def get(self, key: str) -> Stored | None:
         """The reply stored under ``key``, if there is one."""
         try:
-            row = self._reader.execute("SELECT text FROM replies WHERE key = ?", (key,)).fetchone()
+            row = self._reader.execute("SELECT text, bill FROM replies WHERE key = ?", (key,)).fetchone()
         except sqlite3.DatabaseError as error:
             self._failed(error)
             return None
-        return row[0] if row else None
+        return Stored(*row) if row else None
 
-    def put(self, key: str, text: str) -> None:
-        """Store a reply, durably against a crash of the process."""
+    def put(self, key: str, text: str, bill: str = "") -> None:
+        """Store a reply and its bill as one, durably against a crash of the process."""
         try:
             with self._lock:
-                self._writer.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, text))
+                self._writer.execute(
+                    "INSERT OR REPLACE INTO replies (key, text, bill) VALUES (?, ?, ?)", (key, text, bill)
+                )
         except sqlite3.DatabaseError as error:
             self._failed(error)
 
@@ -66,8 +78,20 @@ class ResponseCache:
         with contextlib.closing(writer.execute("PRAGMA journal_mode = WAL")):
             pass
         writer.execute("PRAGMA synchronous = NORMAL")
-        writer.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID")
+        if writer.execute("PRAGMA user_version").fetchone()[0] < _FORMAT:
+            self._prepare(writer)
         return self._connect(), writer
+
+    def _prepare(self, writer: sqlite3.Connection) -> None:
+        """A new file, or one of format 0, as it should be; another process may be at it as well."""
+        writer.execute("BEGIN IMMEDIATE")
+        if writer.execute("PRAGMA user_version").fetchone()[0] < _FORMAT:
+            writer.execute(
+                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID"
+            )
+            writer.execute("ALTER TABLE replies ADD COLUMN bill TEXT NOT NULL DEFAULT ''")
+            writer.execute(f"PRAGMA user_version = {_FORMAT}")
+        writer.execute("COMMIT")
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)

@@ -6,7 +6,8 @@ import asyncio
 import functools
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,12 @@ from memskill_cli.config import LimitsConfig, ModelsConfig
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
 
+if TYPE_CHECKING:
+    from memskill_cli.llm.metered import MeteredRouter
+
 _BATCH = 64
+_COMMANDS = 4
+_ROUTERS: dict[Hashable, MeteredRouter] = {}  # of the last few commands of this process (there is one, but in tests)
 
 
 def embed_texts(
@@ -54,18 +60,7 @@ def _background() -> asyncio.AbstractEventLoop:
 async def _embed(
     model: str, texts: list[str], keys: KeyRing, api_base: str, ledger: Ledger, notice: Callable[[str], None]
 ) -> list[list[float]]:
-    from memskill_cli.llm.metered import MeteredRouter
-
-    models, limits = ModelsConfig(), LimitsConfig()
-    router = MeteredRouter(
-        {"embedding": keys.deployments("embedding", model, api_base)},
-        retries=models.retries,
-        timeout=models.timeout,
-        concurrency=limits.concurrency,
-        keys=keys,
-        ledger=ledger,
-        notice=notice,
-    )
+    router = _router(model, keys, api_base, ledger, notice)
 
     async def batch(some: list[str]) -> list[list[float]]:
         call, reply = await router.call("aembedding", "embedding", sum(map(len, some)), input=some)
@@ -79,4 +74,24 @@ async def _embed(
     finally:
         for task in tasks:
             task.cancel()
-        router.close()
+
+
+def _router(model: str, keys: KeyRing, api_base: str, ledger: Ledger, notice: Callable[[str], None]) -> MeteredRouter:
+    """One router for all batches of a command: it knows which keys rest, and that a silent server did reply before."""
+    from memskill_cli.llm.metered import MeteredRouter
+
+    name = (model, keys, api_base, ledger, notice)
+    if name not in _ROUTERS:
+        while len(_ROUTERS) >= _COMMANDS:
+            _ROUTERS.pop(next(iter(_ROUTERS))).close()
+        models, limits = ModelsConfig(), LimitsConfig()
+        _ROUTERS[name] = MeteredRouter(
+            {"embedding": keys.deployments("embedding", model, api_base)},
+            retries=models.retries,
+            timeout=models.timeout,
+            concurrency=limits.concurrency,
+            keys=keys,
+            ledger=ledger,
+            notice=notice,
+        )
+    return _ROUTERS[name]

@@ -13,7 +13,7 @@ import orjson
 
 from memskill_cli.config import EMBEDDED, LimitsConfig, ModelsConfig
 from memskill_cli.errors import UnreadableReplyError
-from memskill_cli.llm.cache import ResponseCache
+from memskill_cli.llm.cache import ResponseCache, Stored
 from memskill_cli.llm.keys import Deployment, KeyRing, Purpose
 from memskill_cli.llm.ledger import Call, Ledger
 from memskill_cli.llm.models import context_window
@@ -23,10 +23,8 @@ T = TypeVar("T")
 Message = dict[str, str]
 """``{"role": "system" | "user" | "assistant", "content": text}``."""
 
-GRACE = 10.0
-"""Seconds that replies on their way are waited for when a command stops early: they are paid for, so they are kept."""
-WRITE_DOWN = 0.5
-"""Seconds for writing those replies down."""
+WRITE_DOWN = 2.0
+"""Seconds for writing down the replies that came while a command stops."""
 MAX_REPLY = 400_000
 """Characters of a reply that are looked at, some 100,000 tokens; only a server that heeds no limit sends more."""
 _AGAIN = "Your last reply could not be read: {error}\nReply again, this time in exactly the form that was asked for."
@@ -49,6 +47,25 @@ class _Ask:
     messages: list[Message]
     grammar: str | None
     max_tokens: int
+
+
+@dataclass(frozen=True)
+class _Readable(Generic[T]):
+    """A reply as parsed."""
+
+    value: T
+
+
+def _read(parse: Callable[[str], T], text: str) -> _Readable[T] | UnreadableReplyError:
+    try:
+        return _Readable(parse(text))
+    except UnreadableReplyError as error:
+        return error
+
+
+def _asking_again(text: str, error: UnreadableReplyError) -> list[Message]:
+    """What is added to the messages after a reply that could not be read."""
+    return [{"role": "assistant", "content": text}, {"role": "user", "content": _AGAIN.format(error=error)}]
 
 
 def _to_stderr(text: str) -> None:
@@ -98,11 +115,14 @@ class Gateway:
         parse: Callable[[str], T] = str,  # type: ignore[assignment]
         grammar: str | None = None,
         max_tokens: int | None = None,
+        settled: bool = True,
     ) -> Reply[T]:
         """Ask the model of a role; equal questions asked at once or before are paid for once.
 
         ``parse`` reads the reply and may raise UnreadableReplyError: the model is then asked once more, with its reply
-        and the error before it, before the error goes to the caller. Only a reply that was read is cached.
+        and the error before it, before the error goes to the caller. Each reply is cached under the messages it
+        answers, so an unreadable one is not paid for again either: asked again, the same error comes. With ``settled``
+        False an error that was stored is not the last word: the question is asked anew.
         ``grammar`` (GBNF) binds the embedded model; others are not told. ``max_tokens``: as the role's setting.
 
         Raises besides: BudgetExceededError; AuthError when every key was refused; UnknownModelError; ModelError when
@@ -110,14 +130,16 @@ class Gateway:
         """
         ask = _Ask(role, messages, grammar if role in self._embedded else None, max_tokens or self._longest(role))
         if self._cache is None:
-            return await self._fetch(ask, parse, "")
+            return await self._fetch(ask, parse, settled)
         key = self._digest(ask)
-        if (found := self._stored(ask, key, parse)) is not None:
-            return found
+        if (found := self._cache.get(key)) and isinstance(read := _read(parse, found.text), _Readable):
+            self._repeat(role, found, "ok")
+            return Reply(read.value, found.text, cached=True)
         if flight := self._flights.get(key):
             text = (await asyncio.shield(flight)).text
-            return self._free(role, text, parse(text))
-        flight = self._flights[key] = asyncio.create_task(self._fetch(ask, parse, key))
+            self._repeat(role, Stored(text), "ok")
+            return Reply(parse(text), text, cached=True)
+        flight = self._flights[key] = asyncio.create_task(self._fetch(ask, parse, settled))
         flight.add_done_callback(lambda task: self._landed(key, task))
         return await asyncio.shield(flight)  # an asker who gives up does not take the others' reply away
 
@@ -127,37 +149,54 @@ class Gateway:
         known = [window for window in windows if window]
         return min(known) if len(known) == len(windows) else None
 
-    async def aclose(self) -> None:
-        """Let what was sent come back (:data:`GRACE`), give up the rest, and let go of litellm."""
-        flights = list(self._flights.values())
-        if flights:
-            await self._router.drain(GRACE)
-            await asyncio.wait(flights, timeout=WRITE_DOWN)
-        for flight in flights:
-            flight.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)
-        self._router.close()
+    @property
+    def on_their_way(self) -> int:
+        """Replies that are waited for, and paid for whether they are read or not; not those of the embedded model."""
+        return self._router.on_their_way
 
-    async def _fetch(self, ask: _Ask, parse: Callable[[str], T], key: str) -> Reply[T]:
-        first = True
+    def hold(self) -> None:
+        """Send nothing any more: calls that have not left, retries and second asks end in CancelledError."""
+        self._router.hold()
+
+    async def aclose(self) -> None:
+        """Let what was sent come back, each reply within its own deadline, give up the rest, and let go of litellm.
+
+        Cancelled meanwhile, it gives up at once.
+        """
+        flights = list(self._flights.values())
+        try:
+            if flights:
+                await self._router.drain()
+                await asyncio.wait(flights, timeout=WRITE_DOWN)
+        finally:
+            for flight in flights:
+                flight.cancel()
+            self._router.close()
+        await asyncio.gather(*flights, return_exceptions=True)
+
+    async def _fetch(self, ask: _Ask, parse: Callable[[str], T], settled: bool, anew: bool = False) -> Reply[T]:
+        """The reply to ``ask``, or to the second question when the first reply is unreadable; ``anew``: not cached."""
+        first = ask
         while True:
-            call, text = await self._call(ask)
+            key = self._digest(ask) if self._cache else ""
+            found = self._cache.get(key) if self._cache and not anew else None
+            call, text = (None, found.text) if found else await self._call(ask)
             outcome = "unreadable"
             try:
-                value = parse(text)
-                outcome = "ok"
-            except UnreadableReplyError as error:
-                if not first:
-                    raise
-                again = _AGAIN.format(error=error)
-                shown = [{"role": "assistant", "content": text}, {"role": "user", "content": again}]
-                ask, first = replace(ask, messages=[*ask.messages, *shown]), False
-                continue
+                read = _read(parse, text)
+                outcome = "ok" if isinstance(read, _Readable) else outcome
             finally:
-                self._ledger.record(replace(call, outcome=outcome))
-            if self._cache is not None:
-                await asyncio.to_thread(self._cache.put, key, text)
-            return Reply(value, text, cached=False)
+                if found:
+                    self._repeat(ask.role, found, outcome)
+                elif call:
+                    await self._write_down(key, text, replace(call, outcome=outcome))
+            if isinstance(read, _Readable):
+                return Reply(read.value, text, cached=found is not None)
+            if ask is not first:
+                if found and not settled:
+                    return await self._fetch(first, parse, settled, anew=True)
+                raise read
+            ask = replace(ask, messages=[*ask.messages, *_asking_again(text, read)])
 
     async def _call(self, ask: _Ask) -> tuple[Call, str]:
         params: dict[str, Any] = {"temperature": self._models.temperature, "max_tokens": ask.max_tokens}
@@ -169,18 +208,21 @@ class Gateway:
         call, reply = await self._router.call("acompletion", ask.role, characters, messages=ask.messages, **params)
         return call, self._keys.scrub_reply(_storable(reply.choices[0].message.content))
 
-    def _stored(self, ask: _Ask, key: str, parse: Callable[[str], T]) -> Reply[T] | None:
-        text = self._cache.get(key) if self._cache else None
-        if text is None:
-            return None
+    async def _write_down(self, key: str, text: str, call: Call) -> None:
+        """Keep a reply, then its line in the ledger: killed between the two, the line is written late (_repeat)."""
+        bill = self._ledger.bill(call)
         try:
-            return self._free(ask.role, text, parse(text))
-        except UnreadableReplyError:
-            return None  # stored for a more lenient parser: ask anew
+            if self._cache:
+                await asyncio.to_thread(self._cache.put, key, text, orjson.dumps(bill).decode())
+        finally:
+            self._ledger.enter(bill)
 
-    def _free(self, role: Role, text: str, value: T) -> Reply[T]:
-        self._ledger.record(Call(role, self._groups[role][0].model, "", "ok", cached=True))
-        return Reply(value, text, cached=True)
+    def _repeat(self, role: Role, found: Stored, outcome: str) -> None:
+        """Count a reply that costs nothing; or the call that got it, if it was killed before its line was written."""
+        if found.bill and self._ledger.lost(bill := orjson.loads(found.bill)):
+            self._ledger.enter(bill)
+        else:
+            self._ledger.record(Call(role, self._groups[role][0].model, "", outcome, cached=True))
 
     def _digest(self, ask: _Ask) -> str:
         """Names a question. The key in use has no part in it; the models that might answer have."""

@@ -1,7 +1,12 @@
-"""What language model calls cost: one line a call in ``usage.jsonl``, totals, and the budget."""
+"""What language model calls cost: one line a call in ``usage.jsonl``, totals, and the budget.
+
+A call has a bill before it has a line. Where replies are cached the bill is stored with the reply, so that a process
+killed between the two leaves a reply whose line can be written late (:meth:`Ledger.lost`).
+"""
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -36,15 +41,21 @@ class Call:
     """Wall time, with all waiting and every retry."""
 
 
+Bill = dict[str, Any]
+"""A call with its ``time``, ``scope``, ``id`` and the ``owner`` of the ledger: a line to be."""
+
+
 class Ledger:
     """Every call of one ``scope`` (a run, or one evaluation). ``path`` None keeps no file; ``max_cost`` 0 is no limit.
 
     A file that is there already is gone on with, and the calls of the same scope in it count: a budget holds across
-    resumed runs. RunError if the file cannot be written.
+    resumed runs. ``owner`` names the run in bills, in a way no other run is named; "" takes no bill for a lost one.
+    RunError if the file cannot be written.
     """
 
-    def __init__(self, path: Path | None, *, scope: str, max_cost: float) -> None:
+    def __init__(self, path: Path | None, *, scope: str, max_cost: float, owner: str = "") -> None:
         self.path = path
+        self.owner = owner
         self.max_cost = max_cost
         self.rescope(scope)
 
@@ -57,13 +68,29 @@ class Ledger:
         self._sums: Counter[str] = Counter()
         self._roles: Counter[str] = Counter()
         self._paid: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # role: dollars, calls
+        self._ids: set[str] = set()
         for row in read_jsonl(self.path) if self.path else ():
             if row.get("scope") == scope:
                 self._add(row)
 
     def record(self, call: Call) -> None:
         """Count a call and write its line."""
-        row = {"time": round(time.time(), 3), "scope": self.scope, **asdict(call)}
+        self.enter(self.bill(call))
+
+    def bill(self, call: Call) -> Bill:
+        """The line of a call, not yet counted or written."""
+        name = "" if call.cached else secrets.token_hex(8)
+        row = {"time": round(time.time(), 3), "scope": self.scope, "id": name, **asdict(call)}
+        return row | {"owner": self.owner}
+
+    def lost(self, bill: Bill) -> bool:
+        """Whether a call was paid for in this ledger, and its line is missing."""
+        ours = bool(self.owner) and (bill.get("owner"), bill.get("scope")) == (self.owner, self.scope)
+        return ours and bill.get("id") not in self._ids
+
+    def enter(self, bill: Bill) -> None:
+        """Count a bill and write its line."""
+        row = {name: value for name, value in bill.items() if name != "owner"}
         self._add(row)
         if self.path is None:
             return
@@ -109,6 +136,8 @@ class Ledger:
             self._reserved -= estimate
 
     def _add(self, row: dict[str, Any]) -> None:
+        if name := row.get("id"):
+            self._ids.add(name)
         self._sums["calls"] += 1
         self._sums["cached"] += bool(row.get("cached"))
         self._roles[row.get("role", "")] += 1

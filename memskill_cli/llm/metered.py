@@ -70,8 +70,15 @@ class MeteredRouter:
             return self._bill(purpose, reply, time.monotonic() - start), reply
         raise failure  # out of the handler, so that litellm's error, which may carry a key, is not chained to it
 
-    async def drain(self, seconds: float) -> None:
-        await self._router.drain(seconds)
+    @property
+    def on_their_way(self) -> int:
+        return self._router.on_their_way
+
+    def hold(self) -> None:
+        self._router.hold()
+
+    async def drain(self) -> None:
+        await self._router.drain()
 
     def close(self) -> None:
         self._router.discard()

@@ -9,6 +9,7 @@ from memskill_cli.llm import load_litellm
 from memskill_cli.llm.keys import Deployment
 from memskill_cli.llm.ledger import Call
 
+_MOST_TOKENS = 10**8
 _CUSTOM = ("input_cost_per_token", "output_cost_per_token")
 
 
@@ -30,15 +31,16 @@ class Price:
     def bill(self, role: str, reply: Any, seconds: float, outcome: str = "ok") -> Call:
         """The ledger's entry for a reply of litellm's (completion or embedding)."""
         usage = reply.usage
+        usage.prompt_tokens, usage.completion_tokens = _count(usage.prompt_tokens), _count(usage.completion_tokens)
         details = getattr(usage, "prompt_tokens_details", None)
         return Call(
             role,
             self._deployment.model,
             self._deployment.label,
             outcome,
-            prompt_tokens=usage.prompt_tokens or 0,
-            completion_tokens=usage.completion_tokens or 0,
-            cached_prompt_tokens=getattr(details, "cached_tokens", None) or 0,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_prompt_tokens=_count(getattr(details, "cached_tokens", None)),
             usd=self._of(reply),
             seconds=round(seconds, 4),
         )
@@ -47,11 +49,16 @@ class Price:
         if self._free or not self.known:
             return 0.0 if self._free else None
         cost = load_litellm().completion_cost
-        return float(cost(reply, model=self._deployment.model, custom_cost_per_token=self._custom))
+        return max(0.0, float(cost(reply, model=self._deployment.model, custom_cost_per_token=self._custom)))
 
     def _of_prompt_token(self) -> float:
         cost = load_litellm().cost_per_token
         return float(cost(self._deployment.model, 1000, 0, custom_cost_per_token=self._custom)[0]) / 1000
+
+
+def _count(tokens: Any) -> int:
+    """Tokens as a server tells them, within reason: a bill is neither negative nor astronomical because one says so."""
+    return min(max(0, int(tokens)), _MOST_TOKENS) if isinstance(tokens, int | float) and tokens == tokens else 0
 
 
 def _listed(model: str) -> bool:

@@ -2,29 +2,37 @@
 
 The Router rotates over the deployments of a role, lets tired ones rest and holds the one retry loop. What it lacks
 (seen in litellm 1.106) is added around a single attempt, :meth:`PatientRouter.make_call`: a 429 or a refused key is no
-failed attempt as long as another key is left; when every key rests, calls wait; an attempt has a deadline that holds.
+failed attempt as long as another key is left; when every key rests, or a server that did reply says nothing any more,
+calls wait; an attempt has a deadline that holds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from memskill_cli.config import EMBEDDED
 from memskill_cli.errors import AuthError, ModelError
 from memskill_cli.llm import load_litellm
 from memskill_cli.llm.keys import Deployment, Purpose
+from memskill_cli.llm.transport import SilentError, Wire, WireError, watch
 
 litellm = load_litellm()
 
 PATIENCE = 900.0
-"""Seconds a call waits for keys to wake, while no other call of its role gets a reply either, before it fails."""
+"""Seconds a call waits for keys to wake, or for a server to come back, while no other gets a reply either."""
 _FIRST_REST, _LONGEST_REST = 1.0, 60.0  # a 429 without Retry-After: 1 s, doubled at each one that follows
+_ABSURD = 10 * 86_400.0  # what a server asks for beyond this many seconds makes no difference
+_SHORTEST_LULL, _LONGEST_LULL = 0.5, 10.0  # between two looks at whether a silent server is back
+_TELL_AFTER = 2.0  # seconds of silence
 _HOPELESS = (litellm.BadRequestError, litellm.NotFoundError, litellm.UnprocessableEntityError, ModelError)
 
 
@@ -54,7 +62,8 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
         self._strikes: Counter[str] = Counter()  # 429s in a row, by label
         self._refused: set[str] = set()  # labels that were warned about
         self._last_reply: dict[Purpose, float] = {}
-        self._quiet_until = 0.0
+        self._heard: dict[str, float] = {}  # by api_base, when it last gave a reply
+        self._quiet_until = self._silence_told = 0.0
         self._on_their_way, self._closing, self._idle = 0, False, asyncio.Event()
         limited = any({"rpm", "tpm"} & d.params.keys() for d in self.deployments.values())
         super().__init__(
@@ -76,12 +85,13 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
         """One attempt of the retry loop, on whichever key is awake.
 
         Besides litellm's errors, which the loop retries: AuthError when every key of the role was refused, ModelError
-        when all of them rest for longer than :data:`PATIENCE`.
+        when all of them rest, or the server is silent, for longer than :data:`PATIENCE`.
         """
         role, since = kwargs["model"], time.monotonic()
         here = role in self._embedded
         while True:
             await self._until_awake(role, since)
+            sent, wire = time.monotonic(), watch()
             try:
                 async with self._single if here else self._slots, asyncio.timeout(None if here else self._deadline):
                     with self._sent(here):
@@ -92,23 +102,31 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
             except litellm.router.RouterRateLimitError:
                 continue  # the last key that was awake was put to rest while this call waited for its turn
             except Exception as error:
-                if not self._hold_back(error):
-                    raise
+                if isinstance(wire.error, SilentError) and self._last_heard(role) <= sent:
+                    await self._lull(role, since, wire.error)
+                elif wire.error or not self._hold_back(error):
+                    raise self._passing(error, wire, role) from None
             else:
-                self._last_reply[role] = time.monotonic()
-                self._strikes.pop(self.deployments[reply._hidden_params["model_id"]].label, None)
-                return self._checked(reply, role)
+                served = self.deployments[reply._hidden_params["model_id"]]
+                self._last_reply[role] = self._heard[served.api_base] = time.monotonic()
+                self._strikes.pop(served.label, None)
+                return self._checked(reply, role, kwargs)
 
-    async def drain(self, seconds: float) -> None:
-        """Send nothing any more, and wait for the replies that are on their way: they cost what they cost, read or not.
+    @property
+    def on_their_way(self) -> int:
+        """Replies that are waited for, and paid for whether they are read or not; not those of the embedded model."""
+        return self._on_their_way
 
-        The embedded model costs nothing and is not waited for.
-        """
+    def hold(self) -> None:
+        """Send nothing any more: calls that have not left, and retries, end in CancelledError."""
         self._closing = True
+
+    async def drain(self) -> None:
+        """Send nothing any more, and wait for the replies that are on their way, each up to its own deadline."""
+        self.hold()
         if self._on_their_way:
-            self._notice(f"waiting for {self._on_their_way} replies that are on their way, {seconds:g} s at most")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), seconds)
+            self._notice(f"waiting for {self._on_their_way} replies on their way, {self._deadline:g} s at most")
+            await self._idle.wait()
 
     @contextmanager
     def _sent(self, here: bool) -> Iterator[None]:
@@ -121,6 +139,41 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
             self._on_their_way -= not here
             if self._closing and not self._on_their_way:
                 self._idle.set()
+
+    def _last_heard(self, role: Purpose) -> float:
+        """When a server of the role last gave a reply (monotonic seconds); infinity if none ever did."""
+        heard = [self._heard[d.api_base] for d in self._serving(role) if d.api_base in self._heard]
+        return max(heard, default=math.inf)
+
+    async def _lull(self, role: Purpose, since: float, error: WireError) -> None:
+        """Wait, each time longer, before a server that fell silent is asked again, for a call made at ``since``."""
+        waited = time.monotonic() - since
+        where = " or ".join(sorted({d.api_base or d.model for d in self._serving(role)}))
+        if waited > PATIENCE:
+            raise ModelError(
+                f"role {role}: nothing is heard of {where} for {waited:.0f} s: {error}",
+                hint="see whether the server is up; then go on with --resume",
+            )
+        if waited > _TELL_AFTER and self._silence_told <= self._last_heard(role):
+            self._silence_told = time.monotonic()
+            begun = time.strftime("%H:%M:%S", time.localtime(time.time() - waited))
+            self._notice(f"{where} does not answer since {begun}; waiting, {PATIENCE / 60:g} min at most")
+        await asyncio.sleep(min(_LONGEST_LULL, max(_SHORTEST_LULL, waited / 2)))
+
+    def _serving(self, role: Purpose) -> list[Deployment]:
+        return [d for name, d in self.deployments.items() if name.partition("/")[0] == role]
+
+    def _passing(self, error: Exception, wire: Wire, role: Purpose) -> Exception:
+        """``error`` as the retry loop should take it.
+
+        Of a broken connection litellm says no more than that. An error inside a reply of status 200 is the server's
+        trouble, whatever status litellm makes of it.
+        """
+        if not wire.error and not (wire.status == 200 and isinstance(error, _HOPELESS)):
+            return error
+        passing: Exception = litellm.BadGatewayError(str(wire.error or error), model=role, llm_provider="")
+        passing.failed_deployment_id = failed_deployment(error)  # type: ignore[attr-defined]
+        return passing
 
     def _hold_back(self, error: Any) -> bool:
         """Keep the key of a 401, 403 or 429 back, for good or for a while; False if the error is none of these."""
@@ -147,9 +200,12 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
             return 0.0
         return super()._time_to_sleep_before_retry(e, remaining_retries, num_retries)
 
-    def _checked(self, reply: Any, role: Purpose) -> Any:
+    def _checked(self, reply: Any, role: Purpose, asked: Mapping[str, Any]) -> Any:
         """A reply that says something; the retry loop sees to one that does not."""
         if isinstance(reply, litellm.EmbeddingResponse):
+            if not _whole(reply.data, len(asked["input"])):
+                self._wasted(role, reply)
+                raise litellm.BadGatewayError("not one vector for each text", model=role, llm_provider="")
             return reply
         choice = reply.choices[0] if reply.choices else None
         if choice and (choice.message.content or "").strip():
@@ -223,6 +279,17 @@ def _same(one: Deployment, other: Deployment) -> bool:
     return (one.label, one.api_base) == (other.label, other.api_base)
 
 
+def _whole(data: Any, count: int) -> bool:
+    """Whether these are ``count`` vectors of finite numbers, of one length and each with its place."""
+    try:
+        rows = [row["embedding"] for row in sorted(data, key=lambda row: row["index"])]
+        places = sorted(row["index"] for row in data) == list(range(count))
+        vectors = np.asarray(rows, np.float64)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return places and vectors.ndim == 2 and vectors.size > 0 and bool(np.isfinite(vectors).all())
+
+
 def failed_deployment(error: Any) -> str:
     """The name of the deployment that an error of litellm's comes from; "" if the call reached none."""
     found = getattr(error, "failed_deployment_id", "") or getattr(error, "retry_skip_deployment_id", "")
@@ -234,10 +301,10 @@ def retry_after(error: Any) -> float:
     headers = getattr(error, "litellm_response_headers", None) or getattr(error.response, "headers", None) or {}
     text = headers.get("retry-after", "")
     try:
-        return max(0.0, float(text))
+        seconds = float(text)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return min(_ABSURD, seconds) if seconds > 0 else 0.0

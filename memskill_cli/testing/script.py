@@ -49,15 +49,16 @@ class Fault:
     """Something other than a good reply.
 
     ``kind``: ``status`` answers with ``status``, ``headers`` and ``body``; ``hang`` never answers (or drops the
-    connection after ``seconds``); ``drip`` sends one blank every ``seconds`` for ever; ``cut`` breaks off in the
-    middle of a good reply; ``empty`` answers 200 with no body; ``refuse`` resets the connection without a word.
+    connection after ``seconds``); ``drip`` sends one blank every ``seconds`` for ever; ``flood`` sends blanks for ever,
+    as fast as they are taken; ``cut`` breaks off in the middle of a good reply; ``empty`` answers 200 with no body;
+    ``refuse`` resets the connection without a word.
     ``{key}`` in ``body`` becomes the key of the request, as careless servers do.
     """
 
     status: int = 0
     body: str | bytes = ""
     headers: Mapping[str, str] = field(default_factory=dict)
-    kind: Literal["status", "hang", "drip", "cut", "empty", "refuse"] = "status"
+    kind: Literal["status", "hang", "drip", "flood", "cut", "empty", "refuse"] = "status"
     seconds: float = 0.0
 
     @classmethod
@@ -99,6 +100,14 @@ class Fault:
     @classmethod
     def drip(cls, seconds: float = 0.05) -> Fault:
         return cls(kind="drip", seconds=seconds)
+
+    @classmethod
+    def flood(cls) -> Fault:
+        return cls(kind="flood")
+
+    @classmethod
+    def redirect(cls, location: str, status: int = 307) -> Fault:
+        return cls(status, headers={"Location": location})
 
     @classmethod
     def cut(cls) -> Fault:

@@ -17,6 +17,8 @@ from memskill_cli.testing import rules
 from memskill_cli.testing.script import Fault, Request
 
 MAX_BODY = 64 * 2**20
+ENDLESS = 2**40
+"""Bytes that a reply without end is said to have."""
 
 
 class Http(NamedTuple):
@@ -72,10 +74,10 @@ async def play(fault: Fault, key: str, good: bytes, reader: asyncio.StreamReader
     if fault.kind == "hang":
         with contextlib.suppress(TimeoutError):  # reading tells when the client has given up
             await asyncio.wait_for(reader.read(), fault.seconds or None)
-    elif fault.kind == "drip":
-        writer.write(_head(200, MAX_BODY))
+    elif fault.kind in ("drip", "flood"):
+        writer.write(_head(200, ENDLESS))
         while True:
-            writer.write(b" ")
+            writer.write(b" " if fault.kind == "drip" else b" " * 2**16)
             await writer.drain()
             await asyncio.sleep(fault.seconds)
     elif fault.kind == "cut":

@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 
 from memskill_cli.errors import ModelError
-from memskill_cli.llm.cache import ResponseCache
+from memskill_cli.llm.cache import ResponseCache, Stored
 
 
 def test_what_is_put_is_got_also_by_another_cache(tmp_path: Path) -> None:
     one, two = ResponseCache(tmp_path), ResponseCache(tmp_path)
     assert one.get("k") is None
     one.put("k", "text with \x00 and 🙂")
-    assert one.get("k") == two.get("k") == "text with \x00 and 🙂"
-    two.put("k", "newer")
-    assert one.get("k") == "newer"
+    assert one.get("k") == two.get("k") == Stored("text with \x00 and 🙂")
+    two.put("k", "newer", "a bill")
+    assert one.get("k") == Stored("newer", "a bill")
     one.close()
     two.close()
     again = ResponseCache(tmp_path)
-    assert again.get("k") == "newer"
+    assert again.get("k") == Stored("newer", "a bill")
     again.close()
 
 
@@ -43,7 +43,7 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
     cache = ResponseCache(tmp_path)
-    assert all(cache.get(f"{name} {i}") == name for name in ("a", "b") for i in range(200))
+    assert all(cache.get(f"{name} {i}") == Stored(name) for name in ("a", "b") for i in range(200))
     cache.close()
 
 
@@ -53,7 +53,7 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, content: bytes) -> None:
     notices: list[str] = []
     cache = ResponseCache(tmp_path, notice=notices.append)
     cache.put("k", "v")
-    assert cache.get("k") == "v"
+    assert cache.get("k") == Stored("v")
     cache.close()
     assert len(notices) == 1
     assert "set aside" in notices[0]
@@ -73,7 +73,7 @@ def test_damage_found_while_reading(tmp_path: Path) -> None:
     cache = ResponseCache(tmp_path, notice=notices.append)
     assert [cache.get(f"{i:03}") for i in range(300)] == [None] * 300
     cache.put("new", "v")
-    assert cache.get("new") == "v"
+    assert cache.get("new") == Stored("v")
     cache.close()
     assert len(notices) == 1
 

@@ -293,16 +293,23 @@ def test_an_unreadable_reply_is_asked_again_with_the_error(bench: Bench) -> None
 JUDGE = "You are the judge of this."
 
 
-def test_a_second_unreadable_reply_is_the_callers(bench: Bench) -> None:
+def test_a_second_unreadable_reply_is_the_callers_and_is_not_paid_for_again(bench: Bench) -> None:
     async def work(gateway: Gateway) -> None:
         with pytest.raises(UnreadableReplyError, match="eight"):
             await gateway.ask("judge", question(JUDGE), parse=number)
 
     with ScriptedServer({"judge": ["seven", "eight", "9"]}) as server:
-        bench.run(server.url, work, cache=True)
-        assert len(server.requests) == 2
-        reply = bench.run(server.url, lambda g: g.ask("judge", question(JUDGE), parse=number), cache=True)
-        assert (reply.value, reply.cached) == (9, False)  # neither unreadable reply was stored
+        for _ in range(2):
+            bench.run(server.url, work, cache=True)
+            assert len(server.requests) == 2
+        ask_anew = lambda g: g.ask("judge", question(JUDGE), parse=number, settled=False)  # noqa: E731
+        reply = bench.run(server.url, ask_anew, cache=True)
+        assert (reply.value, reply.cached) == (9, False)
+        reply = bench.run(server.url, ask_anew, cache=True)
+        assert (reply.value, reply.cached) == (9, True)
+        assert len(server.requests) == 3
+    paid = [row for row in read_jsonl(bench.ledger_file) if not row["cached"]]
+    assert [row["outcome"] for row in paid] == ["unreadable", "unreadable", "ok"]
 
 
 def test_settings_reach_the_server(bench: Bench) -> None:

@@ -25,7 +25,7 @@ def test_lines_and_totals(tmp_path: Path) -> None:
     assert usage.by_role == {"answer": 2, "judge": 1}
     row = next(read_jsonl(file))
     assert set(row) == {
-        "time", "scope", "role", "model", "key", "outcome", "cached", "prompt_tokens", "completion_tokens",
+        "time", "scope", "id", "role", "model", "key", "outcome", "cached", "prompt_tokens", "completion_tokens",
         "cached_prompt_tokens", "usd", "seconds",
     }  # fmt: skip
     assert (row["scope"], row["key"], row["usd"]) == ("train", "openai#1", 0.25)
