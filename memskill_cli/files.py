@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ import orjson
 
 from memskill_cli.errors import MemskillError
 
+LEFT_BEHIND = 600.0
+"""Seconds after which nobody is still writing a file aside."""
 _JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
@@ -78,6 +81,14 @@ def at_last(work: Callable[[], None]) -> Iterator[None]:
             work()
         raise
     work()
+
+
+def sweep(folder: Path) -> None:
+    """Remove, from ``folder`` and all below, what killed processes left of files they wrote aside."""
+    for left in folder.rglob(".*.tmp"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > LEFT_BEHIND:
+                left.unlink()
 
 
 def sync_folder(folder: Path) -> None:

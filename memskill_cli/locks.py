@@ -35,6 +35,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     try:
         with files.at_last(lambda: owner.unlink(missing_ok=True)):
             files.write_atomic(owner, f"{os.getpid()}\n")
+            files.sweep(folder)
             yield
     finally:
         lock.release()

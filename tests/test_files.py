@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from memskill_cli import files
+from memskill_cli.locks import locked
 
 from .saboteur import Saboteur
 
@@ -66,3 +67,17 @@ def test_a_failed_rewrite_leaves_the_old_file_and_nothing_else(tmp_path: Path, m
         files.write_json(goal, {"new": True})
     assert goal.read_bytes() == files.to_json({"old": True}, pretty=True)
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_what_a_killed_process_left_aside_is_swept_once_nobody_can_be_writing_it(tmp_path: Path) -> None:
+    (tmp_path / "stages").mkdir()
+    old, new = tmp_path / "stages" / ".stage-000.json.abc.tmp", tmp_path / ".run.json.def.tmp"
+    kept = tmp_path / "notes.tmp"
+    for file in (old, new, kept):
+        file.touch()
+    for file in (old, kept):
+        os.utime(file, (0, 0))
+    with locked(tmp_path, "it"):
+        assert not old.exists()
+        assert new.exists(), "somebody may be about to put it in its place"
+        assert kept.exists(), "not ours"
