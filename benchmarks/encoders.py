@@ -31,25 +31,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Measure, clock, compared, in_turns, limited, save
+from common import WORDS, Measure, clock, compared, in_turns, limited, save
 from rich.console import Console
 from rich.table import Table
 
 from memskill_cli.memory.encoders import CachedEncoder, load_encoder
 from memskill_cli.records import Matrix
 
-WORDS = (
-    "the a my his her we they went moved likes bought lost found called met at in to from with after before new old "
-    "cat dog sister house garden bridge school train summer winter coffee guitar book letter friend doctor city lake "
-    "yesterday monday may seven three always never maybe really because although picture birthday job plan weekend"
-)
 LENGTHS = {"short": 15, "long": 350}
 Encode = Callable[[list[str]], Matrix]
 
 
 def some_texts(rng: random.Random, count: int, length: str) -> list[str]:
     mean = LENGTHS[length]
-    return [" ".join(rng.choices(WORDS.split(), k=rng.randint(mean // 2, mean * 3 // 2))) for _ in range(count)]
+    return [" ".join(rng.choices(WORDS, k=rng.randint(mean // 2, mean * 3 // 2))) for _ in range(count)]
 
 
 def contestants(length: str) -> dict[str, Encode]:
