@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from memskill_cli.agent.prompts import Message, messages, numbered
-from memskill_cli.agent.reply_blocks import without_thoughts
+from memskill_cli.agent.reply_blocks import MAX_SAID, without_thoughts
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.llm.grammars import command_grammar
 from memskill_cli.records import Move, Playthrough, Retrieved
@@ -72,7 +72,7 @@ def understand(reply: str, commands: Sequence[str]) -> str | None:
     equally long the last). ``look`` or ``inventory`` in the middle of prose is no command.
     """
     known = {_plain(command): command for command in commands}
-    said = without_thoughts(reply)
+    said = without_thoughts(reply)[:MAX_SAID]
     for line in (said, *reversed(said.splitlines())):
         if command := known.get(_plain(line)):
             return command

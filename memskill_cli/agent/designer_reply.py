@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from memskill_cli.agent.reply_blocks import without_thoughts
+from memskill_cli.agent.reply_blocks import MAX_SAID, without_thoughts
+from memskill_cli.agent.reply_json import MAX_OPENINGS, mended
 from memskill_cli.errors import UnreadableReplyError
 
 CAUSES = ("storage", "retrieval", "quality")
-MAX_MENDED = 40_000
-"""Characters of a reply with errors that are still looked at. Mending takes time, the more so the more it nests."""
-_MAX_BRACES = 500
 _MAX_TEXT = 1000  # characters of one text of an analysis; it is shown to the model again
 _OPENING = re.compile(r"\{(?=\s*[\"'}\w])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -106,6 +104,8 @@ def _read(reply: str, key: str, schema: dict[str, Any]) -> dict[str, Any]:
     from jsonschema.exceptions import best_match
 
     text = without_thoughts(reply)
+    if len(text) > MAX_SAID:
+        raise UnreadableReplyError(f"{len(text)} characters, at most {MAX_SAID} are read")
     sound = [(value, end) for value, end in _objects(text) if key in value]
     rest = text[sound[-1][1] :] if sound else text  # a sound draft does not hide a final version with an error
     found = [value for value, _ in sound] + [value for value in _mended(rest, key) if key in value]
@@ -118,27 +118,25 @@ def _read(reply: str, key: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _objects(text: str) -> Iterator[tuple[dict[str, Any], int]]:
     """Every JSON object in ``text`` that is without errors and in no other, and where it ends."""
-    at = 0
-    while opening := _OPENING.search(text, at):
+    at = false = 0
+    while false <= MAX_OPENINGS and (opening := _OPENING.search(text, at)):
         at = opening.start() + 1
         try:
             value, at = json.JSONDecoder(strict=False).raw_decode(text, opening.start())
             yield _clean(value), at
         except ValueError:
-            continue
+            false += 1
         except RecursionError:  # no reply of ours nests a thousand deep
             return
 
 
 def _mended(text: str, key: str) -> list[dict[str, Any]]:
     """The objects that a lenient reader makes of a text with ``key`` in it that is not quite JSON."""
-    if key not in text.lower() or len(text) > MAX_MENDED or text.count("{") > _MAX_BRACES:
+    if key not in text.lower():
         return []
-    import json_repair
-
     try:
-        value = _clean(json_repair.loads(text[max(text.find("{"), 0) :]))
-    except Exception:  # whatever the library makes of wild text, a mending that fails is none
+        value = _clean(mended(text[max(text.find("{"), 0) :]))
+    except RecursionError:
         return []
     return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
 

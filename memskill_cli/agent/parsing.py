@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from memskill_cli.agent.reply_blocks import block_entries, without_thoughts
+from memskill_cli.agent.reply_blocks import MAX_SAID, block_entries, without_thoughts
 from memskill_cli.agent.reply_entry import Entry
 from memskill_cli.agent.reply_json import json_entries, sound_json
 from memskill_cli.records import Action, MemoryAction, Outcome
@@ -40,8 +40,10 @@ def parse_reply(text: str) -> ParsedReply:
 
     A NOOP beside other actions says nothing and is left out; several NOOPs are one. What looks like an action of
     an unknown type is counted in ``rejected``. Indices and texts are as found: :func:`check_actions` judges them.
+    Of a reply beyond ``MAX_SAID`` nothing is read.
     """
-    entries = _read_entries(without_thoughts(text))
+    said = without_thoughts(text)
+    entries = _read_entries(said) if len(said) <= MAX_SAID else None
     if entries is None:
         return ParsedReply((), {}, found=False)
     actions = [action for entry in entries if (action := _to_action(entry)) is not None]

@@ -9,7 +9,9 @@ from typing import NamedTuple
 from memskill_cli.agent.reply_entry import FENCE, VERB, Entry, read_verb
 from memskill_cli.records import Action
 
-_THINK_TAG = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+MAX_SAID = 200_000
+"""Characters of a reply, thoughts apart, beyond which it is not read: what is read takes time, some of it squared."""
+_LINE_OR_TAG = re.compile(r"\n|<(/?)think(?:ing)?>", re.IGNORECASE)
 _KEYS = r"(?:memory[ _-]?index|memory[ _-]?item|updated[ _-]?memory|memory|index|action|reasoning)"
 _KEY_LINE = re.compile(
     rf"""[\s>\#]* (?:[-*+•]\s+)? (?:\(?\d{{1,3}}[.):]\s*)? (?P<mark>[*_`]{{0,3}})
@@ -28,11 +30,17 @@ def without_thoughts(text: str) -> str:
     """
     kept: list[str] = []
     start, thinking, quoted = 0, False, False
-    for tag in _THINK_TAG.finditer(text):
+    line, in_memory = 0, None
+    for tag in _LINE_OR_TAG.finditer(text):
+        if tag[0] == "\n":
+            line, in_memory = tag.end(), None
+            continue
         closing = bool(tag[1])
         if not closing and not thinking:
-            line = _KEY_LINE.match(text[text.rfind("\n", 0, tag.start()) + 1 : tag.start()])
-            quoted = line is not None and "memory" in line["key"].lower()
+            if in_memory is None:  # what stands before a line's first tag decides for all
+                key = _KEY_LINE.match(text[line : tag.start()])
+                in_memory = key is not None and "memory" in key["key"].lower()
+            quoted = in_memory
             if not quoted:
                 kept.append(text[start : tag.start()])
                 thinking = True

@@ -8,41 +8,57 @@ from typing import Any
 
 from memskill_cli.agent.reply_entry import FENCE, Entry, read_verb
 
+MAX_MENDED = 40_000
+"""Characters of a text with errors that are still looked at. Mending takes time, the more so the more it nests."""
+MAX_OPENINGS = 500
+"""Brackets that may begin something in a text with errors: each false one costs as much as the text is long."""
 _OPENING = re.compile(r"[{\[](?=\s*[{\"'}\]])")
 
 
 def json_entries(reply: str) -> list[Entry] | None:
     """The entries of JSON anywhere in the reply, with small errors mended; None if it has no actions in JSON."""
     entries, broken = sound_json(reply)
-    mended = _mended(broken) if "action" in broken.lower() else None
-    return mended if mended is not None and len(mended) > len(entries or []) else entries
+    found = _entries(mended(broken)) if "action" in broken.lower() else None
+    return found if found is not None and len(found) > len(entries or []) else entries
 
 
 def sound_json(reply: str) -> tuple[list[Entry] | None, str]:
     """The entries of all JSON without errors, and the rest of the text from the first JSON with errors on."""
     text = "\n".join(line for line in reply.split("\n") if not FENCE.match(line) or "{" in line or "[" in line)
     entries: list[Entry] | None = None
-    at, broken = 0, ""
-    while opening := _OPENING.search(text, at):
+    at, broken, false = 0, "", 0
+    while false <= MAX_OPENINGS and (opening := _OPENING.search(text, at)):
         at = opening.start() + 1
         try:
             value, end = json.JSONDecoder(strict=False).raw_decode(text, opening.start())
+            found = _from_json(value)
         except ValueError:
             broken = broken or text[opening.start() :]
+            false += 1
             continue
-        except RecursionError:  # no reply of ours nests a thousand deep
+        except RecursionError:  # no reply of ours nests a hundred deep
             return entries, ""
-        if (found := _from_json(value)) is not None:
+        if found is not None:
             entries, at = [*(entries or []), *found], end
     return entries, broken
 
 
-def _mended(text: str) -> list[Entry] | None:
+def mended(text: str) -> Any:
+    """What a lenient reader makes of a text that is not quite JSON; None if that fails or would take too long."""
     import json_repair
 
+    if len(text) > MAX_MENDED or text.count("{") + text.count("[") > MAX_OPENINGS:
+        return None
     try:
-        return _from_json(json_repair.loads(text))
+        return json_repair.loads(text)
     except Exception:  # whatever the library makes of wild text, a mending that fails is none
+        return None
+
+
+def _entries(value: Any) -> list[Entry] | None:
+    try:
+        return _from_json(value)
+    except RecursionError:
         return None
 
 

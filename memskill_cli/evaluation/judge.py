@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from json_repair import repair_json
-
 from memskill_cli.agent.prompts import messages, template
+from memskill_cli.agent.reply_json import mended
 from memskill_cli.errors import UnreadableReplyError
 from memskill_cli.evaluation.asking import judge_rubric
 from memskill_cli.evaluation.scoring import tagged_answer
@@ -24,11 +23,11 @@ def parse_verdict(text: str) -> float:
     score): such a reply is asked again, and counted, and never taken for a 0.
     """
     start, end = text.find("{"), text.rfind("}")
-    verdict = repair_json(text[start : end + 1], return_objects=True) if 0 <= start < end else None
+    verdict = mended(text[start : end + 1]) if 0 <= start < end else None
     score = verdict.get("score") if isinstance(verdict, dict) else None
     try:
         value = float(score) if not isinstance(score, bool) else math.nan  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if value not in SCORES:
         raise UnreadableReplyError(f'expected JSON with "score" 0, 0.5 or 1, not {text[:80]!r}')

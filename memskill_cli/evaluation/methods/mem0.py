@@ -74,7 +74,7 @@ class Mem0Store:
         self._busy = asyncio.Lock()
 
     async def add(self, text: str, date: str) -> None:
-        prompt = _TODAY.sub(rf"\g<1>{date or 'not known'}.", _library().prompt)
+        prompt = _TODAY.sub(lambda found: f"{found[1]}{date or 'not known'}.", _library().prompt)
         self._memory.config.custom_fact_extraction_prompt = prompt
         done = await self._run(
             lambda: self._memory.add(

@@ -20,6 +20,7 @@ import orjson
 
 from memskill_cli import files
 from memskill_cli.agent.reply_blocks import without_thoughts
+from memskill_cli.agent.reply_json import mended
 from memskill_cli.config import digest
 from memskill_cli.errors import MemoryBankError, MemskillError, ModelError, UnreadableReplyError, UsageError
 from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Memory, Method
@@ -197,14 +198,12 @@ def read_object(text: str, key: str) -> dict[str, Any]:
 
     That is what a provider's JSON mode would have given the library. Raises UnreadableReplyError if there is none.
     """
-    from json_repair import repair_json
-
     said = without_thoughts(text)
     start, end = said.find("{"), said.rfind("}")
     try:
         value = json.loads(said[start : end + 1], strict=False)
-    except ValueError:
-        value = repair_json(said[start:], return_objects=True) if start >= 0 else None
+    except (ValueError, RecursionError):
+        value = mended(said[start:]) if start >= 0 else None
     if not isinstance(value, dict) or key not in value:
         raise UnreadableReplyError(f'expected one JSON object with "{key}", not {text.strip()[:80]!r}')
     return value
