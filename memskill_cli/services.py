@@ -22,6 +22,7 @@ from memskill_cli.llm.ledger import Ledger
 from memskill_cli.memory.encoders import CachedEncoder, load_encoder
 from memskill_cli.memory.spaces import Spaces
 from memskill_cli.records import ROLES
+from memskill_cli.runs.run_dir import created_at
 from memskill_cli.training.rollout import World
 
 
@@ -84,7 +85,7 @@ async def services(
     from memskill_cli.llm.embedded import register  # imports litellm
 
     keys = KeyRing.collect(access.api_keys, access.keys_file)
-    ledger = Ledger(usage_file, scope=scope, max_cost=settings.limits.max_cost)
+    ledger = Ledger(usage_file, scope=scope, max_cost=settings.limits.max_cost, owner=created_at(usage_file.parent))
     register(notice, access.cache / "models")
     async with AsyncExitStack() as stack:
         cache = stack.enter_context(closing(ResponseCache(access.cache, notice=notice)))

@@ -34,11 +34,11 @@ def parse_verdict(text: str) -> float:
     return value
 
 
-async def judge(gateway: Gateway, query: Query, prediction: str) -> float:
+async def judge(gateway: Gateway, query: Query, prediction: str, *, settled: bool = True) -> float:
     """How well ``prediction`` answers ``query``: 0, 0.5 or 1, by the rule for its category where there is one.
 
     Of a reply with an ``<answer>`` only that is judged. An empty prediction is 0 without a call. Raises
-    UnreadableReplyError or ModelError when there is no verdict.
+    UnreadableReplyError or ModelError when there is no verdict; ``settled``: as in :meth:`Gateway.ask`.
     """
     prediction = tagged_answer(prediction)
     if not prediction.strip():
@@ -51,4 +51,4 @@ async def judge(gateway: Gateway, query: Query, prediction: str) -> float:
         truth=" / ".join(query.truths),
         answer=prediction,
     )
-    return (await gateway.ask("judge", prompt, parse=parse_verdict, grammar=judge_grammar())).value
+    return (await gateway.ask("judge", prompt, parse=parse_verdict, grammar=judge_grammar(), settled=settled)).value

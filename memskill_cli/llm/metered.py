@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Literal
 
+from memskill_cli import redaction
 from memskill_cli.config import EMBEDDED
 from memskill_cli.errors import BudgetExceededError, MemskillError, UsageError
 from memskill_cli.llm import failures
@@ -39,8 +40,6 @@ class MeteredRouter:
         self._groups, self._keys, self._ledger = groups, keys, ledger
         self._prices = {id(d): Price(d) for group in groups.values() for d in group}
         self._tell = notice
-        for text in keys.notices:
-            self._notice(text)
         self._check_prices()
         if any(d.label == EMBEDDED for group in groups.values() for d in group):
             from memskill_cli.llm.embedded import register
@@ -91,7 +90,7 @@ class MeteredRouter:
 
     def _failure(self, error: Exception, purpose: Purpose, seconds: float) -> MemskillError:
         """The error to raise for one of litellm's, after writing it down."""
-        _log.debug("%s", self._keys.scrub(traceback.format_exc()))
+        _log.debug("%s", redaction.clean(traceback.format_exc()))
         deployment = self._served(failed_deployment(error), purpose)
         failure = failures.explain(error, purpose, deployment, self._keys.scrub)
         outcome = f"error:{type(failure).__name__}"

@@ -164,7 +164,7 @@ def find_run(runs_dir: Path, name: str | None, *, trained: bool = False) -> Path
     able = [run for run in runs.values() if run.name != UNTRAINED]
     if trained:
         able = [run for run in able if any(run.glob("checkpoints/*/checkpoint.json"))]
-    return max(able, key=lambda run: (_created(run), run.name), default=None)
+    return max(able, key=lambda run: (created_at(run), run.name), default=None)
 
 
 def new_name(runs_dir: Path, dataset: str) -> str:
@@ -174,10 +174,11 @@ def new_name(runs_dir: Path, dataset: str) -> str:
     return next(free for free in names if not (runs_dir / free).exists())
 
 
-def _created(run: Path) -> str:
+def created_at(run: Path) -> str:
+    """When the run in this folder was made, which tells it from all others; "" if its record does not say."""
     try:
         return str(orjson.loads((run / "run.json").read_bytes())["created"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError):
         return ""
 
 

@@ -113,14 +113,15 @@ async def play(world: World, where: Playground, recall: Recall, task: Query) -> 
     return Answer(task, report(played), tuple(retrieved), float(played.won), played=played)
 
 
-async def with_verdict(world: World, answer: Answer) -> Answer:
+async def with_verdict(world: World, answer: Answer, *, settled: bool = True) -> Answer:
     """``answer`` with the judge's score.
 
-    A verdict that stays unreadable is the answer's ``error`` and leaves ``judge`` None: never a 0. Raises ModelError
-    when the call fails for good.
+    A verdict that stays unreadable is the answer's ``error`` and leaves ``judge`` None: never a 0; with ``settled``
+    False it is asked for anew when it was unreadable before. Raises ModelError when the call fails for good.
     """
     try:
-        return dataclasses.replace(answer, judge=await judge(world.gateway, answer.query, answer.prediction))
+        verdict = await judge(world.gateway, answer.query, answer.prediction, settled=settled)
+        return dataclasses.replace(answer, judge=verdict)
     except UnreadableReplyError as error:
         return dataclasses.replace(answer, error=f"judge: {error.message}")
 
