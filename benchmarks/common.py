@@ -27,11 +27,11 @@ import psutil
 OUT = Path(__file__).parent / "out"
 MEMSKILL = str(Path(sys.executable).with_name("memskill"))
 """The installed command."""
-WORDS = (
+WORDS = (  # noqa: SIM905
     "the a my his her we they went moved likes bought lost found called met at in to from with after before new old "
     "cat dog sister house garden bridge school train summer winter coffee guitar book letter friend doctor city lake "
     "yesterday monday may seven three always never maybe really because although picture birthday job plan weekend"
-).split()  # noqa: SIM905
+).split()
 """What synthetic texts are made of."""
 PACKAGES = ("memskill", "numpy", "torch", "litellm", "chromadb", "sentence-transformers", "faiss-cpu")
 LOAD_AT_START = os.getloadavg()[0]

@@ -6,10 +6,10 @@ Synthetic conversations in LongMemEval's format, a question each, are prepared a
 each time in a new process with empty caches, against rule-made models behind HTTP in another process that answer at
 once; with the hashing encoder, so that what is measured is the program itself. Compared:
 
-- **small traces** (8 messages, two spans): 1, 10, 100 and 1,000 of them, with ``--full`` 10,000. A program that held all
-  traces, or looked at all that it has done for each that it does, would show it here. The most memory a process had
-  with the most traces is held against that with a tenth of them (to reach: no more than 1.1 ×), and what each further
-  trace takes between the last two sizes against the same between the two before (to reach: no more than 1.25 ×).
+- **small traces** (8 messages, two spans): 1, 10, 100 and 1,000 of them, with ``--full`` 10,000. A program that held
+  all traces, or looked at all that it has done for each that it does, would show it here. The most memory a process
+  had with the most traces is held against that with a tenth of them (to reach: no more than 1.1 ×), and what each
+  further trace takes between the last two sizes against the same between the two before (no more than 1.25 ×).
 - **large traces** of LongMemEval's size (500 messages, about 115,000 tokens): one, and a handful at once.
 
 Small sizes are measured three times, shown are medians. Seconds are those of the evaluation, without starting up; CPU
