@@ -136,7 +136,7 @@ class Evaluation:
         try:
             answer, what = await ask(self.world, memory.recall, query, judged=False), "judge"
             if self.settings.eval.judge and self.world.playground is None:
-                answer = await with_verdict(self.world, answer)
+                answer = await with_verdict(self.world, answer, settled=False)  # a row with an error heals
             self._failures = 0
         except ModelError as error:
             self._failed(error)
