@@ -48,7 +48,12 @@ class Controller(nn.Module):
 
     @classmethod
     def seeded(cls, embedding_dim: int, hidden: int, seed: int) -> Controller:
-        """A fresh controller for states of two embeddings; the same weights for the same seed."""
+        """A fresh controller for states of two embeddings; the same weights for the same seed.
+
+        From now on torch uses one thread inside an operation, as for encoders: the last bits of what a controller
+        learns and says would depend on their number, and its products are too small to gain from more.
+        """
+        torch.set_num_threads(1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(2 * embedding_dim, embedding_dim, hidden)
