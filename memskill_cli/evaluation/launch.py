@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +18,16 @@ from memskill_cli.evaluation.runner import Evaluation, Watcher
 from memskill_cli.evaluation.subject import Subject
 from memskill_cli.evaluation.summary import SCORES
 from memskill_cli.evaluation.task import Plan, Task, evaluation_id, plan
+from memskill_cli.locks import locked
 from memskill_cli.records import Trace
 from memskill_cli.reports.hooks import report_evaluations
 from memskill_cli.runs import checkpoint
-from memskill_cli.runs.run_dir import UNTRAINED, RunDir, find_run, locked, read_json
+from memskill_cli.runs.checkpoint import Checkpoint
+from memskill_cli.runs.run_dir import UNTRAINED, RunDir, find_run, read_json
 from memskill_cli.services import Access, Services, games_of, services
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.training import stages
+from memskill_cli.training.stages import Stage
 
 LEFT_OUT = {
     "locomo": "LoCoMo's adversarial category 5",
@@ -53,12 +56,14 @@ def open_run(runs_dir: Path, name: str | None, settings: Config, data_digest: st
     path = find_run(runs_dir, name, trained=True)
     if path is not None:
         return RunDir.open(path)
-    if (runs_dir / UNTRAINED / "run.json").exists():
-        run = RunDir.open(runs_dir / UNTRAINED)
-        run.write_config(settings)
-        return run
-    run = RunDir.create(runs_dir, UNTRAINED, settings, data_digest, status=UNTRAINED)
-    seed_bank(noop=settings.controller.noop_seed).save(run.skill_bank)
+    if not (runs_dir / UNTRAINED / "run.json").exists():
+        bank = seed_bank(noop=settings.controller.noop_seed)
+        with suppress(RunError):  # another evaluation makes it at this moment
+            return RunDir.create(
+                runs_dir, UNTRAINED, settings, data_digest, UNTRAINED, lambda run: bank.save(run.skill_bank)
+            )
+    run = RunDir.open(runs_dir / UNTRAINED)
+    run.write_config(settings)
     return run
 
 
@@ -70,18 +75,31 @@ def find_subject(run: RunDir, which: str, settings: Config, notice: Callable[[st
     """
     if which not in ("best", "latest"):
         return Subject.of(checkpoint.load(Path(which)), settings)
-    champion = stages.best(stages.read_all(run.stages))
-    if which == "best" and champion is not None:
-        folder = run.checkpoints / f"{champion.checkpoint:06d}"
-        # A stage is closed a moment before its checkpoint is written; a run killed in between has only the latest.
-        if folder in checkpoint.all_of(run.checkpoints):
-            return Subject.of(checkpoint.load(folder), settings, champion.bank)
+    if which == "best" and (champion := stages.best(stages.read_all(run.stages))) is not None:
+        found = _measured_with(run, champion, notice)
+        if stages.best(stages.read_all(run.stages)) != champion:  # a training has found a better one meanwhile
+            return find_subject(run, which, settings, notice)
+        return Subject.of(found, settings, champion.bank)
     latest = checkpoint.load_latest(run.checkpoints, notice)
-    if latest is None and which == "latest":
-        raise RunError(f"run {run.name} has no checkpoint yet", hint=f"memskill train --run {run.name} --resume")
+    if latest is None and (which == "latest" or checkpoint.all_of(run.checkpoints)):
+        raise RunError(f"run {run.name} has no sound checkpoint", hint=f"memskill train --run {run.name} --resume")
     if latest is None:
         notice("nothing is trained here yet: using the seed skills and an untrained controller")
     return Subject.of(latest, settings)
+
+
+def _measured_with(run: RunDir, champion: Stage, notice: Callable[[str], None]) -> Checkpoint:
+    """The checkpoint that the best stage's reward was measured with; if it is harmed, the nearest sound one."""
+    found = checkpoint.load_latest(run.checkpoints, notice, upto=champion.checkpoint)
+    found = found or checkpoint.load_latest(run.checkpoints, notice)
+    if found is None:
+        raise RunError(f"run {run.name} has no sound checkpoint", hint=f"memskill train --run {run.name} --resume")
+    if found.done != champion.checkpoint:
+        notice(
+            f"the checkpoint of stage {champion.number}, the best, cannot be used: "
+            f"its skills are chosen by the controller of checkpoint {found.done:06d}"
+        )
+    return found
 
 
 def subjects_of(

@@ -9,6 +9,7 @@ question again, a model at temperature 0 would give the same answer. No change i
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,20 +49,42 @@ class Evolution:
     def close(self, bank: SkillBank, rewards: Sequence[float], checkpoint: int) -> Stage:
         """Judge the stage that ``bank`` is of by its inner-epoch ``rewards``; it is kept if it beats all before it."""
         known = stages.read_all(self.folder)
-        former = stages.best([stage for stage in known if stage.number < bank.stage])
-        reward = stages.stage_reward(rewards)
-        earlier = [stage.reward for stage in known if stage.number < bank.stage and stage.reward is not None]
-        wins = not earlier or reward > max(earlier)
         opened = next((stage for stage in known if stage.number == bank.stage), Stage(bank.stage, bank))
-        # Training a stage that changed nothing can lose too, but there is no change to take back.
-        kept = wins or not opened.change
         closed = dataclasses.replace(
-            opened, bank=bank.copy(), reward=reward, is_best=wins, kept=kept, checkpoint=checkpoint
+            opened, bank=bank.copy(), reward=stages.stage_reward(rewards), checkpoint=checkpoint
         )
-        stages.write(self.folder, closed)
-        if wins and former is not None:
-            stages.write(self.folder, dataclasses.replace(former, is_best=False))
+        before = [stage for stage in known if stage.number < bank.stage]
+        wins = stages.marked([*before, closed])[-1].is_best
+        # Training a stage that changed nothing can lose too, but there is no change to take back.
+        closed = dataclasses.replace(closed, is_best=wins, kept=wins or not opened.change)
+        self._replace(known, [*before, closed, *(stage for stage in known if stage.number > bank.stage)])
         return closed
+
+    def rewind(self, done: int, bank: SkillBank) -> None:
+        """Back to what was known after ``done`` inner epochs, when the bank was ``bank``.
+
+        A stage judged later is open again; those proposed after such a one go, and are proposed anew (the replies are
+        in the cache). What a crash between two files left marked twice is marked once. Nothing changes if all of it was
+        known.
+        """
+        known = stages.read_all(self.folder)
+        later = [stage.number for stage in known if stage.checkpoint is not None and stage.checkpoint > done]
+        if later:
+            told = ", ".join(map(str, later))
+            self.notice(f"stages judged after inner epoch {done} are judged again: {told}")
+        end = min((number for number in later if number > bank.stage), default=math.inf)
+        for stage in reversed(known):  # from the end, so that a crash leaves none whose parent has gone
+            if stage.number >= end:
+                stages.path_of(self.folder, stage.number).unlink()
+        kept = [stage for stage in known if stage.number < end]
+        open_again = {stage.number: _reopened(stage, bank) for stage in kept if stage.number in later}
+        self._replace(kept, [open_again.get(stage.number, stage) for stage in kept])
+
+    def _replace(self, known: Sequence[Stage], wanted: Sequence[Stage]) -> None:
+        """Write those of ``wanted`` that are not ``known``, the latest first, with one of all marked as the best."""
+        for stage in reversed(stages.marked(wanted)):
+            if stage not in known:
+                stages.write(self.folder, stage)
 
     def advance(self, bank: SkillBank) -> Stage:
         """The next stage of a run without a designer: the same bank, judged anew."""
@@ -109,6 +132,12 @@ class Evolution:
         names = ", ".join(f"{change.kind} {change.name}" for change in proposal.changes) or "no change"
         self.notice(f"stage {number}, from stage {bank.stage} and {len(cases)} hard cases: {names}; {proposal.summary}")
         return stage
+
+
+def _reopened(stage: Stage, bank: SkillBank) -> Stage:
+    """``stage`` before it was judged; its bank is ``bank``, if that is the one being trained."""
+    bank = bank.copy() if bank.stage == stage.number else stage.bank
+    return Stage(stage.number, bank, change=stage.change, rationale=stage.rationale, parent=stage.parent)
 
 
 def stage_of(bank: SkillBank, proposal: Proposal, number: int) -> Stage:

@@ -55,7 +55,7 @@ async def evolve(
     with run.owned(), run.logged(progress.notice) as notice:
         found = checkpoint.load_latest(run.checkpoints, notice)
         if found is None:
-            raise RunError(f"run {run.name} has no checkpoint yet", hint=f"memskill train --run {run.name} --resume")
+            raise RunError(f"run {run.name} has no sound checkpoint", hint=f"memskill train --run {run.name} --resume")
         cycles: list[Cycle] = []
         for _ in range(request.cycles):
             cycle = await _propose(run, settings, found, access, request, notice)
@@ -91,7 +91,7 @@ async def _propose(
     evolution = Evolution(run.stages, settings.designer, notice)
     async with services(settings, access, run.usage, "evolve", notice) as opened:
         designer = designer_of(opened.world.gateway, settings)
-        pool = HardCasePool(settings.designer, _cases(run, settings, found, champion, request.from_eval))
+        pool = HardCasePool(settings.designer, _cases(run, settings, found, champion, request.from_eval, notice))
         stage = await evolution.propose(
             designer, base, pool, opened.world.spaces.retrieval, settings.seed, write=not request.dry_run
         )
@@ -101,12 +101,17 @@ async def _propose(
 
 
 def _cases(
-    run: RunDir, settings: Config, found: Checkpoint, champion: Stage | None, from_eval: str
+    run: RunDir,
+    settings: Config,
+    found: Checkpoint,
+    champion: Stage | None,
+    from_eval: str,
+    notice: Callable[[str], None],
 ) -> Sequence[HardCase]:
     """The pool of the best stage (before one was judged: of the latest checkpoint), or an evaluation's failures."""
     if not from_eval:
         if champion is not None and champion.checkpoint not in (None, found.done):
-            found = checkpoint.load(run.checkpoints / f"{champion.checkpoint:06d}")
+            found = checkpoint.load_latest(run.checkpoints, notice, upto=champion.checkpoint) or found
         return HardCasePool.from_rows(settings.designer, found.state["hard_cases"]).cases
     folder = run.evals / from_eval
     if Path(from_eval).name != from_eval or not (folder / "results.jsonl").exists():

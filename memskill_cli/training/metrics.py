@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,13 +13,27 @@ from memskill_cli.records import Episode, Usage
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.training.ppo import PPOStats
 
+_BILL = ("prompt_tokens", "completion_tokens", "cost_usd")
+_DIGITS = 10
+"""Decimals of a dollar: sums of prices per token come out the same in any order."""
+
 
 class Effort(NamedTuple):
-    """What an inner epoch took: the ledger's totals before and after it, and its time."""
+    """What an inner epoch took: the ledger's totals before (see :func:`begun`) and after it, and its wall time."""
 
     before: Usage
     after: Usage
     seconds: float
+
+
+def begun(totals: Usage, rows: Sequence[Mapping[str, Any]]) -> Usage:
+    """The ledger's ``totals`` as an inner epoch begins, with tokens and money no more than its lines so far account
+    for: what an attempt that was interrupted has paid for belongs to the next line, and all lines sum up to the bill.
+
+    Calls are those of the attempt that completes the inner epoch; replies paid for by an earlier one count as cached.
+    """
+    billed = {name: sum(row.get(name, 0) for row in rows) for name in _BILL}
+    return dataclasses.replace(totals, **{name: min(billed[name], getattr(totals, name)) for name in _BILL})
 
 
 def row_of(
@@ -47,7 +61,7 @@ def row_of(
         **_played(episodes),
         "llm_calls": effort.after.calls - effort.before.calls,
         "cached_calls": effort.after.cached_calls - effort.before.cached_calls,
-        "cost_usd": round(effort.after.cost_usd - effort.before.cost_usd, 6),
+        **{name: round(getattr(effort.after, name) - getattr(effort.before, name), _DIGITS) for name in _BILL},
         "seconds": round(effort.seconds, 3),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,16 @@ from memskill_cli.skills.bank import SkillBank
 FORMAT = 1
 TAIL = 0.25
 """A stage is judged by this last part of its inner epochs, when the controller has settled."""
+_FIELDS: dict[str, Any] = {
+    "stage": int,
+    "reward": float | int | None,
+    "is_best": bool,
+    "checkpoint": int | None,
+    "change": dict,
+    "rationale": str,
+    "kept": bool | None,
+    "parent": int | None,
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,11 @@ class Stage:
     rationale: str = ""
     kept: bool | None = None
     parent: int | None = None
+
+    @property
+    def judged(self) -> bool:
+        """Whether a training or an evaluation has judged it."""
+        return self.reward is not None or self.kept is not None
 
 
 def stage_reward(rewards: Sequence[float]) -> float:
@@ -70,15 +85,22 @@ def write(folder: Path, stage: Stage) -> None:
 def read(file: Path) -> Stage:
     """One stage file. Raises RunError if it is damaged or of a newer format."""
     try:
-        text = file.read_text("utf-8")
-        row = orjson.loads(text)
+        content = file.read_bytes()
+        row = orjson.loads(content)
         if row["format"] > FORMAT:
-            raise RunError(f"{file}: format {row['format']} is newer than this memskill reads ({FORMAT})")
-        bank = SkillBank.from_json(text, str(file), at=("bank",))
-        names = ("reward", "is_best", "checkpoint", "change", "rationale", "kept", "parent")
-        return Stage(number=row["stage"], bank=bank, **{name: row[name] for name in names})
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise RunError(f"{file}: not a stage file: {error!r}") from None
+            message = f"{file}: format {row['format']} is newer than this memskill reads ({FORMAT})"
+            raise RunError(message, hint="pip install -U memskill")
+        for name, kinds in _FIELDS.items():
+            if not isinstance(row[name], kinds):
+                raise TypeError(f"{name} is {row[name]!r}")
+        if path_of(file.parent, row["stage"]).name != file.name:
+            raise ValueError(f"it is stage {row['stage']}")
+        bank = SkillBank.from_json(content.decode(), str(file), at=("bank",))
+        return Stage(number=row["stage"], bank=bank, **{name: row[name] for name in _FIELDS if name != "stage"})
+    except OSError as error:
+        raise RunError(f"{file}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file}: not a stage file: {error}") from None
 
 
 def read_all(folder: Path) -> list[Stage]:
@@ -94,6 +116,16 @@ def best(stages: Sequence[Stage]) -> Stage | None:
     return next((stage for stage in reversed(stages) if stage.is_best), None)
 
 
+def marked(stages: Sequence[Stage]) -> list[Stage]:
+    """The same stages, with only that one marked as the best which won last: it earned more than every one before it,
+    or, judged by an evaluation, was kept."""
+    champion, top = None, -math.inf
+    for stage in stages:
+        if stage.kept if stage.reward is None else stage.reward > top:
+            champion, top = stage.number, top if stage.reward is None else stage.reward
+    return [replace(stage, is_best=stage.number == champion) for stage in stages]
+
+
 def pending(stages: Sequence[Stage], after: int) -> Stage | None:
-    """The stage that was proposed after stage ``after`` and is not judged yet."""
-    return next((s for s in reversed(stages) if s.kept is None and s.reward is None and s.number > after), None)
+    """The first stage that was proposed after stage ``after`` and is not judged yet."""
+    return next((stage for stage in stages if not stage.judged and stage.number > after), None)

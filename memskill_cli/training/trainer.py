@@ -31,6 +31,7 @@ from memskill_cli.agent.controller import Controller, Exploration, choose
 from memskill_cli.agent.designer import Designer
 from memskill_cli.agent.hard_cases import HardCasePool
 from memskill_cli.config import Config
+from memskill_cli.errors import CheckpointError
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.randomness import seed_from
 from memskill_cli.records import Episode
@@ -74,6 +75,13 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.ppo.learning_rate)
         self.done = 0
         self.window_start = 0  # inner epoch from which the bank's new skills are explored
+        self.rewards: list[float] = []  # of the stage's inner epochs so far
+        self.rows: list[dict[str, Any]] = []  # metrics of all inner epochs so far
+        self.best: int | None = None  # the best stage's checkpoint
+
+    @property
+    def _hidden(self) -> int:
+        return self.settings.controller.hidden
 
     @property
     def total(self) -> int:
@@ -85,26 +93,62 @@ class Trainer:
         return sum(len(lesson.spans) for done in range(self.done, self.total) for lesson in self._lessons(done))
 
     def resume(self) -> None:
-        """Go back to the newest sound checkpoint and drop the metrics that came after it."""
+        """Go back to the newest sound checkpoint, and everything else in the run to what was known then.
+
+        Raises CheckpointError if there is none and no way to begin anew, or if it is not of this controller's size.
+        """
+        checkpoint.sweep(self.run.checkpoints)
         found = checkpoint.load_latest(self.run.checkpoints, self.watcher.notice)
         if found is not None:
-            self.controller.load_state_dict(found.controller)
-            checkpoint.restore_optimizer(self.optimizer, found.optimizer)
-            self.bank, self.done, self.window_start = found.bank, found.done, found.state["window_start"]
-            self.pool = HardCasePool.from_rows(self.settings.designer, found.state["hard_cases"])
-        kept = [row for row in files.read_jsonl(self.run.metrics) if self._number(row) < self.done]
-        files.write_atomic(self.run.metrics, b"".join(map(files.to_json, kept)))
+            self._restore(found)
+        elif stages.best(stages.read_all(self.run.stages)) is not None:
+            raise CheckpointError(
+                f"{self.run.checkpoints}: no sound checkpoint is left",
+                hint="start a new run; replies that were paid for are in the cache",
+            )
+        self._keep_metrics()
+        if found is not None and found.state["rewards"] is None:
+            outer = (self.done - 1) // self.settings.train.inner_epochs
+            self.rewards = [row["episode_reward_mean"] for row in self.rows if row["outer"] == outer]
+        self.evolution.rewind(self.done, self.bank)
+        if found is not None:
+            self._publish()
+            self._end_of_epoch()
+
+    def _restore(self, found: checkpoint.Checkpoint) -> None:
+        size, own = (found.state["dim"], found.state["hidden"]), (self.world.spaces.state.dim, self._hidden)
+        if size != own:
+            raise CheckpointError(
+                f"the controller of run {self.run.name} is for {size[0]}-d embeddings and has {size[1]} hidden units, "
+                f"but {self.settings.encoders.state} has {own[0]} and controller.hidden is {own[1]}",
+                hint="go on with the --encoder and the controller.hidden that the run began with",
+            )
+        self.controller.load_state_dict(found.controller)
+        checkpoint.restore_optimizer(self.optimizer, found.optimizer)
+        self.bank, self.done, self.window_start = found.bank, found.done, found.state["window_start"]
+        self.pool = HardCasePool.from_rows(self.settings.designer, found.state["hard_cases"])
+        self.rewards = found.state["rewards"] or []
+
+    def _keep_metrics(self) -> None:
+        """Drop the lines of inner epochs that are to be made again, and what is no line."""
+        rows = {number: row for row in files.read_jsonl(self.run.metrics) if (number := self._number(row)) is not None}
+        if again := [number for number in rows if number >= self.done]:
+            self.watcher.notice(f"inner epochs after {self.done} have no checkpoint: {len(again)} to be made again")
+        self.rows = [rows[number] for number in range(self.done) if number in rows]
+        if lost := self.done - len(self.rows):
+            self.watcher.notice(f"{self.run.metrics}: {lost} of {self.done} lines are missing or damaged")
+        files.write_atomic(self.run.metrics, b"".join(map(files.to_json, self.rows)))
 
     async def train(self) -> None:
         """All inner epochs that are left; then the run's bank is its best stage's."""
         self.evolution.begin(self.bank)
-        if not checkpoint.all_of(self.run.checkpoints):
+        if not self.done:
             self._save()  # what a run killed in its first inner epoch goes back to
         while self.done < self.total:
             outer, inner = divmod(self.done, self.settings.train.inner_epochs)
+            began, before = time.monotonic(), metrics.begun(self.ledger.usage(), self.rows)
             if inner == 0 and outer > 0 and not await self._next_stage():
                 break
-            began, before = time.monotonic(), self.ledger.usage()
             skills_SD = await self._skill_vectors()
             episodes = await self._collect(outer, inner, skills_SD)
             stats = self._learn(episodes, outer, inner, skills_SD)
@@ -112,10 +156,11 @@ class Trainer:
             self.done += 1
             effort = metrics.Effort(before, self.ledger.usage(), time.monotonic() - began)
             row = metrics.row_of(outer, inner, self.bank, episodes, stats, effort)
+            self.rows.append(row)
+            self.rewards.append(row["episode_reward_mean"])
             files.append_line(self.run.metrics, row)
-            if inner + 1 == self.settings.train.inner_epochs:
-                self._close_stage(outer)
             self._save()
+            self._end_of_epoch()
             self.watcher.epoch(row)
         self._end_on_best()
 
@@ -136,7 +181,7 @@ class Trainer:
             encoder = self.world.spaces.retrieval
             waiting = await self.evolution.propose(self.designer, self.bank, self.pool, encoder, self.settings.seed)
         assert waiting is not None
-        self.bank, self.window_start = waiting.bank.copy(), self.done
+        self.bank, self.window_start, self.rewards = waiting.bank.copy(), self.done, []
         return True
 
     def _roll_back(self) -> None:
@@ -145,9 +190,15 @@ class Trainer:
         if champion is None or champion.number == self.bank.stage or champion.checkpoint is None:
             return
         self.watcher.notice(f"stage {self.bank.stage} was no better: back to stage {champion.number}")
-        found = checkpoint.load(self.run.checkpoints / f"{champion.checkpoint:06d}")
         self.bank = champion.bank.copy()
-        self.pool = HardCasePool.from_rows(self.settings.designer, found.state["hard_cases"])
+        found = checkpoint.load_latest(self.run.checkpoints, self.watcher.notice, upto=champion.checkpoint)
+        if found is not None:
+            self.pool = HardCasePool.from_rows(self.settings.designer, found.state["hard_cases"])
+        if found is None or found.done != champion.checkpoint:
+            whose = f"of inner epoch {found.done}" if found is not None else "as they are now"
+            self.watcher.notice(
+                f"checkpoint {champion.checkpoint:06d} cannot be used: the hard cases are those {whose}"
+            )
 
     def _observe(self, episodes: Sequence[Episode]) -> None:
         for episode in episodes:
@@ -207,26 +258,39 @@ class Trainer:
         new_S = torch.tensor([name in self.bank.new for name in self.bank.names])
         return Exploration(new_S, how.p_min, fade)
 
-    def _close_stage(self, outer: int) -> None:
-        rows = [row for row in files.read_jsonl(self.run.metrics) if row["outer"] == outer]
-        self.evolution.close(self.bank, [row["episode_reward_mean"] for row in rows], self.done)
-
     def _save(self) -> None:
-        cases = self.pool.rows()
         state = {
             "dim": self.world.spaces.state.dim,
-            "hidden": self.settings.controller.hidden,
+            "hidden": self._hidden,
             "window_start": self.window_start,
-            "hard_cases": cases,
+            "rewards": self.rewards,
+            "hard_cases": self.pool.rows(),
         }
         weights, adam = self.controller.state_dict(), checkpoint.optimizer_tensors(self.optimizer)
         contents = checkpoint.Checkpoint(self.done, weights, adam, self.bank, state)
         checkpoint.save(self.run.checkpoints, contents)
-        files.write_atomic(self.run.hard_cases, b"".join(map(files.to_json, cases)))
+        self._publish()
+
+    def _publish(self) -> None:
+        """What the checkpoint knows, for readers of the run."""
+        files.write_atomic(self.run.hard_cases, b"".join(map(files.to_json, self.pool.rows())))
         self.bank.save(self.run.skill_bank)
-        champion = stages.best(stages.read_all(self.run.stages))
-        keep = champion.checkpoint if champion else None
-        checkpoint.prune(self.run.checkpoints, self.settings.train.keep_checkpoints, keep)
+
+    def _end_of_epoch(self) -> None:
+        """After a checkpoint: judge the stage if it is at its end, and drop checkpoints that nobody needs any more.
+
+        A run that was killed before this does it when it is resumed.
+        """
+        at_end = self.done % self.settings.train.inner_epochs == 0
+        if at_end or self.best is None:
+            known = stages.read_all(self.run.stages)
+            judged = any(stage.judged for stage in known if stage.number == self.bank.stage)
+            if at_end and self.rewards and not judged:
+                self.evolution.close(self.bank, self.rewards, self.done)
+                known = stages.read_all(self.run.stages)
+            champion = stages.best(known)
+            self.best = champion.checkpoint if champion else None
+        checkpoint.prune(self.run.checkpoints, self.settings.train.keep_checkpoints, self.best, done=self.done)
 
     def _end_on_best(self) -> None:
         """A run ends on its best snapshot, statistics and all."""
@@ -239,5 +303,9 @@ class Trainer:
         outer, inner = divmod(done, self.settings.train.inner_epochs)
         return (self.curriculum.lesson(outer, inner, index) for index in range(self.settings.train.batch_size))
 
-    def _number(self, row: dict[str, Any]) -> int:
-        return int(row["outer"]) * self.settings.train.inner_epochs + int(row["inner"])
+    def _number(self, row: dict[str, Any]) -> int | None:
+        """Which inner epoch of the run a line of metrics is of; None if it says nothing of the kind."""
+        outer, inner = row.get("outer"), row.get("inner")
+        if not isinstance(outer, int) or not isinstance(inner, int):
+            return None
+        return outer * self.settings.train.inner_epochs + inner

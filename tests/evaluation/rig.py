@@ -69,7 +69,7 @@ class Rig:
         with closing(load_encoder("hashing", cache_dir=None)) as encoder:
             dim = encoder.dim
         controller = Controller.seeded(dim, 16, 1).state_dict()
-        state = {"dim": dim, "hidden": 16, "hard_cases": [], "window_start": 0}
+        state = {"dim": dim, "hidden": 16, "hard_cases": [], "window_start": 0, "rewards": []}
         checkpoint.save(self.run.checkpoints, checkpoint.Checkpoint(1, controller, {}, bank, state))
 
     def method(self, name: str, **more: Any) -> dict[str, Any]:
