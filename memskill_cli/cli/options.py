@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,8 +128,17 @@ def settings_of(flags: dict[str, Any], section: str, base: Config | None = None)
     return settings
 
 
-def access_of(flags: dict[str, Any]) -> Access:
-    """Keys and caches from the parsed flags."""
+def access_of(flags: dict[str, Any], warn: Callable[[str], None]) -> Access:
+    """Keys and caches from the parsed flags. ``warn`` is told of keys that others can see."""
+    from memskill_cli.llm.keys import NO_KEY, exposure
     from memskill_cli.services import Access
 
-    return Access(tuple(flags["api_key"] or ()), flags["keys"], flags["cache_dir"])
+    given = tuple(flags["api_key"] or ())
+    if set(given) - {NO_KEY}:
+        warn(
+            "a key on the command line stays in the shell's history and in what ps shows; "
+            "better: MEMSKILL_API_KEYS or --keys FILE.toml"
+        )
+    if flags["keys"] and flags["keys"].exists() and (seen := exposure(flags["keys"])):
+        warn(seen)
+    return Access(given, flags["keys"], flags["cache_dir"])

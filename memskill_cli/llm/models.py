@@ -13,6 +13,7 @@ from memskill_cli.llm import load_litellm
 EMBEDDED_PROVIDER = "memskill_embedded"
 _VARIABLES = {
     "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "cohere_chat": ("COHERE_API_KEY", "CO_API_KEY"),
     "together_ai": ("TOGETHERAI_API_KEY", "TOGETHER_API_KEY"),
     "fireworks_ai": ("FIREWORKS_AI_API_KEY", "FIREWORKS_API_KEY"),
     "huggingface": ("HUGGINGFACE_API_KEY", "HF_TOKEN"),

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import logging
+import threading
 import traceback
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote
 
 import pytest
 
@@ -155,3 +161,87 @@ def test_no_key_leaves_the_gateway(
 
 async def _unplaced(ring: KeyRing) -> None:
     ring.deployments("answer", "nobody/knows", "")
+
+
+class Parrot(BaseHTTPRequestHandler):
+    """A server of any provider's style, which refuses everything and repeats all it was told, in many ways."""
+
+    heard: ClassVar[list[str]] = []
+    status = 400
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        told = [self.path, *(value.split(" ")[-1] for value in self.headers.values())]
+        self.heard.append(" ".join(told))
+        key = next((part for part in told if CANARY in part), "none")
+        message = " ".join(
+            [
+                *(f"{name}: {value}" for name, value in self.headers.items()),
+                f"http://user:{key}@127.0.0.1{self.path}&key={key}",
+                base64.b64encode(f"user:{key}".encode()).decode(),
+                quote(key.replace("-", "+"), safe="").replace("%2B", "%2D"),
+                key.upper(),
+                f"{key[:20]}\n  {key[20:]}",
+            ]
+        )
+        body = json.dumps({"error": {"message": message, "type": key, "param": key, "code": key}}).encode()
+        self.send_response(self.status, f"Refused {key}")
+        for name in ("WWW-Authenticate", "x-request-id", "Set-Cookie"):
+            self.send_header(name, key)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+STYLES = {
+    "openai": ("openai/gpt-4o-mini", "OPENAI_API_KEY"),
+    "azure": ("azure/gpt-4o-mini", "AZURE_API_KEY"),
+    "gemini": ("gemini/gemini-2.0-flash", "GEMINI_API_KEY"),
+    "anthropic": ("anthropic/claude-3-5-haiku-latest", "ANTHROPIC_API_KEY"),
+    "cohere": ("cohere_chat/command-r", "COHERE_API_KEY"),
+}
+
+
+@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize("style", STYLES)
+def test_no_style_of_provider_gives_a_key_away(
+    style: str,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    model, variable = STYLES[style]
+    monkeypatch.setenv(variable, CANARY)
+    monkeypatch.setenv("AZURE_API_VERSION", "2024-10-21")
+    monkeypatch.setattr(Parrot, "status", status)
+    monkeypatch.setattr(Parrot, "heard", [])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Parrot)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    bench = Bench(tmp_path)
+    seen: list[str] = []
+
+    async def work(gateway: Gateway) -> Any:
+        with pytest.raises(MemskillError) as caught:
+            await gateway.ask("answer", question())
+        seen.append(everything(caught.value))
+
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        bench.run(url, work, model=model, ring=KeyRing.collect(), retries=0, cache=True)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert any(CANARY in told for told in Parrot.heard), "the server did get the key"
+    captured = capfd.readouterr()
+    records = [record.getMessage() + str(record.__dict__) for record in caplog.records]
+    files = [file.read_bytes().decode("latin-1") for file in tmp_path.rglob("*") if file.is_file()]
+    told = "\n".join([*seen, *bench.notices, *records, *files, captured.out, captured.err])
+    hidden = told.lower().replace("\\n", "").replace("\n", "")
+    assert not [fragment for fragment in fragments() if fragment.lower() in hidden]
+    assert base64.b64encode(f"user:{CANARY}".encode()).decode()[8:30] not in told
