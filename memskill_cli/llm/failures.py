@@ -63,5 +63,5 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _detail(error: BaseException) -> str:
     """The server's own words: the first paragraph without litellm's prefixes, on one line."""
     text = re.split(r"\n\nLiteLLM: |\s*Traceback \(most recent| ?\bmodel=\S+ context_window_fallbacks=", str(error))[0]
-    text = re.sub(r"^(?:(?:litellm\.)?[A-Z]\w*(?:Error|Exception|Timeout)\b:?[ -]*)+", "", text)
+    text = re.sub(r"^(?:(?:(?:litellm\.)?[A-Z]\w*(?:Error|Exception|Timeout)\b:?|LiteLLM:)[ -]*)+", "", text)
     return " ".join(text.split()) or type(error).__name__

@@ -88,7 +88,7 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
         when all of them rest, or the server is silent, for longer than :data:`PATIENCE`.
         """
         role, since = kwargs["model"], time.monotonic()
-        here = role in self._embedded
+        here, failing_since = role in self._embedded, math.inf
         while True:
             await self._until_awake(role, since)
             sent, wire = time.monotonic(), watch()
@@ -102,8 +102,9 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
             except litellm.router.RouterRateLimitError:
                 continue  # the last key that was awake was put to rest while this call waited for its turn
             except Exception as error:
-                if isinstance(wire.error, SilentError) and self._last_heard(role) <= sent:
-                    await self._lull(role, since, wire.error)
+                failing_since = min(failing_since, sent)
+                if isinstance(wire.error, SilentError) and self._last_heard(role) <= failing_since:
+                    await self._lull(role, failing_since, wire.error)
                 elif wire.error or not self._hold_back(error):
                     raise self._passing(error, wire, role) from None
             else:
@@ -146,7 +147,7 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
         return max(heard, default=math.inf)
 
     async def _lull(self, role: Purpose, since: float, error: WireError) -> None:
-        """Wait, each time longer, before a server that fell silent is asked again, for a call made at ``since``."""
+        """Wait, each time longer, before a server that fell silent at ``since`` is asked again."""
         waited = time.monotonic() - since
         where = " or ".join(sorted({d.api_base or d.model for d in self._serving(role)}))
         if waited > PATIENCE:
