@@ -14,6 +14,7 @@ import platformdirs
 from memskill_cli import stopping
 from memskill_cli.agent.actor import Playground, chars_that_fit
 from memskill_cli.config import EMBEDDED, Config
+from memskill_cli.llm import load_litellm
 from memskill_cli.llm.cache import ResponseCache
 from memskill_cli.llm.embeddings import embed_texts, served_by
 from memskill_cli.llm.gateway import Gateway
@@ -58,10 +59,20 @@ def games_of(dataset: str, data_dir: Path, split: str) -> Path | None:
 
 
 def check_access(settings: Config, access: Access) -> None:
-    """Raise now, before a run is made, what its first call would: of a keys file, a missing key, a model's name."""
-    keys = KeyRing.collect(access.api_keys, access.keys_file)
-    for role in ROLES:
-        keys.deployments(role, getattr(settings.models, role), settings.models.api_base)
+    """Raise now, before a run is made, what its first call would.
+
+    That is of a keys file, a missing key, a model's name, or a budget for a model without a price.
+    """
+    from memskill_cli.llm.prices import unpriced
+
+    load_litellm()  # which reads a file .env, where keys may be
+    keys, models = KeyRing.collect(access.api_keys, access.keys_file), settings.models
+    found = [d for role in ROLES for d in keys.deployments(role, getattr(models, role), models.api_base)]
+    for spec in {settings.encoders.state, settings.encoders.retrieval}:
+        kind, _, model = spec.partition(":")
+        if kind == "litellm" and model:
+            found += keys.deployments("embedding", model, models.api_base)
+    unpriced(found, settings.limits.max_cost)
 
 
 @asynccontextmanager

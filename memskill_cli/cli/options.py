@@ -139,6 +139,6 @@ def access_of(flags: dict[str, Any], warn: Callable[[str], None]) -> Access:
             "a key on the command line stays in the shell's history and in what ps shows; "
             "better: MEMSKILL_API_KEYS or --keys FILE.toml"
         )
-    if flags["keys"] and flags["keys"].exists() and (seen := exposure(flags["keys"])):
+    if flags["keys"] and (seen := exposure(flags["keys"])):
         warn(seen)
     return Access(given, flags["keys"], flags["cache_dir"])

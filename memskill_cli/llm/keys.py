@@ -60,8 +60,6 @@ class _Entry:
 class KeyRing:
     """Every key of this process. Build it with :meth:`collect`."""
 
-    notices: tuple[str, ...] = ()
-
     def __init__(self, given: Sequence[str], entries: Mapping[str, list[_Entry]], environ: Mapping[str, str]) -> None:
         self.told: set[str] = set()
         """What the user has been told about these keys, by whichever router used them."""
@@ -161,7 +159,10 @@ def exposure(keys_file: Path) -> str:
 
     A link is judged by the file that it leads to.
     """
-    found = keys_file.stat()
+    try:
+        found = keys_file.stat()
+    except OSError:
+        return ""  # whoever reads it says what is wrong
     shown = shlex.quote(str(keys_file))
     if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         return f"{keys_file} is open to others on this machine; close it with: chmod 600 {shown}"

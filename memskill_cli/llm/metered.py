@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from memskill_cli import redaction
 from memskill_cli.config import EMBEDDED
-from memskill_cli.errors import BudgetExceededError, MemskillError, UsageError
+from memskill_cli.errors import BudgetExceededError, MemskillError
 from memskill_cli.llm import failures
 from memskill_cli.llm.keys import Deployment, KeyRing, Purpose
 from memskill_cli.llm.ledger import Call, Ledger
-from memskill_cli.llm.prices import Price
+from memskill_cli.llm.prices import Price, unpriced
 from memskill_cli.llm.router import PatientRouter, failed_deployment
 
 _log = logging.getLogger(__name__)
@@ -110,13 +110,6 @@ class MeteredRouter:
         return self._router.deployments[name] if name else self._groups[purpose][0]
 
     def _check_prices(self) -> None:
-        unknown = {d.model for group in self._groups.values() for d in group if not self._prices[id(d)].known}
-        if not unknown:
-            return
-        names = ", ".join(sorted(unknown))
-        if self._ledger.max_cost:
-            raise UsageError(
-                f"--max-cost needs a price, and nobody knows what {names} costs",
-                hint="give input_cost_per_token and output_cost_per_token in a --keys FILE.toml, or drop --max-cost",
-            )
-        self._notice(f"the price of {names} is not known: its calls count as $0")
+        names = unpriced((d for group in self._groups.values() for d in group), self._ledger.max_cost)
+        if names:
+            self._notice(f"the price of {names} is not known: its calls count as $0")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from memskill_cli.config import EMBEDDED
+from memskill_cli.errors import UsageError
 from memskill_cli.llm import load_litellm
 from memskill_cli.llm.keys import Deployment
 from memskill_cli.llm.ledger import Call
@@ -59,6 +61,20 @@ class Price:
 def _count(tokens: Any) -> int:
     """Tokens as a server tells them, within reason: a bill is neither negative nor astronomical because one says so."""
     return min(max(0, int(tokens)), _MOST_TOKENS) if isinstance(tokens, int | float) and tokens == tokens else 0
+
+
+def unpriced(deployments: Iterable[Deployment], max_cost: float) -> str:
+    """The models whose price nobody knows, in words; "" if there is none.
+
+    UsageError if there is such a model and a budget, which its calls would escape.
+    """
+    names = ", ".join(sorted({d.model for d in deployments if not Price(d).known}))
+    if names and max_cost:
+        raise UsageError(
+            f"--max-cost needs a price, and nobody knows what {names} costs",
+            hint="give input_cost_per_token and output_cost_per_token in a --keys FILE.toml, or drop --max-cost",
+        )
+    return names
 
 
 def _listed(model: str) -> bool:
