@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -67,9 +68,10 @@ def inspect_skills(
 class _Shown(NamedTuple):
     bank: SkillBank
     run: str | None
+    status: str | None = None
 
     def facts(self) -> dict[str, Any]:
-        return {"run": self.run, "source": "run" if self.run else "seeds"}
+        return {"run": self.run, "status": self.status, "source": "run" if self.run else "seeds"}
 
 
 def _needed(run: Path | None, runs_dir: Path) -> Path:
@@ -84,11 +86,20 @@ def _load(out: Console, run: Path | None, runs_dir: Path, stage: int | None) -> 
 
     if stage is not None:
         folder = _needed(run, runs_dir)
-        return _Shown(_stages(folder, stage)[0].bank, folder.name)
+        return _Shown(_stages(folder, stage)[0].bank, folder.name, _status(folder))
     if run is None:
         out.notice(f"no run in {runs_dir} yet: these are the seed skills that training starts from")
         return _Shown(seed_bank(), None)
-    return _Shown(SkillBank.load(run / "skill_bank.json"), run.name)
+    return _Shown(SkillBank.load(run / "skill_bank.json"), run.name, _status(run))
+
+
+def _status(run: Path) -> str | None:
+    """The run's status; a damaged manifest is no reason to hide its skills."""
+    from memskill_cli.runs.run_dir import RunDir
+
+    with suppress(RunError):
+        return RunDir(run).status
+    return None
 
 
 def _stages(run: Path, *numbers: int) -> list[Stage]:
@@ -135,6 +146,7 @@ def _show_bank(out: Console, shown: _Shown) -> None:
 
     bank = shown.bank
     title = f"{shown.run or 'seed skills'} · stage {bank.stage} · {len(bank)} of at most {bank.capacity} skills"
+    title += f" · {shown.status}" if shown.status else ""
     table = Table(title=_text(title), title_justify="left", title_style="bold")
     for header in ("name", "action", "origin"):
         table.add_column(header, no_wrap=header == "action")

@@ -5,13 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
-
-from filelock import FileLock, Timeout
 
 from memskill_cli.datasets.base import (
     Ask,
@@ -29,9 +25,7 @@ from memskill_cli.datasets.samples import sample_path
 from memskill_cli.datasets.store import store
 from memskill_cli.download import download, without_password
 from memskill_cli.errors import DataError, UsageError
-
-LOCK_SECONDS = 600.0
-"""How long to wait for another process that prepares the same dataset."""
+from memskill_cli.locks import locked
 
 Phase = Literal["download", "normalise"]
 
@@ -70,7 +64,8 @@ def prepare(
     ``source`` is a path or URL in place of the official address, ``sample`` takes the sample that ships with memskill.
     Without either, whatever is prepared is good. Where each split has a file of its own, splits add up over time.
     Raises UsageError for an unknown dataset or a senseless ``source`` or ``ask``; DownloadError; DataError for a broken
-    file, or if something else is prepared than what is asked for, which only ``force`` replaces.
+    file, or if something else is prepared than what is asked for, which only ``force`` replaces; RunLockedError if
+    another process prepares the dataset at this moment.
     """
     reader = get(dataset)
     folder = data_dir / reader.name
@@ -79,7 +74,7 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UsageError(f"{data_dir} cannot hold data: it is not a folder", hint="choose another --data-dir") from None
-    with _alone(folder):
+    with locked(folder, str(folder)):
         found = _prepared(dataset, data_dir)
         given = bool(source or sample)
         owed = [part for part in parts if force or not _have(part, found, folder, given)]
@@ -101,15 +96,6 @@ def _parts(reader: Dataset, source: str | None, sample: bool, ask: Ask) -> list[
     if url and not url.startswith(("http://", "https://", "hf://")):
         raise UsageError(f"{url} is neither a path nor an http(s) or hf address")
     return [replace(part, source=without_password(part.source)) for part in reader.parts(url, ask)]
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    try:
-        with FileLock(folder / ".lock", timeout=LOCK_SECONDS):
-            yield
-    except Timeout:
-        raise DataError(f"another process has been preparing {folder} for {LOCK_SECONDS:g} s") from None
 
 
 def _prepared(dataset: str, data_dir: Path) -> Manifest | None:

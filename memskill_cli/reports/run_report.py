@@ -17,7 +17,7 @@ from memskill_cli.reports import charts, costs, curves, drawings, page, svg
 from memskill_cli.reports.charts import Node
 from memskill_cli.reports.curves import Bucket, Rows
 from memskill_cli.reports.reading import Files, count, counts, inner, number, words
-from memskill_cli.runs.run_dir import UNTRAINED
+from memskill_cli.runs.run_dir import UNTRAINED, true_status
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.diff import SkillChange, diff_banks
 from memskill_cli.skills.skill import Skill
@@ -45,15 +45,16 @@ def write_run_report(run: Path) -> Path:
     files = Files(run)
     rows, settings = list(files.rows("metrics.jsonl")), files.settings()
     manifest, known = files.table("run.json"), _stages(files)
+    status = true_status(run, words(manifest, "status"))
     lineage = [_view(stage, known, rows) for stage in known]
     facts = {
         "run": run.name,
-        "manifest": manifest,
+        "manifest": manifest | ({"status": status} if status else {}),
         "config": files.text("config.toml"),
         "earned": _earned(words(manifest, "dataset"), settings),
         "rows": rows,
         "planned": _planned(settings),
-        "headline": _headline(rows, lineage, words(manifest, "status")),
+        "headline": _headline(rows, lineage, status),
         "curves": drawings.drawn(rows, [view.stage for view in lineage], settings),
         "bank": _bank(files),
         "lineage": lineage,

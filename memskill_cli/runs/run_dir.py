@@ -105,8 +105,7 @@ class RunDir:
     @property
     def status(self) -> str:
         """The manifest's, but of a run that was killed ``paused``: one that nobody owns is not running."""
-        status = self.manifest().status
-        return "paused" if status == "running" and not is_held(self.path) else status
+        return true_status(self.path, self.manifest().status)
 
     def set_status(self, status: str) -> None:
         self._write(replace(self.manifest(), status=status, updated=_now()))
@@ -165,6 +164,11 @@ def find_run(runs_dir: Path, name: str | None, *, trained: bool = False) -> Path
     if trained:
         able = [run for run in able if any(run.glob("checkpoints/*/checkpoint.json"))]
     return max(able, key=lambda run: (created_at(run), run.name), default=None)
+
+
+def true_status(run: Path, told: str) -> str:
+    """The status of a run whose manifest says ``told``, which a process that was killed could not change."""
+    return "paused" if told == "running" and not is_held(run) else told
 
 
 def new_name(runs_dir: Path, dataset: str) -> str:

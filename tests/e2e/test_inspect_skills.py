@@ -102,7 +102,7 @@ def test_the_newest_run_as_a_table(home):
 def test_json_is_the_bank(home):
     data = json.loads(memskill("--json", cwd=home).stdout)
     bank = json.loads((home / "runs/evolved/skill_bank.json").read_text("utf-8"))
-    assert data == {"run": "evolved", "source": "run", **bank}
+    assert data == {"run": "evolved", "status": None, "source": "run", **bank}, "its run.json says nothing of a status"
     assert json.loads(memskill("--json", "--run", "plain", cwd=home).stdout)["run"] == "plain"
     assert json.loads(memskill("--json", cwd=home, MEMSKILL_RUN="plain").stdout)["run"] == "plain"
     moved = home / "elsewhere"
