@@ -72,15 +72,13 @@ class Evaluation:
         """
         files.write_atomic(self.folder / "config.toml", to_toml(self.settings))
         began = time.monotonic()
-        try:
+        with files.at_last(lambda: files.append_line(self.tries, {"seconds": round(time.monotonic() - began, 3)})):
             await self._work(traces, self._owed(plan))
-        finally:
-            files.append_line(self.tries, {"seconds": round(time.monotonic() - began, 3)})
         return self._finish(plan)
 
     def _owed(self, plan: Plan) -> list[Work]:
         done = {row["query_id"] for row in files.read_jsonl(self.results) if not row["error"]}
-        owed = [Work(place, [q for q in queries if q.query_id not in done]) for place, queries in plan.work]
+        owed = [work._replace(queries=[q for q in work.queries if q.query_id not in done]) for work in plan.work]
         for _ in range(len(plan.queries) - sum(len(work.queries) for work in owed)):
             self.watcher.query()
         return [work for work in owed if work.queries]
@@ -92,7 +90,8 @@ class Evaluation:
         slots = asyncio.Semaphore(self.settings.limits.concurrency)
         try:
             async with asyncio.TaskGroup() as group:
-                for work in owed:
+                # The longest chain of calls bounds the whole, so it must not be the last to start.
+                for work in sorted(owed, key=lambda work: work.size, reverse=True):
                     group.create_task(self._trace(traces, work, len(owed), slots))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None

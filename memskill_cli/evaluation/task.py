@@ -99,10 +99,11 @@ def splits_of(manifest: Manifest, split: str) -> list[str]:
 
 
 class Work(NamedTuple):
-    """A trace, by its place in the split, and the queries to ask of it."""
+    """A trace, by its place in the split, with its length in characters, and the queries to ask of it."""
 
     place: int
     queries: list[Query]
+    size: int
 
 
 class Plan(NamedTuple):
@@ -126,7 +127,7 @@ def plan(traces: Iterable[Trace], task: Task) -> Plan:
         left_out += len(trace.queries) - len(asked)
         queries = asked[:left]
         if queries:
-            work.append(Work(index, queries))
+            work.append(Work(index, queries, sum(len(t.text) for session in trace.sessions for t in session.turns)))
         left = None if left is None else left - len(queries)
     return Plan(work, left_out)
 

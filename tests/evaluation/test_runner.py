@@ -232,3 +232,11 @@ def test_a_run_killed_before_its_summary_makes_it_without_a_call(tmp_path: Path,
     again = rig.method(method)
     assert rig.requests == []
     assert {**again, "seconds": 0, "usage": 0} == {**first, "seconds": 0, "usage": 0}
+
+
+def test_the_longest_trace_is_read_first_and_rows_keep_the_datasets_order(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, traces=[trace("Ana", 1), trace("Ben", 3), trace("Cas", 2)], limits__concurrency=1)
+    rig.evaluate()
+    read = [name for prompt in rig.prompts("executor") for name in ("Ana", "Ben", "Cas") if f"{name}: " in prompt]
+    assert read == ["Ben", "Cas", "Ana"]
+    assert [row["trace_id"] for row in rig.rows()] == ["Ana", "Ben", "Ben", "Ben", "Cas", "Cas"]
