@@ -234,8 +234,8 @@ def test_nothing_that_libraries_print_on_a_guarded_stream_shows_a_secret(monkeyp
     traceback.print_exception(_failure())
     stream.writelines([KEY, "\n"])
     written = inner.getvalue()
-    assert written.count(MASK) >= 10
-    assert "as it says" in written
+    assert written.count("as it says") == 3, "by the logger, the thread and the traceback"
+    assert written.count(MASK) >= 3  # litellm, once imported, also masks what loggers say, in a way of its own
     assert not [run for run in runs(KEY) if run in written]
     assert stream.encoding == inner.encoding
     assert not stream.isatty()
