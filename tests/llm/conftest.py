@@ -30,6 +30,7 @@ class Bench:
         self.folder = folder
         self.notices: list[str] = []
         self.ledger_file = folder / "usage.jsonl"
+        self.scope, self.owner = "test", "run of today"
 
     def run(
         self,
@@ -48,7 +49,7 @@ class Bench:
         """What ``work`` returns; ``self.ledger`` is the ledger it left."""
         config = ModelsConfig(model, model, model, model, api_base=url)
         config = replace(config, **{"retries": 1, "timeout": 20.0, **models})
-        self.ledger = Ledger(self.ledger_file, scope="test", max_cost=max_cost)
+        self.ledger = Ledger(self.ledger_file, scope=self.scope, max_cost=max_cost, owner=self.owner)
         ring = ring or KeyRing.collect(keys, keys_file, {})
         store = ResponseCache(self.folder, notice=self.notices.append) if cache else None
 
