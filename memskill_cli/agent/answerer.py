@@ -10,6 +10,9 @@ from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.spaces import Spaces
 from memskill_cli.records import Query, Recall, Retrieved
 
+MAX_ANSWER = 10_000
+"""Characters of an answer that are kept: its beginning and its end, where an <answer> stands."""
+
 
 def recall_from(bank: MemoryBank, spaces: Spaces, top_k: int) -> Recall:
     """Recalls the ``top_k`` memories of ``bank`` nearest to a question, in the retrieval space."""
@@ -22,13 +25,22 @@ def recall_from(bank: MemoryBank, spaces: Spaces, top_k: int) -> Recall:
 
 
 async def answer(gateway: Gateway, query: Query, retrieved: Sequence[Retrieved], prompt: str = "answer") -> str:
-    """The answering model's reply, as it is; ``prompt`` is the template it is asked with.
+    """The answering model's reply, as it is up to :data:`MAX_ANSWER`; ``prompt`` is the template it is asked with.
 
     Raises ModelError when there is none.
     """
-    return (await gateway.ask("answer", answer_messages(query, retrieved, prompt))).text.strip()
+    return shortened((await gateway.ask("answer", answer_messages(query, retrieved, prompt))).text.strip(), MAX_ANSWER)
 
 
 def answer_messages(query: Query, retrieved: Sequence[Retrieved], prompt: str = "answer") -> list[Message]:
     memories = blocks(found.item.text for found in retrieved)
     return messages(prompt, memories=memories, asked=query.date, question=query.question)
+
+
+def shortened(text: str, most: int) -> str:
+    """``text``; of one longer than ``most`` characters the two ends, and how many between them are left out."""
+    left_out = len(text) - most
+    if left_out <= 0:
+        return text
+    half = most // 2
+    return f"{text[:half]} … ({left_out:,} characters left out) … {text[-half:]}"

@@ -17,6 +17,10 @@ _KEYS = {
     "add": {"change", "name", "description", "body", "action", "why"},
     "refine": {"change", "name", "description", "body", "why"},
 }
+MAX_DRAFTS = 20
+"""Changes of one reply that are looked at."""
+MAX_WHY = 1000
+"""Characters of a reason that are kept."""
 _ADDABLE = (Action.INSERT, Action.UPDATE)
 _FILLED = "span chunk passage context conversation dialogue dialog transcript session history memory memories retrieved"
 _FILLED += " input text content query question answer trajectory trajectories observation document documents"
@@ -92,13 +96,15 @@ def review(bank: SkillBank, drafts: Sequence[Mapping[str, Any]]) -> tuple[list[C
     """
     good: list[Change] = []
     refused = []
-    for number, draft in enumerate(drafts, start=1):
+    for number, draft in enumerate(drafts[:MAX_DRAFTS], start=1):
         verdict = _judge(bank, draft, {_fold(change.name): change for change in good})
         if isinstance(verdict, Change):
             good.append(verdict)
         else:
             label = " ".join(_text(draft, key)[:60] for key in ("change", "name"))
             refused.append(f"change {number} ({' '.join(label.split())}): {verdict}")
+    if len(drafts) > MAX_DRAFTS:
+        refused.append(f"{len(drafts) - MAX_DRAFTS} more changes were not looked at")
     return good, refused
 
 
@@ -152,7 +158,8 @@ def _addition(bank: SkillBank, name: str, draft: Mapping[str, Any]) -> Change | 
         return f'"action" is {action[:60]!r}, expected "insert" or "update"'
     if extra := _extra("add", draft):
         return f"an added skill has no {extra!r}"
-    change = Change("add", name, _text(draft, "description"), _text(draft, "body"), Action(action), _text(draft, "why"))
+    why = _text(draft, "why")[:MAX_WHY]
+    change = Change("add", name, _text(draft, "description"), _text(draft, "body"), Action(action), why)
     return _wording(change, name, change.description or "", change.body or "")
 
 
@@ -171,7 +178,7 @@ def _refinement(bank: SkillBank, name: str, draft: Mapping[str, Any]) -> Change 
     body = None if body == old.body else body
     if description is None and body is None:
         return f"it changes neither description nor body of {known}"
-    change = Change("refine", known, description, body, None, _text(draft, "why"))
+    change = Change("refine", known, description, body, None, _text(draft, "why")[:MAX_WHY])
     return _wording(
         change, known, old.description if description is None else description, old.body if body is None else body
     )

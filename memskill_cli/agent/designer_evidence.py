@@ -24,8 +24,9 @@ _WORDING = {
 
 
 def describe_skills(bank: SkillBank) -> str:
-    """Names, actions and descriptions."""
-    return "\n".join(f"- {skill.name} (action: {skill.action}): {skill.description}" for skill in bank.skills)
+    """Names, actions and descriptions, a line each."""
+    lines = ((skill, " ".join(skill.description.splitlines())) for skill in bank.skills)
+    return "\n".join(f"- {skill.name} (action: {skill.action}): {description}" for skill, description in lines)
 
 
 def describe_bodies(bank: SkillBank, analysis: dict[str, Any], max_chars: int) -> str:
@@ -68,7 +69,7 @@ def _case(number: int, case: HardCase, style: Style, memories: int, length: int)
     question, truth, prediction = _WORDING[style]
     times = "once" if case.fails == 1 else f"{case.fails} times"
     lines = [
-        f"Case {number} (category {case.category or 'none'}, failed {times}, last score {case.score:.2f})",
+        f"Case {number} (category {_cut(case.category, 80) or 'none'}, failed {times}, last score {case.score:.2f})",
         f"{question}: {_cut(case.question, length)}",
         f"{truth}: {_cut(' / '.join(case.truths), length)}",
         f"{prediction}: {_cut(case.prediction, length) or '(nothing)'}",

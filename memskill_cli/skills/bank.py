@@ -16,7 +16,7 @@ from memskill_cli.config import digest
 from memskill_cli.errors import SkillBankError
 from memskill_cli.files import write_atomic
 from memskill_cli.records import Action
-from memskill_cli.skills.schema import FORMAT, read_bank
+from memskill_cli.skills.schema import FORMAT, read_bank, read_text
 from memskill_cli.skills.skill import Skill, SkillStats, check_skill
 
 CAPACITY = 30
@@ -160,12 +160,7 @@ class SkillBank:
     @classmethod
     def load(cls, path: Path) -> SkillBank:
         """Raises SkillBankError if there is no such file, or something is wrong in it (with the line)."""
-        try:
-            return cls.from_json(path.read_text("utf-8"), str(path))
-        except FileNotFoundError:
-            raise SkillBankError(f"{path}: no such file") from None
-        except UnicodeDecodeError as error:
-            raise SkillBankError(f"{path}: not UTF-8 at byte {error.start}") from None
+        return cls.from_json(read_text(path), str(path))
 
     def save(self, path: Path) -> None:
         write_atomic(path, self.to_json())

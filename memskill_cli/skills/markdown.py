@@ -17,13 +17,17 @@ from memskill_cli.errors import SkillBankError
 from memskill_cli.files import write_atomic
 from memskill_cli.records import Action
 from memskill_cli.skills.bank import SkillBank
+from memskill_cli.skills.schema import read_text
 from memskill_cli.skills.skill import ORIGINS, Skill, SkillStats, check_skill
 
+MAX_FILE = 100_000
+"""Bytes of a skill's file that is read; a body may have a fifth of that."""
+_MAX_FRONT = 8000  # characters; YAML that nests takes time by the square
 _MAX_NAME = 64
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)(.*)\Z", re.DOTALL | re.MULTILINE)
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 _DESCRIPTION = re.compile(r"^## description[ \t]*\n(.*?)(?=^#|\Z)", re.DOTALL | re.MULTILINE | re.IGNORECASE)
-_ACTION = re.compile(r"^\W*action type\W+(insert|update|delete|noop)\b", re.MULTILINE | re.IGNORECASE)
+_ACTION = re.compile(r"^[^\w\n]*action type\W{1,20}(insert|update|delete|noop)\b", re.MULTILINE | re.IGNORECASE)
 
 
 def to_markdown(skill: Skill, folder_name: str | None = None) -> str:
@@ -81,7 +85,7 @@ def import_bank(path: Path) -> SkillBank:
         return SkillBank(map(_imported, stored.skills), capacity=stored.capacity)
     bank = SkillBank()
     for file in _skill_files(path):
-        skill = _imported(from_markdown(_read(file), str(file)))
+        skill = _imported(from_markdown(read_text(file, MAX_FILE), str(file)))
         if len(bank) == bank.capacity:
             raise SkillBankError(f"{file}: one skill more than a bank holds ({bank.capacity})")
         try:
@@ -129,15 +133,6 @@ def _skill_files(path: Path) -> list[Path]:
     return files
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise SkillBankError(f"{file}: not UTF-8 at byte {error.start}") from None
-    except OSError as error:
-        raise SkillBankError(f"{file}: {error.strerror}") from None
-
-
 def _imported(skill: Skill) -> Skill:
     return replace(skill, origin="import", created_stage=0, modified_stage=0, stats=SkillStats())
 
@@ -145,15 +140,19 @@ def _imported(skill: Skill) -> Skill:
 def _from_front_matter(front: str, body: str) -> Skill:
     import yaml
 
+    if len(front) > _MAX_FRONT:
+        raise SkillBankError(f"the front matter has {len(front)} characters, at most {_MAX_FRONT} are read")
     try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(front)):  # ten of them say a billion things
+            raise SkillBankError("the front matter has an alias (*name), which is not followed")
         fields = yaml.safe_load(front)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-99-99
-        raise SkillBankError(f"the front matter is not YAML: {' '.join(str(error).split())}") from None
+        raise SkillBankError(f"the front matter is not YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(fields, dict):
         raise SkillBankError("the front matter is not a list of keys and values")
     metadata = fields["metadata"] if isinstance(fields.get("metadata"), dict) else {}
-    name = metadata.get("bank-name") or _text(fields, "name")
-    return _skill(str(name), _text(fields, "description"), body, metadata)
+    name = _text(metadata, "bank-name") if "bank-name" in metadata else _text(fields, "name")
+    return _skill(name, _text(fields, "description"), body, metadata)
 
 
 def _text(fields: dict[str, Any], key: str) -> str:
@@ -180,7 +179,7 @@ def _skill(name: str, description: str, body: str, metadata: dict[str, Any]) -> 
         action = found[1].lower()
     if action not in tuple(Action):
         raise SkillBankError(
-            f"its action type is {action!r}, expected one of {', '.join(Action)}",
+            f"its action type is {action and str(action)[:60]!r}, expected one of {', '.join(Action)}",
             hint="say it in the front matter: metadata: {action: insert}",
         )
     return Skill(name, description, body.strip(), Action(action), origin if origin in ORIGINS else "import")

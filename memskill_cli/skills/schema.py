@@ -10,6 +10,7 @@ import difflib
 import json
 import math
 import re
+from bisect import bisect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,8 @@ FORMAT = 1
 Place = tuple[str | int, ...]
 """Keys and indices from the top of a JSON document to a value in it."""
 
+MAX_FILE = 8_000_000
+"""Bytes of a bank's file that is read: several hundred skills of the largest size."""
 _BLANK = re.compile(r"[ \t\n\r]*")
 _SCALAR = re.compile(r"[^\s,\]}]+")
 _KINDS = {
@@ -42,6 +45,23 @@ class Fault(NamedTuple):
     place: Place
     reason: str
     hint: str = ""
+
+
+def read_text(file: Path, most: int = MAX_FILE) -> str:
+    """The text of a file of at most ``most`` bytes. Raises SkillBankError, which names it, if it cannot be had."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(most + 1)
+        text = data.decode()
+    except FileNotFoundError:
+        raise SkillBankError(f"{file}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise SkillBankError(f"{file}: not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise SkillBankError(f"{file}: {error.strerror}") from None
+    if len(data) > most:
+        raise SkillBankError(f"{file}: larger than {most:,} bytes, so it is not read")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_bank(text: str, where: str, at: Place = ()) -> dict[str, Any]:
@@ -73,6 +93,8 @@ def _parse(text: str, where: str) -> Any:
         raise SkillBankError(f"{where}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:
         raise SkillBankError(f"{where}: not a skill bank: nested too deeply") from None
+    except ValueError:  # of a whole number of thousands of digits
+        raise SkillBankError(f"{where}: not a skill bank: a number is too large") from None
     return data
 
 
@@ -152,6 +174,7 @@ def line_numbers(text: str) -> dict[Place, int]:
     twice in one object, NaN and Infinity.
     """
     lines: dict[Place, int] = {}
+    breaks = [at for at, char in enumerate(text) if char == "\n"]
     decode = json.JSONDecoder().raw_decode
 
     def skip(at: int) -> int:
@@ -159,7 +182,7 @@ def line_numbers(text: str) -> dict[Place, int]:
 
     def value(at: int, place: Place) -> int:
         """Walk over the value at ``at``; where it ends."""
-        lines.setdefault(place, text.count("\n", 0, at) + 1)
+        lines.setdefault(place, bisect(breaks, at) + 1)
         if text[at] == '"':
             return decode(text, at)[1]
         if text[at] in "{[":
@@ -177,7 +200,7 @@ def line_numbers(text: str) -> dict[Place, int]:
                 key, at = decode(text, at)
                 if (*place, key) in lines:
                     raise json.JSONDecodeError(f"the key {key!r} for the second time", text, start)
-                lines[*place, key] = text.count("\n", 0, start) + 1
+                lines[*place, key] = bisect(breaks, start) + 1
                 at = skip(skip(at) + 1)
             at = skip(value(at, (*place, key)))
             if text[at] == ",":
