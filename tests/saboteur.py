@@ -43,7 +43,8 @@ HEAVY = (
     *("memskill_cli.llm.embedded", "memskill_cli.llm.metered", "memskill_cli.reports.run_report"),
     *("memskill_cli.reports.eval_report", "memskill_cli.cli.prepare", "litellm", "chromadb", "sklearn.cluster"),
 )
-_ASIDE = re.compile(r"^\.(.+)\.[^.]+\.tmp$")
+_ASIDE = re.compile(r"^\.(.+?\.[^.]+)\.[^.]+\.tmp$|^\.(\d+)\.tmp$")
+"""A file (``.run.json.x7f3.tmp``) or a checkpoint's folder (``.000001.tmp``) that is written aside."""
 
 
 @dataclass
@@ -177,9 +178,8 @@ def name_of(file: Any) -> str:
     if isinstance(file, int):
         with contextlib.suppress(OSError):
             file = os.readlink(f"/proc/self/fd/{file}")
-    folder, name = os.path.split(os.fspath(file) if not isinstance(file, int) else str(file))
-    aside = _ASIDE.match(name)
-    return os.path.join(folder, aside[1] if aside else name)
+    path = str(file) if isinstance(file, int) else os.fspath(file)
+    return "/".join(_ASIDE.sub(r"\1\2", part) for part in path.split("/"))
 
 
 def _strike(due: Sequence[Fault], moment: str, path: str = "") -> None:

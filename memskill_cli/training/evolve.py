@@ -92,11 +92,12 @@ async def _propose(
     async with services(settings, access, run.usage, "evolve", notice) as opened:
         designer = designer_of(opened.world.gateway, settings)
         pool = HardCasePool(settings.designer, _cases(run, settings, found, champion, request.from_eval, notice))
-        stage = await evolution.propose(
-            designer, base, pool, opened.world.spaces.retrieval, settings.seed, write=not request.dry_run
-        )
-    if stage.change and not request.dry_run and not request.judge_on:
-        stage.bank.save(run.skill_bank)
+        stage = await evolution.propose(designer, base, pool, opened.world.spaces.retrieval, settings.seed, write=False)
+    if not request.dry_run:
+        # The stage last, here and in _judge: killed before it, the same command does the same again, from the cache.
+        if stage.change and not request.judge_on:
+            stage.bank.save(run.skill_bank)
+        stages.write(run.stages, stage)
     return Cycle(base, stage)
 
 
@@ -164,9 +165,9 @@ async def _judge(
     kept = (scores["after"][measure] or 0.0) > (scores["before"][measure] or 0.0)
     known = stages.read_all(run.stages)
     stage = dataclasses.replace(cycle.stage, kept=kept, is_best=kept, checkpoint=found.done)
+    (stage.bank if kept else cycle.before).save(run.skill_bank)
     stages.write(run.stages, stage)
     former = stages.best([other for other in known if other.number != stage.number])
     if kept and former is not None:
         stages.write(run.stages, dataclasses.replace(former, is_best=False))
-    (stage.bank if kept else cycle.before).save(run.skill_bank)
     return Cycle(cycle.before, stage, {"split": split, **scores})

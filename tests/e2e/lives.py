@@ -43,7 +43,8 @@ def think(request: Request) -> str:
         return json.dumps({"patterns": [pattern], "recommendations": [advice], "summary": "lost"})
     change: dict[str, Any] = {"change": "refine", "name": "insert", "body": BLUR, "why": "shorter"}
     if "BLUR" in request.text:
-        change = {"change": "refine", "name": "update", "body": "## Purpose\nKeep facts fresh.", "why": "fresher"}
+        body = f"## Purpose\nKeep facts fresh, as told in {len(request.text)} letters."
+        change = {"change": "refine", "name": "update", "body": body, "why": "fresher"}
     return json.dumps({"summary": "tried", "changes": [change]})
 
 
@@ -89,10 +90,10 @@ class Place:
         cache = str(self.home.path / "cache")
         return self.nursery.start(*flags, faults=faults, cwd=self.home.path, MEMSKILL_CACHE_DIR=cache)
 
-    def live(self) -> Ended:
-        """A life to its natural end."""
-        self.begin()
-        return self._over("undisturbed")
+    def live(self, faults: str = "") -> Ended:
+        """A life to its natural end, which may be an error."""
+        self.begin(faults)
+        return self._over(faults or "undisturbed")
 
     def killed(self, faults: str) -> None:
         """A life that must end by the fault."""
@@ -165,3 +166,10 @@ def assert_undisturbed(place: Place, undisturbed: Undisturbed) -> None:
     assert again <= place.lost, "asked again was only what was in flight when a life ended"
     paid = [row for row in read_jsonl(place.run / "usage.jsonl") if not row["cached"]]
     assert len(place.asked) <= len(paid) <= place.asked.total(), "what was paid for is in the ledger, once"
+
+
+def evaluated(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows and numbers of the one evaluation in a run, but for what they took."""
+    (found,) = folder.glob("evals/*")
+    summary = json.loads((found / "summary.json").read_bytes())
+    return rows(found / "results.jsonl"), {k: v for k, v in summary.items() if k not in ("seconds", "usage")}

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+from collections.abc import Callable
 
 import pytest
 
-from .lives import TRAIN, Settle, Undisturbed, assert_undisturbed, rows
+from ..conftest import Home, tiny
+from .lives import AT_ONCE, TRAIN, Settle, Undisturbed, assert_undisturbed, evaluated, learned, rows
 
 CHAINS = {
     "beginning": [
         "kill half write config.toml",
-        "kill before replace run.json",
-        "kill after replace run.json",
         "kill half write stage-000.json",
         "kill before replace skill_bank.json",
+        "kill before replace run.json",
+        "kill after replace run.json",
         "kill before replace 000000/state.json",
     ],
     "metrics": [
@@ -114,3 +117,76 @@ def test_a_training_killed_three_times_ends_as_if_undisturbed(settle: Settle, un
     place.killed("kill before replace checkpoint.json 2")
     place.killed("kill after call memskill_cli.agent.designer:Designer.propose 1")
     assert_undisturbed(place, undisturbed)
+
+
+EVAL = ["eval", *tiny("", "--judge", "--concurrency", str(AT_ONCE), "--api-key", "none")]
+
+
+@pytest.mark.slow
+def test_an_evaluation_killed_many_times_ends_as_if_undisturbed(settle: Settle) -> None:
+    calm, place = settle(*EVAL), settle(*EVAL)
+    done = calm.live()
+    assert done.code == 0, done.err
+    for faults in (
+        "kill before replace untrained/run.json",
+        "kill before call memskill_cli.memory.store:MemoryStore.write 1",
+        "kill before call memskill_cli.memory.store:MemoryStore._fill 2",
+        "kill after call memskill_cli.memory.store:MemoryStore.write 1",
+        "kill half write results.jsonl 2",
+        "kill after write results.jsonl 2",
+        "kill before call memskill_cli.llm.cache:ResponseCache.put 3",
+        "kill half write usage.jsonl 4",
+        "kill before replace results.jsonl 1",
+        "kill before replace summary.json 1",
+        "kill half write tries.jsonl 1",
+        "kill before replace report.html 1",
+    ):
+        place.killed(faults)
+    last = place.live()
+    assert last.code == 0, last.err
+    runs = [each.home.path / "runs" / "untrained" for each in (place, calm)]
+    assert evaluated(runs[0]) == evaluated(runs[1])
+    assert place.asked.keys() == calm.asked.keys()
+    assert place.asked.total() - len(place.asked) <= place.lost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("judged", [True, False])
+def test_a_designer_cycle_killed_many_times_ends_as_if_undisturbed(
+    settle: Settle, undisturbed: Undisturbed, new_home: Callable[[], Home], judged: bool
+) -> None:
+    command = ["evolve", "--run", "k", "--api-key", "none", *(["--judge-on", "val"] if judged else [])]
+    calm, place = (settle(*command, home=_copy(undisturbed.home, new_home())) for _ in range(2))
+    done = calm.live()
+    assert done.code == 0, done.err
+    for faults in (
+        "kill before call memskill_cli.agent.designer:Designer.propose 1",
+        "kill before call memskill_cli.llm.cache:ResponseCache.put 2",
+        "kill after call memskill_cli.agent.designer:Designer.propose 1",
+        *([] if judged else ["kill before replace skill_bank.json 1", "kill after replace skill_bank.json 1"]),
+        "kill half write stage-003.json 1",
+        "kill before replace stage-003.json 1",
+        *(JUDGING if judged else []),
+    ):
+        place.killed(faults)
+    last = place.live()
+    assert last.code == 0, last.err
+    assert learned(place.run) == learned(calm.run)
+    asked = [each.asked.keys() for each in (place, calm)]
+    assert asked[0] == asked[1]
+    assert place.asked.total() - len(place.asked) <= place.lost
+
+
+JUDGING = [
+    "kill after replace stage-003.json 1",
+    "kill half write results.jsonl 2",
+    "kill before replace summary.json 1",
+    "kill before replace skill_bank.json 1",
+    "kill after replace skill_bank.json 1",
+    "kill before replace stage-003.json 1",
+]
+
+
+def _copy(trained: Home, home: Home) -> Home:
+    shutil.copytree(trained.path / "runs", home.path / "runs")
+    return home
