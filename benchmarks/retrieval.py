@@ -5,7 +5,8 @@
 Compared, over banks of 1k, 10k and 100k memories of 384 dimensions (``--quick``: 1k and 10k):
 
 - ``memskill``: ``MemoryBank`` as an episode uses it: exact, two spaces written at each change, history kept.
-- ``numpy``: one preallocated matrix, a product, ``argpartition``. The floor for exact search in Python.
+- ``numpy``: one preallocated matrix, a product, ``argpartition``. The floor for exact search in Python. Its product is
+  shared out among all cores where it is large; ours stays on one, so that searches do not wait for each other.
 - ``numpy, restacked``: a list of vectors stacked into a matrix at each search, as the published code does.
 - ``chromadb``: a folder on disk and its own search, one write a change. What one gets by using it directly.
 - ``faiss``: ``IndexFlatIP``, exact; left out where faiss is not installed.
@@ -32,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.records import Matrix, Provenance, Vector
+from memskill_cli.records import Matrix, Provenance, Retrieved, Vector
 
 DIM, TOP = 384, 20
 OPERATIONS = ("insert", "update", "delete", "top-20")
@@ -41,12 +42,14 @@ ORIGIN = Provenance("bench", 0, ("insert",), 0)
 
 
 class Contestant(Protocol):
-    """Items are numbered in order of insertion; ``search`` finds numbers and scores of the best 20."""
+    """Items are numbered in order of insertion. ``search`` gives the best 20 and their scores in a form of its own, in
+    which ``numbers`` finds their numbers."""
 
     def insert(self, vector: Vector) -> None: ...
     def update(self, number: int, vector: Vector) -> None: ...
     def delete(self, number: int) -> None: ...
-    def search(self, query: Vector) -> Found: ...
+    def search(self, query: Vector) -> Any: ...
+    def numbers(self, found: Any) -> list[int]: ...
 
 
 class Ours:
@@ -64,11 +67,21 @@ class Ours:
     def delete(self, number: int) -> None:
         self.bank.delete(f"m{number + 1:06d}", ORIGIN)
 
-    def search(self, query: Vector) -> Found:
-        return [(int(hit.item.item_id[1:]) - 1, hit.score) for hit in self.bank.retrieve(query, TOP, "retrieval")]
+    def search(self, query: Vector) -> list[Retrieved]:
+        return self.bank.retrieve(query, TOP, "retrieval")
+
+    def numbers(self, found: list[Retrieved]) -> list[int]:
+        return [int(hit.item.item_id[1:]) - 1 for hit in found]
 
 
-class NumPy:
+class Numbered:
+    """Finds pairs of a number and a score."""
+
+    def numbers(self, found: Found) -> list[int]:
+        return [number for number, _ in found]
+
+
+class NumPy(Numbered):
     def __init__(self, rows: Matrix) -> None:
         self.matrix = np.zeros((2 * len(rows), DIM), np.float32)
         self.matrix[: len(rows)] = rows
@@ -89,7 +102,7 @@ class NumPy:
         return best_of(scores)
 
 
-class Restacked:
+class Restacked(Numbered):
     def __init__(self, rows: Matrix) -> None:
         self.rows: dict[int, Vector] = dict(enumerate(rows))
 
@@ -133,12 +146,14 @@ class Chroma:
     def delete(self, number: int) -> None:
         self.items.delete(ids=[str(number)])
 
-    def search(self, query: Vector) -> Found:
-        found = self.items.query(query_embeddings=[query], n_results=TOP)
-        return [(int(name), 1.0 - far) for name, far in zip(found["ids"][0], found["distances"][0], strict=True)]
+    def search(self, query: Vector) -> Any:
+        return self.items.query(query_embeddings=[query], n_results=TOP)
+
+    def numbers(self, found: Any) -> list[int]:
+        return [int(name) for name in found["ids"][0]]
 
 
-class Faiss:
+class Faiss(Numbered):
     def __init__(self, rows: Matrix) -> None:
         import faiss
 
@@ -213,7 +228,7 @@ def one_round(bank: Contestant, times: dict[str, list[float]], turn: int, new: M
 
 def recall_of(bank: Contestant, rows: Matrix, queries: Matrix) -> float:
     exact = np.argsort(-(queries.astype(np.float64) @ rows.astype(np.float64).T), axis=1, kind="stable")[:, :TOP]
-    found = [{number for number, _ in bank.search(query)} for query in queries]
+    found = [set(bank.numbers(bank.search(query))) for query in queries]
     return float(np.mean([len(mine & set(best)) / TOP for mine, best in zip(found, exact.tolist(), strict=True)]))
 
 
