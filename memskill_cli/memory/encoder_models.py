@@ -1,17 +1,16 @@
 """The encoders themselves. Torch and its friends are imported when a model is loaded, not before.
 
-Why one text a forward pass on a CPU: the last bits of a row depend on the shape of the batch it went through (padding,
-and the matrix kernels chosen for a size), and with several threads on their number. Runs are promised to be the same at
-any concurrency, so each text goes through alone, with one thread inside an operation and as many texts at once as there
-are cores. The price (``benchmarks/encoders.py``): little on long texts, a third to two thirds of the speed on texts of
-a dozen words, where reading the weights is most of the work. On a GPU texts go in padded batches: there the last bits
-may differ from run to run.
+Runs are promised to be the same at any concurrency, so on a CPU the last bits of a text's vector must not depend on
+what is encoded beside it. In a padded batch they do (on its shape, on the kernels chosen for a size, on the number of
+threads). So there is one thread inside an operation, as many texts at once as there are cores, and no padding: BERTs
+take several texts in a pass that keeps them apart (``packed_bert``), other models go through one text at a time.
+On a GPU texts go in padded batches: there the last bits may differ from run to run.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,8 +27,11 @@ Embed = Callable[[str, Sequence[str]], Matrix]
 Pooling = Literal["mean", "cls", "pooler"]
 
 HASHED_DIM = 512
-_GPU_BATCH = 64
+PACKED_TOKENS = 128
+"""Tokens that go through a CPU's core together: more gain little, and leave the other cores idle."""
 _API_BATCH = 96  # the most that every provider takes
+_GPU_TOKENS = 65_536
+_BYTES_A_TOKEN = 131_072  # on a GPU, with room to spare: a BERT-base layer keeps about 60 kB
 
 
 class Encoder(Protocol):
@@ -124,6 +126,8 @@ class LoadedTower:
         torch = _torch()
         import transformers
 
+        from memskill_cli.memory.packed_bert import PackedBert
+
         transformers.utils.logging.disable_progress_bar()
         model, revision = tower.source
         options: dict[str, Any] = {"local_files_only": True} if Path(model).is_dir() else {"revision": revision}
@@ -132,38 +136,42 @@ class LoadedTower:
         # AutoModel would read a DPR context encoder's weights into a question encoder, that is: not at all.
         kinds = {"query": transformers.DPRQuestionEncoder, "context": transformers.DPRContextEncoder}
         kind = kinds[tower.side] if tower.pooling == "pooler" else transformers.AutoModel
-        self._model = kind.from_pretrained(model, dtype=torch.float32, **options).eval().to(self._device)
-        self._pooling = tower.pooling
-        self._max_tokens = min(tower.max_tokens, self._model.config.max_position_embeddings)
-        self._spread = Spread(self._device)
+        whole = kind.from_pretrained(model, dtype=torch.float32, **options).eval().to(self._device)
+        self._max_tokens = min(tower.max_tokens, whole.config.max_position_embeddings)
+        self._mean = tower.pooling == "mean"
+        self._project = (
+            whole.base_model.encode_proj if tower.pooling == "pooler" and whole.config.projection_dim else None
+        )
+        self._model = whole.base_model.bert_model if tower.pooling == "pooler" else whole
+        self._hidden, together = self._padded, 0
+        if self._device == "cpu" and PackedBert.fits(self._model):
+            self._hidden = self._model = packed = PackedBert(self._model)
+            together = PACKED_TOKENS if packed.keeps_bits() else 0
+        self._spread = Spread(self._device, together)
 
     def encode(self, texts: Sequence[str]) -> Matrix:
         # Tokenized here and not in the threads: a tokenizer may be used by one thread at a time.
-        tokens = self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens)
-        lengths = [len(ids) for ids in tokens["input_ids"]]
-        return self._spread.over(lambda part: self._forward(tokens, part), lengths)
+        tokens = self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens)["input_ids"]
+        return self._spread.over(lambda part: self._forward([tokens[index] for index in part]), list(map(len, tokens)))
 
-    def _forward(self, tokens: Mapping[str, list[list[int]]], part: list[int]) -> Matrix:
+    def _forward(self, texts: Sequence[Sequence[int]]) -> Matrix:
         import torch
 
         with torch.inference_mode():
-            padded = {
-                name: torch.nn.utils.rnn.pad_sequence(
-                    [torch.tensor(rows[index]) for index in part],
-                    batch_first=True,
-                    padding_value=self._tokenizer.pad_token_id if name == "input_ids" else 0,
-                ).to(self._device)
-                for name, rows in tokens.items()
-            }
-            return self._pool(self._model(**padded), padded["attention_mask"]).float().cpu().numpy()
+            rows = torch.stack([hidden.mean(dim=0) if self._mean else hidden[0] for hidden in self._hidden(texts)])
+            if self._project is not None:
+                rows = torch.cat([self._project(row) for row in rows.split(1)])  # one by one, for the last bits' sake
+            return rows.float().cpu().numpy()
 
-    def _pool(self, output: Any, attention_mask: Any) -> Any:
-        if self._pooling == "pooler":
-            return output.pooler_output
-        if self._pooling == "cls":
-            return output.last_hidden_state[:, 0]
-        mask = attention_mask.unsqueeze(-1).to(output.last_hidden_state.dtype)
-        return (output.last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
+    def _padded(self, texts: Sequence[Sequence[int]]) -> list[Any]:
+        """As ``PackedBert``, by any model."""
+        import torch
+
+        ids = [torch.tensor(text) for text in texts]
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=self._tokenizer.pad_token_id)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(text) for text in ids], batch_first=True)
+        output = self._model(input_ids=padded.to(self._device), attention_mask=mask.to(self._device))
+        return [hidden[: len(text)] for hidden, text in zip(output.last_hidden_state, texts, strict=True)]
 
 
 class SentenceEncoder:
@@ -195,20 +203,65 @@ class SentenceEncoder:
 
 
 class Spread:
-    """How texts are spread over the machine: one by one over the cores, or in batches over a GPU."""
+    """How texts are spread over the machine: over the cores of a CPU, or in batches over a GPU.
 
-    def __init__(self, device: str) -> None:
-        self._batch = 1 if device == "cpu" else _GPU_BATCH
-        self._pool = ThreadPoolExecutor(_cores() if device == "cpu" else 1, thread_name_prefix="encode")
+    ``together``: on a CPU, how many tokens may share a pass; 0 sends each text through alone. On a GPU that is found
+    by memory: it starts from what is free, and is halved whenever that was too much.
+    """
+
+    def __init__(self, device: str, together: int = 0) -> None:
+        self._gpu = device != "cpu"
+        self._together = _gpu_tokens() if self._gpu else together
+        self._pool = ThreadPoolExecutor(1 if self._gpu else _cores(), thread_name_prefix="encode")
 
     def over(self, forward: Callable[[list[int]], Matrix], lengths: Sequence[int]) -> Matrix:
-        """(N, D): rows of ``forward(indices)``, put in order. Texts of like length share a batch, to save padding."""
+        """(N, D): rows of ``forward(indices)``, put in order. Texts of like length go together, to save padding."""
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-        parts = [order[start : start + self._batch] for start in range(0, len(order), self._batch)]
-        rows = np.concatenate(list(self._pool.map(forward, parts)))
+        done = (
+            self._halving(forward, order, lengths)
+            if self._gpu
+            else self._pool.map(forward, self._parts(order, lengths))
+        )
+        rows = np.concatenate(list(done))
         back = np.empty_like(rows)
         back[order] = rows
         return back
+
+    def _parts(self, order: list[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+        while order:
+            size = self._size(lengths[order[0]])
+            yield order[:size]
+            order = order[size:]
+
+    def _halving(
+        self, forward: Callable[[list[int]], Matrix], order: list[int], lengths: Sequence[int]
+    ) -> Iterator[Matrix]:
+        import torch
+
+        while order:
+            part = order[: self._size(lengths[order[0]])]
+            try:
+                rows = self._pool.submit(forward, part).result()
+            except torch.cuda.OutOfMemoryError as error:
+                if len(part) == 1:
+                    raise EncoderError(
+                        "the GPU's memory is too small for one text", hint="--set encoders.device=cpu"
+                    ) from error
+                self._together = lengths[part[0]] * len(part) // 2
+                torch.cuda.empty_cache()
+            else:
+                yield rows
+                order = order[len(part) :]
+
+    def _size(self, longest: int) -> int:
+        return max(1, self._together // max(1, longest))
+
+
+def _gpu_tokens() -> int:
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    return min(_GPU_TOKENS, free // 2 // _BYTES_A_TOKEN)
 
 
 def _torch() -> Any:

@@ -102,7 +102,7 @@ def _minilm(device: str) -> EncoderPlan:
         tower = Tower(source, "mean", device, max_tokens=MINILM_TOKENS)
         return TransformerEncoder(tower, tower)
 
-    return EncoderPlan(f"{MINILM}@{MINILM_REVISION}:mean", False, load)
+    return EncoderPlan(f"{MINILM}@{MINILM_REVISION}:mean:packed", False, load)
 
 
 def _retriever(kind: str, folders: Sequence[Path], device: str) -> EncoderPlan:
@@ -126,7 +126,7 @@ def _retriever(kind: str, folders: Sequence[Path], device: str) -> EncoderPlan:
         return TransformerEncoder(*towers)
 
     name = "+".join(_identity(source) for source in dict.fromkeys((query, context)))
-    return EncoderPlan(f"{name}:{retriever.pooling}", query != context, load)
+    return EncoderPlan(f"{name}:{retriever.pooling}:packed", query != context, load)
 
 
 def _sentence_transformer(model: str, device: str) -> EncoderPlan:

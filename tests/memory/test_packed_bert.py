@@ -1,0 +1,166 @@
+"""Several texts in one pass: to the last bit what each would be alone. The models are random, of MiniLM's width."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from memskill_cli.errors import EncoderError
+from memskill_cli.memory import encoder_models
+from memskill_cli.memory.encoder_models import Spread
+from memskill_cli.memory.encoders import load_encoder
+from memskill_cli.memory.packed_bert import PackedBert
+
+WORDS = [f"w{number}" for number in range(200)]
+SHAPE = {"vocab_size": 205, "hidden_size": 384, "num_hidden_layers": 2, "num_attention_heads": 12}
+SHAPE |= {"intermediate_size": 1536, "max_position_embeddings": 128}
+
+
+def make(folder: Path, model: transformers.PreTrainedModel) -> Path:
+    folder.mkdir(parents=True)
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    transformers.BertTokenizerFast(vocab=str(vocabulary)).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model() -> transformers.BertModel:
+    torch.manual_seed(3)
+    torch.set_num_threads(1)
+    return transformers.BertModel(transformers.BertConfig(**SHAPE)).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory) -> Path:
+    return make(tmp_path_factory.mktemp("wide") / "bert", model)
+
+
+def some_texts(rng: np.random.Generator, count: int, most: int = 90) -> list[list[int]]:
+    """Token ids; most texts are short, as memories are."""
+    sizes = np.where(rng.random(count) < 0.8, rng.integers(2, 30, count), rng.integers(2, most, count))
+    return [[2, *rng.integers(5, 205, size - 2).tolist(), 3] for size in sizes]
+
+
+def test_a_pass_is_what_transformers_makes_of_each_text(model):
+    texts = some_texts(np.random.default_rng(0), 12)
+    with torch.no_grad():
+        expected = [model(torch.tensor([ids])).last_hidden_state[0].numpy() for ids in texts]
+    for ours, theirs in zip(PackedBert(model)(texts), expected, strict=True):
+        assert ours.numpy() == pytest.approx(theirs, abs=2e-5)
+
+
+def test_no_bit_of_a_text_depends_on_its_company_or_its_place(model):
+    rng, packed = np.random.default_rng(1), PackedBert(model)
+    assert packed.keeps_bits()
+    texts = some_texts(rng, 120)
+    alone = [packed([ids])[0] for ids in texts]
+
+    def in_company(order: np.ndarray) -> list[int]:
+        """Texts that came out another way, of one random arrangement into passes of 1 to 12 texts."""
+        changed, start = [], 0
+        for size in 1 + order % 12:
+            part = order[start : start + size]
+            start += size
+            rows = packed([texts[index] for index in part]) if len(part) else []
+            changed += [index for index, row in zip(part, rows, strict=True) if not torch.equal(row, alone[index])]
+        return changed
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(in_company, [rng.permutation(len(texts)) for _ in range(6)])) == [[]] * 6
+
+
+def test_texts_share_passes(folder, monkeypatch):
+    sizes = []
+    whole = PackedBert.__call__
+    monkeypatch.setattr(PackedBert, "__call__", lambda self, texts: sizes.append(len(texts)) or whole(self, texts))
+    encoder = load_encoder(f"contriever:{folder}", cache_dir=None, device="cpu")
+    encoder.encode(["w1"])
+    sizes.clear()
+    encoder.encode([f"w{number} w2 w3" for number in range(50)] + [" ".join(WORDS[:100])])
+    assert sum(sizes) == 51
+    assert sorted(sizes) == [1, 25, 25]  # 50 texts of 5 tokens, 128 tokens a pass; a long text goes alone
+
+
+@pytest.mark.parametrize("product", ["oneDNN", "torch"])
+def test_where_a_machines_product_depends_on_company_texts_go_alone(folder, monkeypatch, product):
+    if product == "torch":  # its product picks kernels by the number of rows
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    rng = np.random.default_rng(2)
+    texts = [" ".join(rng.choice(WORDS, size)) for size in rng.integers(1, 40, 60)]
+    encoder, one_by_one = (load_encoder(f"contriever:{folder}", cache_dir=None, device="cpu") for _ in range(2))
+    together = encoder.encode(texts)
+    assert np.array_equal(together, np.concatenate([one_by_one.encode([text]) for text in texts]))
+
+
+def test_dpr_with_a_projection(tmp_path):
+    torch.manual_seed(4)
+    config = transformers.DPRConfig(**SHAPE, projection_dim=16)
+    kinds = (transformers.DPRQuestionEncoder, transformers.DPRContextEncoder)
+    models = [kind(config).eval() for kind in kinds]
+    query, context = (make(tmp_path / kind.__name__, model) for kind, model in zip(kinds, models, strict=True))
+    encoder = load_encoder(f"dpr:{query},{context}", cache_dir=None, device="cpu")
+    for side, model in zip(("query", "context"), models, strict=True):
+        with torch.no_grad():
+            expected = model(torch.tensor([[2, 6, 7, 3]])).pooler_output[0].numpy()
+        assert encoder.encode(["w1 w2"], side)[0] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
+
+
+def test_a_model_that_is_no_bert_goes_text_by_text(tmp_path):
+    torch.manual_seed(5)
+    config = transformers.DistilBertConfig(vocab_size=205, dim=32, n_layers=2, n_heads=2, hidden_dim=48)
+    model = transformers.DistilBertModel(config).eval()
+    spec = f"contriever:{make(tmp_path / 'distil', model)}"
+    texts = ["w1 w2", " ".join(WORDS[:60]), "w3"]
+    rows = load_encoder(spec, cache_dir=None, device="cpu").encode(texts)
+    with torch.no_grad():
+        expected = model(torch.tensor([[2, 6, 7, 3]])).last_hidden_state[0].mean(dim=0).numpy()
+    assert rows[0] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
+    alone = load_encoder(spec, cache_dir=None, device="cpu")
+    assert np.array_equal(rows, np.concatenate([alone.encode([text]) for text in texts]))
+
+
+class FakeGpu:
+    """A forward pass that has room for ``room`` padded tokens, on a machine without a GPU."""
+
+    def __init__(self, lengths: list[int], room: int) -> None:
+        self.lengths, self.room = lengths, room
+        self.tried: list[int] = []
+
+    def __call__(self, part: list[int]) -> np.ndarray:
+        padded = max(self.lengths[index] for index in part) * len(part)
+        self.tried.append(padded)
+        if padded > self.room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return np.array([[index, self.lengths[index]] for index in part], np.float32)
+
+
+@pytest.mark.parametrize("room", [200, 1000, 10**6])
+def test_batches_on_a_gpu_are_halved_until_they_fit_and_stay_so(monkeypatch, room):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**31, 2**34))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    lengths = np.random.default_rng(6).integers(1, 200, 500).tolist()
+    gpu, spread = FakeGpu(lengths, room), Spread("cuda")
+    rows = spread.over(gpu, lengths)
+    assert rows.tolist() == [[index, length] for index, length in enumerate(lengths)]
+    assert max(gpu.tried) <= 2**30 / encoder_models._BYTES_A_TOKEN  # of two GiB free, one is used
+    gpu.tried.clear()
+    spread.over(gpu, lengths)
+    assert max(gpu.tried) <= room
+
+
+def test_a_gpu_without_room_for_one_text_is_an_error_with_a_hint(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**31, 2**34))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    with pytest.raises(EncoderError, match="one text") as caught:
+        Spread("cuda").over(FakeGpu([300, 10], 200), [300, 10])
+    assert "encoders.device=cpu" in caught.value.hint
