@@ -27,6 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common import OUT, compared, save
+
 from memskill_cli.config import Config, load
 from memskill_cli.datasets.base import Manifest, load_manifest, load_split
 from memskill_cli.datasets.prepare import prepare
@@ -34,14 +36,13 @@ from memskill_cli.errors import DataError
 from memskill_cli.evaluation import alfworld, launch
 from memskill_cli.evaluation.runner import Watcher
 from memskill_cli.evaluation.task import tasks_of
-from memskill_cli.files import read_jsonl, write_json
+from memskill_cli.files import read_jsonl
 from memskill_cli.records import MemoryItem, Query, Retrieved, Trace
 from memskill_cli.services import Access, games_of, services
 from memskill_cli.testing import acting
 from memskill_cli.testing.server import ScriptedServer
 from memskill_cli.training.rollout import play
 
-OUT = Path(__file__).parent / "out"
 METHODS = ["no-memory", "rag", "seed-skills"]
 SPLIT = "valid_seen"
 SHORT = {"pick_and_place_simple": "place", "look_at_obj_in_light": "light", "pick_two_obj_and_place": "two"}
@@ -146,10 +147,12 @@ def main() -> None:
     kept = [{key: value for key, value in summary.items() if key not in ("folder", "report")} for summary in summaries]
     settings = dataclasses.asdict(settings_for("", arguments.encoder).alfworld)
     took = round(time.monotonic() - began)
-    write_json(OUT / "alfworld.json", {"settings": settings, "summaries": kept, "seconds": took})
-    without, *others = (summary["success_rate"] for summary in summaries)
+    rates = {summary["method"]: 100 * summary["success_rate"] for summary in summaries}
+    without = rates.pop("no-memory")
+    found = [compared(f"tasks done, {m}", rate, "%", "no-memory", without, more_than=1) for m, rate in rates.items()]
+    save("alfworld", found, settings=settings, summaries=kept, seconds=took)
     console.print(f"{took} s; {OUT / 'alfworld.json'}")
-    raise SystemExit(0 if min(others) > without else 1)
+    raise SystemExit(0 if min(rates.values()) > without else 1)
 
 
 if __name__ == "__main__":

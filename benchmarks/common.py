@@ -6,7 +6,7 @@ summaries of all scripts into one table.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import platform
 import random
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+
+from memskill_cli.files import write_json
 
 OUT = Path(__file__).parent / "out"
 MEMSKILL = str(Path(sys.executable).with_name("memskill"))
@@ -56,12 +58,21 @@ class Measure:
 
 
 def compared(
-    measure: str, value: float, unit: str, name: str, other: float, *, at_most: float | None = None
+    measure: str,
+    value: float,
+    unit: str,
+    name: str,
+    other: float,
+    *,
+    at_most: float | None = None,
+    more_than: float | None = None,
 ) -> Measure:
-    """``value`` against the ``other`` of ``name``, in the same unit; ``at_most`` is the ratio that is to be kept."""
-    ratio = value / other
-    target = "" if at_most is None else f"≤ {at_most:g} ×"
-    reached = None if at_most is None else ratio <= at_most
+    """``value`` against ``other``, the one of ``name``, in the same unit; what their ratio is to be, if anything."""
+    ratio, target, reached = value / other if other else math.inf, "", None
+    if at_most is not None:
+        target, reached = f"≤ {at_most:g} ×", ratio <= at_most
+    elif more_than is not None:
+        target, reached = f"> {more_than:g} ×", ratio > more_than
     return Measure(measure, value, unit, f"{name}: {number(other)} {unit}".strip(), ratio, target, reached)
 
 
@@ -79,9 +90,8 @@ def save(name: str, summary: Sequence[Measure], **parts: Any) -> Path:
         "summary": [asdict(measure) for measure in summary],
         **parts,
     }
-    OUT.mkdir(exist_ok=True)
     path = OUT / f"{name}.json"
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_json(path, document)
     return path
 
 

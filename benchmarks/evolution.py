@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from learning import OUT, PEOPLE, opened  # a script beside this one
+from common import OUT, compared, save
+from learning import PEOPLE, opened  # a script beside this one
 
 from memskill_cli.agent.designer import Designer
 from memskill_cli.config import Config, load
-from memskill_cli.files import read_jsonl, write_json
+from memskill_cli.files import read_jsonl
 from memskill_cli.records import Query, Session, Trace, Turn
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills.seeds import seed_bank
@@ -226,10 +227,13 @@ def main() -> None:
         cells = (" ".join(f"{x:.2f}" for x in finals), f"{np.mean(finals):.3f}", str(len(harmful)), str(kept))
         table.add_row(variant, *cells)
     console.print(table)
-    write_json(OUT / "evolution.json", {"results": results, "seconds": time.monotonic() - began})
+    means = {v: 100 * float(np.mean([r["final"] for r in results if r["variant"] == v])) for v in variants}
+    what = "questions answered right, best stage with a designer"
+    summary = compared(what, means["designer"], "%", "without", means["no-designer"], more_than=1)
+    save("evolution", [summary], results=results, seconds=time.monotonic() - began)
     plot(results, arguments.epochs, OUT / "evolution.png")
-    means = {v: np.mean([r["final"] for r in results if r["variant"] == v]) for v in variants}
-    console.print(f"with designer {means['designer']:.3f}, without {means['no-designer']:.3f}; {OUT / 'evolution.png'}")
+    console.print(f"with designer {means['designer']:.1f} %, without {means['no-designer']:.1f} %")
+    console.print(str(OUT / "evolution.png"))
     raise SystemExit(0 if means["designer"] > means["no-designer"] else 1)
 
 

@@ -25,11 +25,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import OUT, Measure, compared, save
 
 from memskill_cli.agent.controller import ChooseSkills, choose
 from memskill_cli.config import Config, load
 from memskill_cli.datasets.spans import cut
-from memskill_cli.files import read_jsonl, write_json
+from memskill_cli.files import read_jsonl
 from memskill_cli.records import Action, Choice, Query, Session, Trace, Turn, Vector
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.services import Access, Services, services
@@ -40,7 +41,6 @@ from memskill_cli.training.curriculum import Conversations
 from memskill_cli.training.rollout import run_episode
 from memskill_cli.training.trainer import Trainer, Watcher
 
-OUT = Path(__file__).parent / "out"
 PEOPLE = ["Ada", "Bruno", "Chen", "Dora", "Emil", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kira", "Leon"]
 TOPICS = ["job", "pet", "sport", "drink"]
 VALUES = {
@@ -172,6 +172,16 @@ async def one_seed(seed: int, url: str, epochs: int, report: Callable[[str], Non
     return result
 
 
+def summary_of(results: list[dict]) -> list[Measure]:
+    """Means over the seeds."""
+    right = 100 * float(np.mean([result["trained"] for result in results]))
+    fixed = 100 * float(np.mean([max(result["fixed"].values()) for result in results]))
+    chance_mean = 100 * float(np.mean([result["random"] for result in results]))
+    what = "questions answered right, trained choice of skills"
+    others = {"best fixed skill": fixed, "random skill": chance_mean}
+    return [compared(what, right, "%", name, other, more_than=1) for name, other in others.items()]
+
+
 def plot(results: list[dict], file: Path) -> None:
     import matplotlib
 
@@ -217,7 +227,7 @@ def main() -> None:
         scores = (f"{result['trained']:.3f}", f"{best:.3f} ({which})", f"{result['random']:.3f}")
         table.add_row(str(result["seed"]), *scores, str(result["calls"]))
     console.print(table)
-    write_json(OUT / "learning.json", {"epochs": epochs, "results": results, "seconds": time.monotonic() - began})
+    save("learning", summary_of(results), epochs=epochs, results=results, seconds=time.monotonic() - began)
     plot(results, OUT / "learning.png")
     won = sum(result["trained"] > max(result["fixed"].values()) for result in results)
     console.print(f"trained above the best fixed skill in {won} of {len(results)} seeds; {OUT / 'learning.png'}")

@@ -21,6 +21,8 @@ from typing import Any
 
 from common import OUT, markdown, number
 
+from memskill_cli.files import write_atomic, write_json
+
 FOLDER = Path(__file__).parent
 SPEED = ("startup", "ppo", "retrieval", "encoders", "pipeline", "scaling")
 LEARNING = ("learning", "evolution", "alfworld")
@@ -93,8 +95,8 @@ def main() -> None:
     failed = [] if arguments.gather else run(names, arguments.quick)
     found = gather(OUT)
     text = table(found)
-    (OUT / "bench.json").write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    (OUT / "bench.md").write_text(text, "utf-8")
+    write_json(OUT / "bench.json", found)
+    write_atomic(OUT / "bench.md", text)
     print(text)
     print(OUT / "bench.md")
     raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
