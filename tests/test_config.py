@@ -187,3 +187,50 @@ def test_every_setting_survives_toml(tmp_path: Path) -> None:
 
 def test_the_digest_depends_on_values_alone() -> None:
     assert config.digest({"a": 1, "b": [2]}) == config.digest({"b": [2], "a": 1}) != config.digest({"a": 1, "b": [3]})
+
+
+SECRET = "hunter2pass"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"sets": [f"models.api_base=https://user:{SECRET}@host/v1"]}, "models.api_base must not hold"),
+        ({"overrides": {"models.api_base": f"https://{SECRET}@host/v1"}}, "models.api_base must not hold"),
+        ({"overrides": {"models.api_base": f"https://host/v1?key={SECRET}"}}, "models.api_base must not hold"),
+        ({"overrides": {"models.api_base": f"https://host?a=1&subscription-key={SECRET}"}}, "models.api_base must not"),
+        ({"sets": [f"memory.server=http://user:{SECRET}@host:8000"]}, "memory.server must not hold"),
+        ({"sets": [f"encoders.state=https://user:{SECRET}@host/model"]}, "encoders.state must not hold"),
+        ({"sets": [f"models.api_key={SECRET}"]}, "models.api_key is no setting"),
+        ({"sets": [f"api_keys={SECRET}"]}, "api_keys is no setting"),
+        ({"sets": [f"models.token={SECRET}"]}, "models.token is no setting"),
+        ({"sets": [f"api_key {SECRET}"]}, "expected section.key=value"),
+        ({"file": f'[models]\napi_key = "{SECRET}"'}, "models.api_key is no setting"),
+        ({"file": f'[models.keys]\nopenai = "{SECRET}"'}, "models.keys is no setting"),
+        ({"file": f'api_key = "{SECRET}"'}, "api_key is no setting"),
+        ({"file": f'[models]\napi_base = "https://u:{SECRET}@h/v1"'}, "models.api_base must not hold"),
+        ({"file": f"[models]\napi_key = {SECRET}"}, "not TOML"),
+    ],
+)
+def test_a_secret_is_no_setting(given: dict[str, Any], says: str, tmp_path: Path) -> None:
+    """Settings are stored with a run, so no secret gets into them; what is said about it does not show it."""
+    if "file" in given:
+        (tmp_path / "mine.toml").write_text(given["file"])
+        given = {"file": tmp_path / "mine.toml"}
+    with pytest.raises(UsageError) as refused:
+        config.load(**given)
+    assert says in refused.value.message
+    assert SECRET not in refused.value.message + refused.value.hint
+
+
+def test_an_address_with_harmless_parameters_is_a_setting() -> None:
+    base = "https://host.openai.azure.com/openai?api-version=2024-10-21"
+    assert config.load(overrides={"models.api_base": base}).models.api_base == base
+    with pytest.raises(UsageError, match=r"no setting is called models\.answer_max_token") as refused:
+        config.load(sets=["models.answer_max_token=3"])
+    assert "answer_max_tokens" in refused.value.hint, "a typo, no key"
+
+
+def test_a_settings_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+        config.load(file=tmp_path)

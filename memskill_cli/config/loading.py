@@ -22,7 +22,7 @@ from memskill_cli.config.presets import PRESETS, dataset_settings, preset_settin
 from memskill_cli.config.settings import Config
 from memskill_cli.errors import UsageError
 
-_KEY = re.compile(r"key|token$|secret|password", re.IGNORECASE)
+_KEY = re.compile(r"key|(?<!max_)token$|secret|password", re.IGNORECASE)
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
