@@ -120,8 +120,7 @@ async def _playground(
     pool = GamePool(games, workers=how.workers, deadline=how.deadline, notice=notice)
     room = chars_that_fit(gateway.window("answer"), settings.models.answer_max_tokens)
     try:
-        with stopping.last(pool.kill_now):
-            yield Playground(pool, how.steps, how.query, room)
+        yield Playground(pool, how.steps, how.query, room)
     finally:
         await pool.aclose()
 

@@ -41,7 +41,6 @@ class _State:
 
     def __init__(self) -> None:
         self.hold: list[Callable[[], None]] = []
-        self.kill: list[Callable[[], None]] = []
 
 
 _now = _State()
@@ -92,15 +91,11 @@ def run(work: Coroutine[Any, Any, T], notice: Callable[[str], None]) -> T:
 @contextmanager
 def first(hold: Callable[[], None]) -> Iterator[None]:
     """``hold`` is called in the loop at the first signal, before the work is cancelled."""
-    with _listed(hold, _now.hold):
+    _now.hold.append(hold)
+    try:
         yield
-
-
-@contextmanager
-def last(kill: Callable[[], None]) -> Iterator[None]:
-    """``kill`` is called just before the process is ended at once; it must be quick and raise nothing."""
-    with _listed(kill, _now.kill):
-        yield
+    finally:
+        _now.hold.remove(hold)
 
 
 async def to_the_end(closing: Awaitable[None]) -> None:
@@ -128,15 +123,6 @@ def leave(code: int) -> None:
         _end()
 
 
-@contextmanager
-def _listed(entry: Callable[[], None], where: list[Callable[[], None]]) -> Iterator[None]:
-    where.append(entry)
-    try:
-        yield
-    finally:
-        where.remove(entry)
-
-
 def _signalled(number: int, frame: object) -> None:
     _leave_dead_terminals()
     if _now.work is None or _now.asked:
@@ -154,8 +140,6 @@ def _wind_down(task: asyncio.Task[Any]) -> None:
 
 
 def _end() -> NoReturn:
-    for kill in _now.kill:
-        kill()
     if _now.code is None:
         cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
         with suppress(OSError):

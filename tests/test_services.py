@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from memskill_cli.config import load
 from memskill_cli.services import Access, services
+from memskill_cli.testing.server import ScriptedServer
 
 
 def encoder_names(folder: Path, api_base: str, encoder: str) -> tuple[str, str]:
@@ -48,3 +55,60 @@ def test_vectors_of_two_servers_are_not_taken_for_each_other(tmp_path: Path) -> 
     assert "openai/e" in one[0]
     assert one[0] != other[0]
     assert one[1] == other[1], "an encoder of this machine is the same wherever the models are"
+
+
+STOPPED = """
+import asyncio, sys
+from pathlib import Path
+from memskill_cli import stopping
+from memskill_cli.config import load
+from memskill_cli.services import Access, services
+
+folder, url, early = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+names = {f"models.{role}": "openai/m" for role in ("executor", "answer", "judge", "designer")}
+encoders = {"encoders.state": "hashing", "encoders.retrieval": "hashing"}
+settings = load(overrides={**names, **encoders, "models.api_base": url})
+
+async def work():
+    async with services(settings, Access(cache_dir=folder), folder / "usage.jsonl", "train", print) as opened:
+        ask = lambda text: opened.world.gateway.ask("answer", [{"role": "user", "content": text}])
+        asking = asyncio.create_task(ask("one"))
+        while not opened.world.gateway.on_their_way:
+            await asyncio.sleep(0.01)
+        print("ready", flush=True)
+        if early:
+            raise ValueError("something else ends the command")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            try:
+                await ask("two")
+            except asyncio.CancelledError:
+                print("not sent", flush=True)
+            raise
+
+stopping.listen("")
+try:
+    stopping.run(work(), print)
+except stopping.StoppedError:
+    print("stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("early", ["", "early"])
+def test_after_a_signal_nothing_is_sent_and_what_was_sent_is_written_down(tmp_path: Path, early: str) -> None:
+    """Also when the command was ending already, and waited for the reply, as the signal came."""
+    with ScriptedServer(latency=2.0) as server:
+        command = [sys.executable, "-c", STOPPED, str(tmp_path), server.url, early]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            until = "waiting for 1 replies" if early else "ready"
+            while until not in process.stdout.readline():
+                assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            said = process.stdout.read().splitlines()
+        assert [request.text for request in server.requests] == ["one"]
+    assert said[-1] == "stopped"
+    assert early or "not sent" in said
+    (row,) = (json.loads(line) for line in (tmp_path / "usage.jsonl").read_text().splitlines())
+    assert row["outcome"] == "ok"

@@ -117,11 +117,6 @@ class GamePool:
             raise GameError(f"{game_id}: no {GAME_FILE} in {self.root}", kind="broken")
         return file
 
-    def kill_now(self) -> None:
-        """End every worker, for a process that is about to end at once."""
-        for worker in self._all:
-            worker.kill_now()
-
     async def _hire(self) -> Worker:
         worker = await Worker.start(self._command, self.root)
         self._all.add(worker)

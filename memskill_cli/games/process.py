@@ -109,12 +109,8 @@ class Worker:
 
     async def kill(self) -> None:
         """End the process and whatever it started, stopped or busy as it may be."""
-        self.kill_now()
-        await self._process.wait()
-
-    def kill_now(self) -> None:
-        """The same, without seeing it end."""
         self.usable = False
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
                 os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()

@@ -3,7 +3,7 @@
 JSON lines: a request ``{"do": "start"|"play"|"walkthrough"|"plan", "with": text}`` on stdin, its reply
 ``{"ok": …}`` or ``{"broken": why}`` on stdout. The first line says whether games can be played here. Whatever
 libraries print goes nowhere, and when stdin ends (whoever started this is gone) the process ends at once, even in the
-middle of a search.
+middle of a search, with all it may have started.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -55,6 +56,8 @@ def _only_replies() -> TextIO:
 def _listen(requests: queue.Queue[str]) -> None:
     for line in sys.stdin:
         requests.put(line)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
     os._exit(0)
 
 

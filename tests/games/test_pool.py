@@ -228,6 +228,18 @@ asyncio.run(main())
 """
 
 
+SPAWNS = PARENT.replace('"fine"', '"spawn"').replace("commands[1].split()[1]", "observation")
+
+
+def test_nothing_that_a_worker_started_outlives_the_parent(root):
+    arguments = [sys.executable, "-c", SPAWNS, str(root), "hang", *FAKE]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+    assert gone(pid)
+
+
 @pytest.mark.parametrize("doing", ["hang", "stop"])
 def test_no_worker_outlives_its_parent(root, doing):
     """Killed outright, the parent can tidy nothing; workers notice by themselves, even one that is stopped."""
