@@ -81,3 +81,17 @@ def test_what_a_killed_process_left_aside_is_swept_once_nobody_can_be_writing_it
         assert not old.exists()
         assert new.exists(), "somebody may be about to put it in its place"
         assert kept.exists(), "not ours"
+
+
+def test_what_is_done_at_last_does_not_hide_why_it_came_to_that() -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        done.append("tried")
+        raise OSError(28, "No space left on device", "run.json")
+
+    with pytest.raises(OSError, match="metrics"), files.at_last(fail):
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+    with pytest.raises(OSError, match="run"), files.at_last(fail):
+        pass
+    assert done == ["tried"] * 2

@@ -59,12 +59,28 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 def learned(run: Path) -> dict[str, Any]:
     """All that must be the same, to the last bit."""
-    kept = [*run.glob("stages/*"), *run.glob("checkpoints/*/*"), run / "hard_cases.jsonl", run / "skill_bank.json"]
+    kept = [
+        *run.glob("stages/*.json"),
+        *run.glob("checkpoints/[0-9]*/*"),
+        run / "hard_cases.jsonl",
+        run / "skill_bank.json",
+    ]
     return {
         "status": json.loads((run / "run.json").read_text())["status"],
         "metrics": [{k: v for k, v in row.items() if k not in OF_THE_MACHINE} for row in rows(run / "metrics.jsonl")],
         "files": {str(file.relative_to(run)): digest(file) for file in sorted(kept)},
     }
+
+
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """What is not the same in two of :func:`learned`."""
+    files = {**expected["files"], **found["files"]}
+    differ = [name for name in files if found["files"].get(name) != expected["files"].get(name)]
+    rows = zip(found["metrics"], expected["metrics"], strict=False)
+    differ += [f"metrics {mine} not {its}" for mine, its in rows if mine != its]
+    if len(found["metrics"]) != len(expected["metrics"]) or found["status"] != expected["status"]:
+        differ.append(f"{found['status']} after {len(found['metrics'])} inner epochs")
+    return differ
 
 
 @dataclass
@@ -160,7 +176,7 @@ def assert_undisturbed(place: Place, undisturbed: Undisturbed) -> None:
     """The last life is over: all is as it would have been, and nothing was paid for twice."""
     last = place.live()
     assert last.code == 0, last.err
-    assert learned(place.run) == undisturbed.learned
+    assert not differences(learned(place.run), undisturbed.learned)
     assert place.asked.keys() == undisturbed.asked.keys(), "no question but those of the undisturbed run"
     again = place.asked.total() - len(place.asked)
     assert again <= place.lost, "asked again was only what was in flight when a life ended"

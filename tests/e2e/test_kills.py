@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from ..conftest import Home, tiny
-from .lives import AT_ONCE, TRAIN, Settle, Undisturbed, assert_undisturbed, evaluated, learned, rows
+from .lives import AT_ONCE, TRAIN, Settle, Undisturbed, assert_undisturbed, differences, evaluated, learned, rows
 
 CHAINS = {
     "beginning": [
@@ -171,7 +171,7 @@ def test_a_designer_cycle_killed_many_times_ends_as_if_undisturbed(
         place.killed(faults)
     last = place.live()
     assert last.code == 0, last.err
-    assert learned(place.run) == learned(calm.run)
+    assert not differences(learned(place.run), learned(calm.run))
     asked = [each.asked.keys() for each in (place, calm)]
     assert asked[0] == asked[1]
     assert place.asked.total() - len(place.asked) <= place.lost
