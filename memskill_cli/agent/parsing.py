@@ -74,7 +74,7 @@ def _to_action(entry: Entry) -> MemoryAction | None:
 
 def clean_text(text: str) -> str:
     """A memory text without blanks at its ends and quotes around the whole; "" if only punctuation is left."""
-    text = text.strip()
+    text = text.encode("utf-8", "replace").decode().strip()  # JSON can escape half a character
     while len(text) > 1 and _QUOTES.get(text[0]) == text[-1]:
         inner = text[1:-1]
         if {text[0], text[-1]} & set(re.sub(r"\b['’]\b", "", inner)):  # "A" and "B"

@@ -163,6 +163,8 @@ def _changes(text: str) -> dict[str, Any]:
     value = read_object(text, "memory")
     if not isinstance(value["memory"], list) or not all(isinstance(entry, dict) for entry in value["memory"]):
         raise UnreadableReplyError('"memory" must be a list of objects')
+    if not all(isinstance(entry.get("text"), str | None) for entry in value["memory"]):
+        raise UnreadableReplyError('"text" must be a text')
     return value
 
 

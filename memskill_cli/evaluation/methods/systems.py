@@ -206,4 +206,8 @@ def read_object(text: str, key: str) -> dict[str, Any]:
         value = mended(said[start:]) if start >= 0 else None
     if not isinstance(value, dict) or key not in value:
         raise UnreadableReplyError(f'expected one JSON object with "{key}", not {text.strip()[:80]!r}')
-    return value
+    try:  # JSON can escape half a character, which no file takes, and nest deeper than anyone reads
+        whole: dict[str, Any] = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        raise UnreadableReplyError("JSON that nests too deep, or has a number too large") from None
+    return whole
