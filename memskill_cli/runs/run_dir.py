@@ -69,8 +69,8 @@ class RunDir:
         Raises RunError if the name is taken or is no plain folder name.
         """
         run = cls(runs_dir / name)
-        if Path(name).name != name or name in ("", ".", ".."):
-            raise RunError(f"{name!r} cannot name a run: it must be a plain folder name")
+        if not _is_plain(name):
+            raise RunError(f"{name[:200]!r} cannot name a run: it must be a plain folder name, at most 100 bytes long")
         with run.owned():
             if (run.path / "run.json").exists():
                 raise RunError(
@@ -126,7 +126,7 @@ class RunDir:
 
         def log(text: str) -> None:
             with suppress(OSError), self.log.open("a", encoding="utf-8") as file:
-                print(f"{_now()} {os.getpid()} {clean(text)}", file=file)
+                print(f"{_now()} {os.getpid()} {_in_one_line(clean(text))}", file=file)
 
         def tell(text: str) -> None:
             log(text)
@@ -184,6 +184,16 @@ def created_at(run: Path) -> str:
         return str(orjson.loads((run / "run.json").read_bytes())["created"])
     except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError):
         return ""
+
+
+def _is_plain(name: str) -> bool:
+    plain = Path(name).name == name and name not in ("", ".", "..") and name.isprintable()
+    return plain and len(name.encode()) <= 100
+
+
+def _in_one_line(text: str) -> str:
+    """``text`` with line breaks and other control characters as escapes, so that none passes for a line of the log."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _now() -> str:
