@@ -19,7 +19,7 @@ from memskill_cli.datasets.spans import cut
 from memskill_cli.datasets.trajectories import pack
 from memskill_cli.errors import AuthError, ModelError, UnknownModelError
 from memskill_cli.evaluation import alfworld, methods
-from memskill_cli.evaluation.methods.base import SPANS, Memory, Site
+from memskill_cli.evaluation.methods.base import RETRIEVAL, SPANS, Memory, Site
 from memskill_cli.evaluation.rows import Row, row_of
 from memskill_cli.evaluation.subject import Subject
 from memskill_cli.evaluation.summary import summarise
@@ -27,7 +27,7 @@ from memskill_cli.evaluation.task import Plan, Task, Work, evaluation_id, settin
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.records import Answer, Query, Span, Trace
 from memskill_cli.runs.run_dir import RunDir
-from memskill_cli.training.rollout import World, ask, with_verdict
+from memskill_cli.training.rollout import World, ask, expect, with_verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +105,8 @@ class Evaluation:
             self._cut.append(len(spans))
             if spans:
                 self.watcher.span(0, total=round(sum(self._cut) / len(self._cut) * count))
+            if not self.method.ignores >= RETRIEVAL:
+                expect(self.world, work.queries, len(spans))
             try:
                 memory = await self.method.remember(trace, spans, self.watcher.span)
             except ModelError as error:

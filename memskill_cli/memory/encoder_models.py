@@ -10,6 +10,7 @@ On a GPU texts go in padded batches: there the last bits may differ from run to 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ Pooling = Literal["mean", "cls", "pooler"]
 HASHED_DIM = 512
 PACKED_TOKENS = 128
 """Tokens that go through a CPU's core together: more gain little, and leave the other cores idle."""
+_AT_ONCE = 16_000  # characters: a small model on two cores takes about a quarter of a second
 _API_BATCH = 96  # the most that every provider takes
 _GPU_TOKENS = 65_536
 _BYTES_A_TOKEN = 131_072  # on a GPU, with room to spare: a BERT-base layer keeps about 60 kB
@@ -39,6 +41,10 @@ class Encoder(Protocol):
 
     @property
     def dim(self) -> int: ...
+
+    @property
+    def at_once(self) -> int:
+        """Characters of text that are best encoded together: more would keep others waiting."""
 
     def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix: ...
 
@@ -57,6 +63,7 @@ class HashingEncoder:
     """Words and pairs of words hashed to 512 places: no model, the same everywhere, good enough to tell texts apart."""
 
     dim = HASHED_DIM
+    at_once = sys.maxsize
 
     def __init__(self) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
@@ -69,6 +76,8 @@ class HashingEncoder:
 
 class ApiEncoder:
     """An embedding model behind an API, reached through the function the caller gave."""
+
+    at_once = sys.maxsize
 
     def __init__(self, model: str, embed: Embed) -> None:
         self._model, self._embed = model, embed
@@ -88,6 +97,8 @@ class ApiEncoder:
 
 class TransformerEncoder:
     """A model for queries and a model for contexts, which may be one."""
+
+    at_once = _AT_ONCE
 
     def __init__(self, query: Tower, context: Tower) -> None:
         self._towers: dict[Side, Tower] = {"query": query, "context": context}
@@ -176,6 +187,8 @@ class LoadedTower:
 
 class SentenceEncoder:
     """Any model of sentence-transformers."""
+
+    at_once = _AT_ONCE
 
     def __init__(self, model: str, device: str) -> None:
         with _loading(model):

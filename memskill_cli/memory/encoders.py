@@ -19,7 +19,10 @@ Nothing heavy is imported, and no model is loaded, before a text really needs en
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,39 +34,49 @@ from memskill_cli.errors import EncoderError
 from memskill_cli.memory.encoder_cache import EncoderCache, content_key
 from memskill_cli.memory.encoder_models import Embed, Encoder
 from memskill_cli.memory.encoder_specs import EncoderPlan, plan
-from memskill_cli.records import Matrix, Side
+from memskill_cli.records import Matrix, Side, Vector
 
 Notice = Callable[[str], None]
 _CHUNK = 256  # texts encoded before what is known so far is written down
+_RECENT = 4096  # vectors at hand without asking the cache
+_A_GLANCE = 16_000  # characters looked up at once while no model is needed
 
 
 class _Request(NamedTuple):
     texts: Sequence[str]
     side: Side
-    result: asyncio.Future[Matrix]
+    result: asyncio.Future[Matrix] | None
+    """None where nobody waits."""
 
 
 class CachedEncoder:
     """An encoder behind its cache, loaded when the first text really needs it.
 
     A text's vector does not depend on which texts were encoded beside it (on a CPU to the last bit, see
-    ``encoder_models``), so results are the same however calls are gathered. Safe to use from several threads, and from
-    one event loop at a time.
+    ``encoder_models``), so results are the same however calls are gathered, and whatever was encoded ahead of need.
+    Safe to use from several threads, and from one event loop at a time.
 
-    ``encoded`` counts texts that a model has encoded, ``hits`` texts asked for that needed none.
+    ``encoded`` counts texts that a model has encoded, ``hits`` texts asked for or hinted at that needed none.
     """
 
     def __init__(self, plan: EncoderPlan, cache: EncoderCache) -> None:
         self.name = plan.name
         self.encoded = 0
-        self.hits = 0
+        self._found = self._remembered = 0
         self._plan = plan
         self._cache = cache
         self._encoder: Encoder | None = None
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
-        self._waiting: list[_Request] = []
+        self._waiting: deque[_Request] = deque()
+        self._hints: list[tuple[int, int, Side, str]] = []  # a heap: how soon it is needed, in what order it was said
+        self._said = itertools.count()
+        self._recent: dict[bytes, Vector] = {}
         self._drain: asyncio.Task[None] | None = None
+
+    @property
+    def hits(self) -> int:
+        return self._found + self._remembered
 
     @property
     def dim(self) -> int:
@@ -84,34 +97,84 @@ class CachedEncoder:
 
         What other coroutines ask for in the meantime is gathered into the next batch; one worker thread does them all.
         """
-        loop = asyncio.get_running_loop()
-        request = _Request(texts, side, loop.create_future())
+        if (rows := self._recall(texts, side)) is not None:
+            return rows
+        request = _Request(texts, side, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
-        if self._drain is None or self._drain.done():
-            self._drain = loop.create_task(self._serve())
+        self._begin()
+        assert request.result is not None
         return await request.result
 
+    def ahead(self, texts: Sequence[str], side: Side = "context", after: int = 0) -> None:
+        """A hint that ``texts`` will be asked for in this order, ``after`` so many others.
+
+        They are encoded while nobody waits for anything, of all hints those that are needed soonest first. When that
+        fails, nobody is told before the text is asked for.
+        """
+        for place, text in enumerate(texts, after):
+            heapq.heappush(self._hints, (place, next(self._said), side, text))
+        self._begin()
+
     def close(self) -> None:
-        """End the worker thread and let go of the cache."""
+        """Forget hints, end the worker thread and let go of the cache."""
+        self._hints.clear()
         self._worker.shutdown()
         self._cache.close()
 
+    def _recall(self, texts: Sequence[str], side: Side) -> Matrix | None:
+        """The rows, if all of them are at hand."""
+        rows = [self._recent.get(self._key(side, text)) for text in texts]
+        known = [row for row in rows if row is not None]
+        if not texts or len(known) < len(rows):
+            return None
+        self._remembered += len(rows)
+        return np.stack(known)
+
+    def _begin(self) -> None:
+        if self._drain is None or self._drain.done():
+            self._drain = asyncio.get_running_loop().create_task(self._serve())
+
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting:
+        while self._waiting or self._hints:
             await asyncio.sleep(0)  # let every coroutine that is ready join this batch
-            batch = [request for request in self._waiting if not request.result.done()]
-            self._waiting.clear()
+            batch = self._wanted() or self._hinted()
             try:
-                answers = await loop.run_in_executor(self._worker, self._answer, batch)
+                answers = await loop.run_in_executor(self._worker, self._answer, batch) if batch else []
             except Exception as error:
+                self._hints.clear()  # what failed for one will fail for others: let it fail where somebody waits
                 for request in batch:
-                    if not request.result.done():
+                    if request.result is not None and not request.result.done():
                         request.result.set_exception(error)
             else:
                 for request, rows in zip(batch, answers, strict=True):
-                    if not request.result.done():
+                    if request.result is not None and not request.result.done():
                         request.result.set_result(rows)
+
+    def _wanted(self) -> list[_Request]:
+        """The next of those that somebody waits for, as many as are best encoded together."""
+        batch: list[_Request] = []
+        room = self._room()
+        while self._waiting and (room > 0 or not batch):
+            request = self._waiting.popleft()
+            if request.result is not None and not request.result.done():
+                batch.append(request)
+                room -= sum(map(len, request.texts))
+        return batch
+
+    def _hinted(self) -> list[_Request]:
+        """The next hints; few, because somebody may come and wait."""
+        batch: list[_Request] = []
+        room = self._room() // 4
+        while self._hints and (room > 0 or not batch):
+            _, _, side, text = heapq.heappop(self._hints)
+            if self._key(side, text) not in self._recent:
+                batch.append(_Request([text], side, None))
+                room -= len(text)
+        return batch
+
+    def _room(self) -> int:
+        return self._encoder.at_once if self._encoder else _A_GLANCE
 
     def _answer(self, batch: list[_Request]) -> list[Matrix]:
         with self._lock:
@@ -122,9 +185,8 @@ class CachedEncoder:
     def _look_up(self, asked: Sequence[tuple[Side, str]]) -> Matrix:
         if not asked:
             return np.zeros((0, self._cache.dim(self.name) or self._load().dim), np.float32)
-        wanted = [(side, _printable(text)) for side, text in asked]
-        keys = [content_key(self.name, side if self._plan.sided else "", text) for side, text in wanted]
-        texts = dict(zip(keys, wanted, strict=True))
+        keys = [self._key(side, text) for side, text in asked]
+        texts = dict(zip(keys, [(side, _printable(text)) for side, text in asked], strict=True))
         found = self._cache.get(texts)
         missing = [key for key in texts if key not in found]
         for side in ("context", "query"):
@@ -134,8 +196,14 @@ class CachedEncoder:
                 rows = self._run([texts[key][1] for key in chunk], side)
                 found |= zip(chunk, rows, strict=True)
                 self._cache.put(self.name, dict(zip(chunk, rows, strict=True)))
-        self.hits += len(keys) - len(missing)
+        self._found += len(keys) - len(missing)
+        self._recent |= found
+        for old in list(itertools.islice(self._recent, max(0, len(self._recent) - _RECENT))):
+            del self._recent[old]
         return np.stack([found[key] for key in keys])
+
+    def _key(self, side: Side, text: str) -> bytes:
+        return content_key(self.name, side if self._plan.sided else "", _printable(text))
 
     def _run(self, texts: Sequence[str], side: Side) -> Matrix:
         try:

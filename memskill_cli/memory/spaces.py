@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,5 +18,8 @@ class Spaces(NamedTuple):
 
     async def embed(self, texts: Sequence[str]) -> tuple[Matrix, Matrix]:
         """Texts of memories in both spaces: two matrices of shape (N, D_state) and (N, D_retrieval)."""
-        state = await self.state.aencode(texts)
-        return state, state if self.retrieval is self.state else await self.retrieval.aencode(texts)
+        if self.retrieval is self.state:
+            rows = await self.state.aencode(texts)
+            return rows, rows
+        state, retrieval = await asyncio.gather(self.state.aencode(texts), self.retrieval.aencode(texts))
+        return state, retrieval

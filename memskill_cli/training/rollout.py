@@ -66,9 +66,11 @@ async def read(
     Spans depend on each other through the memory they leave, so a trace is a chain of calls.
     """
     executor = Executor(world.gateway, world.spaces, world.memory, style_of(world.dataset))
-    span_vectors = await world.spaces.state.aencode([span.text for span in spans])
+    encoder = world.spaces.state
+    encoder.ahead([span.text for span in spans])  # while a model reads one span, the next ones are encoded
     steps = []
-    for span, vector in zip(spans, span_vectors, strict=True):
+    for span in spans:
+        vector = (await encoder.aencode([span.text]))[0]
         shown = bank.retrieve(vector, world.memory.top_k, "state")
         memories = bank.vectors([found.item.item_id for found in shown], "state")
         state = make_state(vector, memories, fuse=world.memory.fuse, tau=world.memory.tau)
@@ -79,6 +81,12 @@ async def read(
         steps.append(Step(state, choice, execution, own))
         advance()
     return steps
+
+
+def expect(world: World, queries: Sequence[Query], after: int) -> None:
+    """Have questions encoded while a memory of ``after`` spans is read. (A task is asked by what it shows.)"""
+    if world.playground is None:
+        world.spaces.retrieval.ahead([query.question for query in queries], "query", after)
 
 
 async def ask(world: World, recall: Recall, query: Query, *, judged: bool) -> Answer:
@@ -141,6 +149,7 @@ async def run_episode(
     """
     trace_id = spans[0].trace_id
     bank = MemoryBank(trace_id)
+    expect(world, queries, len(spans))
     steps = await read(world, spans, skills, choose, bank, advance)
     judged = world.reward.kind == "judge"
     recall = recall_from(bank, world.spaces, world.memory.top_k)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
 from memskill_cli.errors import EncoderError
+from memskill_cli.memory import encoders
+from memskill_cli.memory.encoder_models import ApiEncoder
 from memskill_cli.memory.encoders import CachedEncoder, load_encoder
 from memskill_cli.records import Matrix
 
@@ -188,6 +191,172 @@ def test_an_api_that_fails_is_an_error_for_everyone_waiting_and_nothing_is_kept(
     assert asyncio.run(encoder.aencode(["a", "b"])).shape == (2, 3)
 
 
+class Gate:
+    """An embedding API whose calls wait until it is opened; ``calls`` are the texts of each."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.open = threading.Event()
+
+    def __call__(self, model: str, texts: Sequence[str]) -> Matrix:
+        self.calls.append(list(texts))
+        assert self.open.wait(20)
+        return np.array([[len(text), 1.0] for text in texts], np.float32)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(4000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never came to that")
+
+
+async def idle(encoder: CachedEncoder) -> None:
+    await until(lambda: encoder._drain is not None and encoder._drain.done())
+
+
+def slow_model(api: Gate, monkeypatch: pytest.MonkeyPatch, at_once: int = 40) -> CachedEncoder:
+    """An encoder that takes few characters at a time, as a model on a CPU does."""
+    monkeypatch.setattr(ApiEncoder, "at_once", at_once)
+    monkeypatch.setattr(encoders, "_A_GLANCE", at_once)
+    return load_encoder("litellm:m", cache_dir=None, embed=api)
+
+
+def test_what_is_waited_for_goes_before_what_is_expected(monkeypatch):
+    api = Gate()
+    encoder = slow_model(api, monkeypatch)
+
+    async def go() -> None:
+        encoder.ahead([f"expected {place}" for place in range(8)])
+        await until(lambda: len(api.calls) == 1)
+        waiting = asyncio.create_task(encoder.aencode(["now"]))
+        await asyncio.sleep(0)
+        api.open.set()
+        await waiting
+        assert api.calls == [["expected 0"], ["now"]]  # one, because 10 characters are expected at a time
+        await encoder.aencode(["expected 7"])  # soon, not in its turn
+        await encoder.aencode([f"expected {place}" for place in range(8)])
+
+    asyncio.run(go())
+    texts = [text for call in api.calls for text in call]
+    assert len(texts) == len(set(texts)) == 9
+    assert encoder.encoded == 9
+
+
+def test_of_what_is_expected_the_soonest_comes_first(monkeypatch):
+    api = Gate()
+    encoder = slow_model(api, monkeypatch)
+
+    async def go() -> None:
+        busy = asyncio.create_task(encoder.aencode(["busy"]))
+        await until(lambda: len(api.calls) == 1)
+        encoder.ahead(["question one", "question two"], "query", after=3)
+        encoder.ahead(["trace A, 0", "trace A, 1", "trace A, 2"])
+        encoder.ahead(["trace B, 0", "trace B, 1"])
+        api.open.set()
+        await busy
+        await idle(encoder)
+
+    asyncio.run(go())
+    assert [text for (text,) in api.calls[1:]] == [
+        *("trace A, 0", "trace B, 0", "trace A, 1", "trace B, 1", "trace A, 2"),
+        *("question one", "question two"),
+    ]
+
+
+def test_what_was_expected_is_at_hand_at_once():
+    api = FakeApi()
+    encoder = api_encoder(api)
+
+    async def go() -> Matrix:
+        encoder.ahead(TEXTS)
+        await idle(encoder)
+        monitor = asyncio.create_task(asyncio.sleep(0))  # a loop that is not yielded to runs no other task
+        rows = await encoder.aencode(TEXTS)
+        assert not monitor.done()
+        return rows
+
+    assert np.array_equal(asyncio.run(go()), api_encoder(FakeApi()).encode(TEXTS))
+    assert len(api.texts) == len(TEXTS)
+
+
+def test_a_burst_is_answered_piece_by_piece(monkeypatch):
+    api = Gate()
+    encoder = slow_model(api, monkeypatch)
+    api.open.set()
+
+    async def go() -> list[int]:
+        seen = []
+
+        async def ask(number: int) -> None:
+            await encoder.aencode([f"{number:020}"])
+            seen.append(len(api.calls))
+
+        await asyncio.gather(*(ask(number) for number in range(10)))
+        return seen
+
+    seen = asyncio.run(go())
+    assert [len(call) for call in api.calls] == [2] * 5  # two of 20 characters are 40
+    assert seen[0] < len(api.calls)  # the first did not wait for the last
+
+
+def test_an_expectation_that_fails_is_told_to_who_asks_and_to_nobody_else(monkeypatch):
+    broken = True
+
+    def embed(model: str, texts: Sequence[str]) -> Matrix:
+        calls.append(list(texts))
+        if broken:
+            raise ConnectionError("the wire is cut")
+        return np.ones((len(texts), 2), np.float32)
+
+    calls: list[list[str]] = []
+    encoder = slow_model(embed, monkeypatch)
+
+    async def go() -> None:
+        nonlocal broken
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        encoder.ahead([f"expected {place}" for place in range(50)])
+        await idle(encoder)
+        assert len(calls) == 1  # the other 49 would fail as well
+        with pytest.raises(EncoderError, match="wire"):
+            await encoder.aencode(["expected 0"])
+        broken = False
+        assert (await encoder.aencode(["expected 0"])).shape == (1, 2)
+        gc.collect()
+        assert not complaints
+
+    asyncio.run(go())
+
+
+def test_a_closed_encoder_forgets_what_was_expected(monkeypatch):
+    api = Gate()
+    encoder = slow_model(api, monkeypatch)
+
+    async def go() -> None:
+        encoder.ahead([f"expected {place}" for place in range(50)])
+        await until(lambda: len(api.calls) == 1)
+        threading.Timer(0.05, api.open.set).start()
+        encoder.close()
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+
+    asyncio.run(go())
+    assert api.calls == [["expected 0"]]
+
+
+def test_at_hand_are_only_the_latest_vectors(monkeypatch):
+    monkeypatch.setattr(encoders, "_RECENT", 3)
+    api = FakeApi()
+    encoder = api_encoder(api)
+    texts = [f"text {number}" for number in range(10)]
+    for text in texts:
+        asyncio.run(encoder.aencode([text]))
+    assert len(encoder._recent) == 3
+    assert np.array_equal(asyncio.run(encoder.aencode(texts)), api_encoder(FakeApi()).encode(texts))
+    assert api.texts == texts  # the others are in the cache
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
@@ -223,6 +392,8 @@ def test_nothing_heavy_is_imported_before_a_text_needs_it(tmp_path):
     code = """
 import pathlib, sys
 from memskill_cli.memory.encoder_cache import EncoderCache, content_key
+from memskill_cli.memory import encoders
+from memskill_cli.memory.encoder_models import ApiEncoder
 from memskill_cli.memory.encoders import load_encoder
 import numpy as np
 folder = pathlib.Path(sys.argv[1])
