@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import secrets
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from memskill_cli import files
-from memskill_cli.config import Config, to_dict, to_toml
+from memskill_cli.config import Config, to_toml
 from memskill_cli.errors import TrackerError, UsageError
 from memskill_cli.runs.run_dir import RunDir, read_json
 
@@ -98,7 +100,7 @@ class TensorBoard:
         except OSError as error:
             raise TrackerError(f"{folder}: TensorBoard cannot write there: {error.strerror}") from None
         self.where = f"{folder}; see them with: tensorboard --logdir {run.path.parent}"
-        self._writer.add_text("config", _indented(to_toml(settings)), 0)
+        self._writer.add_text("config", _indented(_shared(settings)), 0)
 
     def log(self, step: int, row: dict[str, Any]) -> None:
         for name, value in numbers(row):
@@ -128,13 +130,14 @@ class WandB:
                 name=run.name,
                 resume="allow",
                 dir=str(run.path),
-                config=to_dict(settings),
+                config=tomllib.loads(_shared(settings)),
                 settings=wandb.Settings(
                     silent=True,
                     console="off",
                     disable_code=True,
                     disable_git=True,
                     finish_timeout=FAREWELL,
+                    host="-",
                     save_code=False,
                     symlink=False,
                     x_disable_machine_info=True,
@@ -191,6 +194,11 @@ def numbers(row: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, float]
             yield from numbers(value, f"{prefix}{name}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield prefix + name, value
+
+
+def _shared(settings: Config) -> str:
+    """The settings as TOML for others to read: the user's home folder, which holds a name, is ``~``."""
+    return re.sub(rf'(?<=[":=]){re.escape(str(Path.home()))}(?=[/"])', "~", to_toml(settings))
 
 
 def _wandb_id(run: RunDir) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -188,9 +191,10 @@ def history(records: list[Any]) -> dict[Point, float]:
 @pytest.mark.extra
 def test_wandb_offline_keeps_its_id_and_the_whole_history_after_a_kill(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
-    run = a_run(tmp_path, tracker="wandb")
+    home = tmp_path / "home-of-somebody"
+    run = a_run(tmp_path, tracker="wandb", **{"models.judge": f"embedded:{home}/judge.gguf"})
     key = "wk-" + "secret0123456789" * 3
-    told = killed_and_resumed(run, "wandb", WANDB_MODE="offline", WANDB_API_KEY=key, OPENAI_API_KEY=key)
+    told = killed_and_resumed(run, "wandb", HOME=str(home), WANDB_MODE="offline", WANDB_API_KEY=key, OPENAI_API_KEY=key)
     before, after = sorted((run.path / "wandb").glob("offline-run-*"))
     assert f"wandb sync {after}" in told[1]
     identity = json.loads((run.path / "wandb.json").read_text())["id"]
@@ -201,6 +205,11 @@ def test_wandb_offline_keeps_its_id_and_the_whole_history_after_a_kill(tmp_path:
     assert history(records) == pytest.approx(points(list(files.read_jsonl(run.metrics))))
     config = {item.key: item.value_json for item in started.config.update}
     assert set(config) - {"_wandb"} == set(to_dict(run.settings()))
+    assert json.loads(config["models"])["judge"] == "embedded:~/judge.gguf"
+    told = b"".join(file.read_bytes() for file in after.rglob("*") if file.is_file())
+    assert b"test_trackers.py" not in told, "nothing of the command line"
+    for private in ("home-of-somebody", platform.node(), getpass.getuser()):
+        assert not [record for record in records if private in re.findall(r"[\w-]+", str(record))]
     assert not [file for file in run.path.rglob("*") if file.is_file() and b"secret0123" in file.read_bytes()]
     assert {file.name for file in after.rglob("*") if file.is_file()} == {
         *(f"run-{identity}.wandb", "debug.log", "debug-core.log", "debug-internal.log")
