@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from memskill_cli import locks
 from memskill_cli.errors import RunLockedError
 from memskill_cli.locks import is_held, locked
 
@@ -109,6 +110,23 @@ def test_looking_does_not_get_in_the_way(tmp_path: Path) -> None:
         while time.monotonic() < until:
             with locked(tmp_path, "it"):
                 assert is_held(tmp_path)
+
+
+LOOKS = """
+import fcntl, os, sys, time
+handle = os.open(sys.argv[1] + "/.lock", os.O_RDONLY | os.O_CREAT)
+fcntl.flock(handle, fcntl.LOCK_SH)
+print("owned", flush=True)
+time.sleep(0.3)
+os.close(handle)
+time.sleep(600)
+"""
+
+
+def test_an_owner_waits_for_whoever_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "_PATIENCE", 60.0)  # for a busy machine
+    with held(tmp_path, code=LOOKS), locked(tmp_path, "it"):
+        assert is_held(tmp_path)
 
 
 def test_a_folder_that_is_not_there_is_owned_by_nobody(tmp_path: Path) -> None:
