@@ -16,6 +16,7 @@ import pytest
 from ..conftest import Home, tiny
 from .lives import AT_ONCE, TRAIN, Settle, Undisturbed, assert_undisturbed, differences, evaluated, learned, rows
 
+pytestmark = pytest.mark.timeout(1200)  # a dozen processes, on a machine that may be busy
 CHAINS = {
     "beginning": [
         "kill half write config.toml",
