@@ -91,7 +91,7 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
         here, failing_since = role in self._embedded, math.inf
         while True:
             await self._until_awake(role, since)
-            sent, wire = time.monotonic(), watch()
+            wire = watch()
             try:
                 async with self._single if here else self._slots, asyncio.timeout(None if here else self._deadline):
                     with self._sent(here):
@@ -102,7 +102,7 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
             except litellm.router.RouterRateLimitError:
                 continue  # the last key that was awake was put to rest while this call waited for its turn
             except Exception as error:
-                failing_since = min(failing_since, sent)
+                failing_since = min(failing_since, time.monotonic())  # no reply to anybody since then: an outage
                 if isinstance(wire.error, SilentError) and self._last_heard(role) <= failing_since:
                     await self._lull(role, failing_since, wire.error)
                 elif wire.error or not self._hold_back(error):
