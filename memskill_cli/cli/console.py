@@ -61,8 +61,8 @@ class Console:
         self.json = json
         self.quiet = quiet
         self.resumable = False
-        self._out: RichConsole = RichConsole(highlight=False)
-        self._err: RichConsole = RichConsole(stderr=True, highlight=False)
+        self._out: RichConsole = RichConsole(highlight=False, emoji=False)
+        self._err: RichConsole = RichConsole(stderr=True, highlight=False, emoji=False)
 
     def goes_on_with(self, command: str) -> None:
         """From here on, whatever ends the command early, ``command`` goes on with it."""
@@ -121,7 +121,7 @@ class Console:
         with Progress(
             *columns, TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"), console=self._err
         ) as bar:
-            task = bar.add_task(title, total=total, note="")
+            task = bar.add_task(safe(title), total=total, note="")
 
             def advance(n: float = 1, note: str = "", total: float | None = None) -> None:
                 bar.update(task, advance=n, total=total)
