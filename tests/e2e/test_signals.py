@@ -154,6 +154,7 @@ def test_the_second_signal_leaves_a_run_that_goes_on_and_no_process(prepared: Ho
     assert RunDir(run).status == "finished"
 
 
+@pytest.mark.slow
 def test_an_evaluation_goes_on_as_it_was_typed(prepared: Home) -> None:
     with slow_after(3, 2.0) as server:
         flags = tiny(server.url, "--limit", "2", "--method", "rag", "--concurrency", "1")
