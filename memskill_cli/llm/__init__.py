@@ -30,6 +30,8 @@ def load_litellm() -> Any:
     litellm.disable_aiohttp_transport = True  # its connections complain on stderr when a loop ends; httpx does not
     litellm.DEFAULT_MAX_RETRIES = 0  # what embeddings take a max_retries of 0 for
     warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)  # they quote malformed replies
+    # its logging worker, which has nothing to log, is left behind by each event loop that ends
+    logging.getLogger("asyncio").addFilter(lambda record: "LoggingWorker" not in record.getMessage())
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return litellm

@@ -459,6 +459,7 @@ def test_a_whole_session_is_silent(tmp_path: Path) -> None:
     script = """
 import asyncio, sys
 from memskill_cli.config import LimitsConfig, ModelsConfig
+from memskill_cli.llm.embeddings import embed_texts
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
@@ -466,6 +467,10 @@ async def main(url):
     models = ModelsConfig(*["openai/gpt-4o-mini"] * 4, api_base=url, retries=0)
     ledger, ring = Ledger(None, scope="s", max_cost=0), KeyRing.collect(["k"], None, {})
     gateway = Gateway(models, LimitsConfig(), keys=ring, ledger=ledger, cache=None)
+    for text in "abc":  # in a loop of its own
+        await gateway.ask("answer", [{"role": "user", "content": "0"}])
+        vectors = {"keys": ring, "api_base": url, "ledger": ledger}
+        await asyncio.to_thread(embed_texts, "openai/text-embedding-3-small", [text], **vectors)
     asked = [gateway.ask("answer", [{"role": "user", "content": str(i)}]) for i in range(20)]
     replies = await asyncio.gather(*asked, return_exceptions=True)
     await gateway.aclose()
