@@ -48,13 +48,19 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, to_json(value, pretty=True))
 
 
-def append_line(path: Path, value: Any) -> None:
-    """Add one JSON line in one write, after mending a line that a crash or a full disk left torn."""
+def append_line(path: Path, value: Any, *, durable: bool = False) -> None:
+    """Add one JSON line in one write, after mending a line that a crash or a full disk left torn.
+
+    ``durable`` has it on the disk before anything that is written later.
+    """
     data = to_json(value)
     with _naming(path), path.open("ab+") as file:
         if file.tell() and _last_byte(file) != b"\n":
             data = b"\n" + data
         file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

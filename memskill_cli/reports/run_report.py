@@ -102,27 +102,10 @@ def _stages(files: Files) -> list[Stage]:
     found = []
     for file in sorted((files.folder / "stages").glob("stage-*.json")):
         try:
-            found.append(_sound(stages.read(file)))
-        except (MemskillError, UnicodeDecodeError):
+            found.append(stages.read(file))
+        except MemskillError:
             files.notes.append(f"stages/{file.name} is damaged and left out")
     return found
-
-
-def _sound(stage: Stage) -> Stage:
-    """``stage`` without the values that are of a wrong kind: its bank is checked when it is read, the rest is not."""
-    row = vars(stage)
-    parent, checkpoint = number(row, "parent"), number(row, "checkpoint")
-    return Stage(
-        number=count(row, "number"),
-        bank=stage.bank,
-        reward=number(row, "reward"),
-        is_best=stage.is_best is True,
-        checkpoint=None if checkpoint is None else int(checkpoint),
-        change=inner(row, "change"),
-        rationale=words(row, "rationale"),
-        kept=stage.kept if isinstance(stage.kept, bool) else None,
-        parent=None if parent is None else int(parent),
-    )
 
 
 def _view(stage: Stage, known: Sequence[Stage], rows: Rows) -> StageView:

@@ -158,7 +158,7 @@ class Trainer:
             row = metrics.row_of(outer, inner, self.bank, episodes, stats, effort)
             self.rows.append(row)
             self.rewards.append(row["episode_reward_mean"])
-            files.append_line(self.run.metrics, row)
+            files.append_line(self.run.metrics, row, durable=True)
             self._save()
             self._end_of_epoch()
             self.watcher.epoch(row)

@@ -157,7 +157,7 @@ def test_a_stage_with_values_of_a_wrong_kind_is_no_crash(trained: Made) -> None:
     row = json.loads(file.read_text())
     row |= {"reward": "high", "kept": "yes", "parent": [0], "change": 7, "rationale": {"a": 1}, "is_best": "so"}
     files.write_json(file, row)
-    assert "Stage 1 not judged" in Page(write_run_report(trained.path)).text
+    assert "stages/stage-001.json is damaged and left out" in Page(write_run_report(trained.path)).text
 
 
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(1)> javascript:alert(1) {{ 7*7 }} \u202egnp.exe"

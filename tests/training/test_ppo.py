@@ -126,3 +126,22 @@ def test_an_empty_batch_is_refused() -> None:
             PPOConfig(),
             torch.Generator(),
         )
+
+
+def test_the_weights_do_not_depend_on_the_number_of_threads() -> None:
+    """As many steps and embeddings as large as it takes for torch to share out a sum."""
+    generator = torch.Generator().manual_seed(0)
+    states, skills = torch.randn(300, 2048, generator=generator), torch.randn(30, 1024, generator=generator)
+    values, rewards = torch.randn(2, 300, generator=generator)
+    chosen = torch.stack([torch.randperm(30, generator=generator)[:3] for _ in range(300)])
+    batch = Batch(states, chosen, torch.full((300,), -9.0), values, torch.zeros(300), rewards, (150, 150))
+    learned, before = [], torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        controller = Controller.seeded(1024, 256, 0)
+        optimizer = torch.optim.Adam(controller.parameters())
+        how = PPOConfig(epochs=1)
+        update(controller, optimizer, batch, skills, torch.zeros(30, dtype=torch.bool), how, generator.manual_seed(1))
+        learned.append(controller.state_dict())
+    torch.set_num_threads(before)
+    assert all(torch.equal(learned[0][name], learned[1][name]) for name in learned[0])

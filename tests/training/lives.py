@@ -1,0 +1,228 @@
+"""A small run that can be stopped at any instant of its files, and gone on with in another folder.
+
+Two kinds of facts are told; a literal executor writes only the kind that its skill is for. The designer first blurs the
+``insert`` skill, which harms and is rolled back, and, told of that, adds a skill that helps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memskill_cli import files
+from memskill_cli.config import Config, load
+from memskill_cli.llm.cache import ResponseCache
+from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.keys import KeyRing
+from memskill_cli.llm.ledger import Ledger
+from memskill_cli.memory.encoders import load_encoder
+from memskill_cli.memory.spaces import Spaces
+from memskill_cli.records import Query, Session, Trace, Turn
+from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.skills.seeds import seed_bank
+from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.training import stages
+from memskill_cli.training.curriculum import Conversations
+from memskill_cli.training.evolution import designer_of
+from memskill_cli.training.rollout import World
+from memskill_cli.training.trainer import Trainer, Watcher
+
+MODEL = "openai/gpt-4o-mini"
+"""Its price is known, so that the ledger has something to count."""
+HELP = {
+    "change": "add",
+    "name": "allergies",
+    "description": "Write down allergies: the text says who must avoid what.",
+    "body": "## Purpose\nKeep every ALLERGY.\n\n## How to apply\nOne INSERT each.",
+    "action": "insert",
+    "why": "allergies are lost",
+}
+HARM = {"change": "refine", "name": "insert", "body": "## Purpose\nBLUR everything.", "why": "shorter"}
+OF_THE_MACHINE = {"seconds", "llm_calls", "cached_calls"}
+"""Metrics of the attempt that completed an inner epoch."""
+
+
+def reply(request: Request) -> str:
+    """What the models of the small world say; it follows from the prompt alone."""
+    text = request.messages[-1]["content"]
+    if request.role == "designer":
+        if "<limit>" not in text:
+            pattern = {"name": "lost", "cases": [1], "cause": "storage", "explanation": "x", "fix": "y"}
+            advice = {"change": "add", "skill": "", "why": "storage", "priority": 1}
+            return json.dumps({"patterns": [pattern], "recommendations": [advice], "summary": "lost"})
+        change = HELP if "BLUR" in text else HARM
+        return json.dumps({"summary": change["why"], "changes": [change]})
+    if request.role == "answer":
+        kind, who = re.search(r"What is the (\w+) of (\w+)\?", text).groups()  # type: ignore[union-attr]
+        memories = re.findall(r"^\[\d+\] (\w+) (\w+) (\w+)$", text, flags=re.MULTILINE)
+        return next((value for w, k, value in memories if (w, k) == (who, kind)), "unknown")
+    skill, _, span = text.partition("<span>")
+    who, kind, value = re.search(r"(\w+)'s (\w+) is (\w+)", span).groups()  # type: ignore[union-attr]
+    if "Action type: INSERT" not in skill or ("ALLERGY" in skill) != (kind == "allergy"):
+        return "ACTION: NOOP"
+    return f"ACTION: INSERT\nMEMORY: {who} {kind} {'something' if 'BLUR' in skill else value}"
+
+
+def trace(who: str) -> Trace:
+    facts = (("job", "baker"), ("allergy", "pollen"))
+    turns = (Turn(who, f"{who}'s job is baker, early hours."), Turn(who, f"{who}'s allergy is pollen, no meadows."))
+    queries = tuple(Query(f"{who}-{kind}", who, "1", f"What is the {kind} of {who}?", (v,)) for kind, v in facts)
+    return Trace(who, "locomo", "train", (Session("s", "1 May 2025", turns),), queries)
+
+
+TRACES = [trace(who) for who in ("Ada", "Bruno", "Chen")]
+
+
+def settings(**overrides: Any) -> Config:
+    chosen = {
+        "train.outer_epochs": 3,
+        "train.inner_epochs": 2,
+        "train.batch_size": 2,
+        "train.span_mode": "turn",
+        "train.top_k": 1,
+        "controller.hidden": 4,
+        "ppo.learning_rate": 0.003,
+        "models.retries": 0,
+        **{f"models.{role}": MODEL for role in ("executor", "answer", "judge", "designer")},
+    }
+    return load(overrides={**chosen, **{name.replace("__", "."): value for name, value in overrides.items()}})
+
+
+class Killed(BaseException):
+    """What a SIGKILL is within one process."""
+
+
+class Lives:
+    """Runs of one experiment, which share a server and what the cache holds."""
+
+    def __init__(self, folder: Path, server: ScriptedServer, encoder: str = "hashing", **overrides: Any) -> None:
+        self.folder, self.server, self.encoder, self.settings = folder, server, encoder, settings(**overrides)
+
+    def begin(self, name: str) -> RunDir:
+        return RunDir.create(self.folder, name, self.settings, "data")
+
+    def live(self, run: RunDir, *, cache: str = "cache", told: list[str] | None = None) -> None:
+        """Go on with ``run`` to its end; ``cache`` names the cache of replies, ``told`` takes the notices."""
+        asyncio.run(self._live(run, self.folder / cache, [] if told is None else told))
+
+    async def _live(self, run: RunDir, cache: Path, told: list[str]) -> None:
+        settings = self.settings
+        ledger = Ledger(run.usage, scope="train", max_cost=0)
+        with closing(ResponseCache(cache)) as replies, closing(load_encoder(self.encoder, cache_dir=None)) as encoder:
+            gateway = Gateway(
+                dataclasses.replace(settings.models, api_base=self.server.url),
+                settings.limits,
+                keys=KeyRing.collect(("k",), None, {}),
+                ledger=ledger,
+                cache=replies,
+                notice=lambda text: None,
+            )
+            world = World(gateway, Spaces(encoder, encoder), settings.memory, settings.reward, "locomo")
+            zero = stages.path_of(run.stages, 0)
+            bank = stages.read(zero).bank if zero.exists() else seed_bank(noop=False)
+            trainer = Trainer(
+                run,
+                settings,
+                world,
+                ledger,
+                Conversations(settings, TRACES),
+                bank,
+                designer_of(gateway, settings) if settings.train.evolve else None,
+                Watcher(notice=told.append),
+            )
+            try:
+                trainer.resume()
+                await trainer.train()
+            finally:
+                await gateway.aclose()
+
+
+def outcome(run: RunDir) -> dict[str, Any]:
+    """All that must be the same whatever happened to a run, to the last bit.
+
+    What a killed process was writing aside lies about until ``files.sweep`` finds it old enough.
+    """
+    found: dict[str, Any] = {
+        str(file.relative_to(run.path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for folder in (run.checkpoints, run.stages)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not file.name.endswith(".tmp")
+    }
+    found["metrics"] = [
+        {name: value for name, value in row.items() if name not in OF_THE_MACHINE}
+        for row in files.read_jsonl(run.metrics)
+    ]
+    found["lines"] = run.metrics.read_bytes().count(b"\n")
+    found["bank"], found["hard cases"] = run.skill_bank.read_bytes(), run.hard_cases.read_bytes()
+    return found
+
+
+@contextmanager
+def filmed(run: RunDir, folder: Path) -> Iterator[list[Path]]:
+    """Copies of the run as a kill would leave it, one for every moment in which something on the disk has changed.
+
+    The moments are just before and after each rename, deletion, fsync and appended line of metrics, and in its middle.
+    """
+    pictures: list[Path] = []
+
+    def take() -> None:
+        picture = folder / f"{len(pictures):04d}"
+        shutil.copytree(run.path, picture / run.name, copy_function=_frozen, ignore=shutil.ignore_patterns(".lock"))
+        pictures.append(picture / run.name)
+
+    def around(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            if real is not os.fsync and not _of(run, arguments[0], more):
+                return real(*arguments, **more)
+            take()
+            done = real(*arguments, **more)
+            take()
+            return done
+
+        return call
+
+    def append(path: Path, value: Any, *, real: Callable[..., Any] = files.append_line, **more: Any) -> None:
+        if path != run.metrics:
+            return real(path, value, **more)
+        take()
+        whole = path.read_bytes()
+        path.write_bytes(whole + files.to_json(value)[:40])
+        take()
+        path.write_bytes(whole)
+        real(path, value, **more)
+        return take()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("replace", "fsync", "unlink", "rmdir"):
+            patch.setattr(os, name, around(getattr(os, name)))
+        patch.setattr(files, "append_line", append)
+        yield pictures
+
+
+def _of(run: RunDir, path: Any, more: dict[str, Any]) -> bool:
+    return "dir_fd" in more or str(path).startswith(str(run.path))
+
+
+def _frozen(source: str, goal: str) -> None:
+    """A link will do for what is only ever replaced; what is still being written, or grows, is copied."""
+    if source.endswith((".tmp", ".jsonl")) or ".tmp" in Path(source).parent.name:
+        shutil.copyfile(source, goal)
+    else:
+        os.link(source, goal)
+
+
+def restored(picture: Path, folder: Path) -> RunDir:
+    """The run of a picture, in a folder of its own."""
+    shutil.copytree(picture, folder / picture.name)
+    return RunDir(folder / picture.name)
