@@ -181,3 +181,80 @@ def test_without_hard_cases_no_model_is_asked(tmp_path: Path) -> None:
     stage = asyncio.run(lineage.evolution.propose(None, lineage.bank, pool, Encoder(), 0))  # type: ignore[arg-type]
     assert stage.change == {}
     assert stages.pending(stages.read_all(tmp_path), 0) == stage
+
+
+def judged(lineage: Lineage, number: int, *, kept: bool, checkpoint: int) -> None:
+    """A stage as ``memskill evolve --judge-on`` leaves it: an evaluation kept it or not."""
+    stage = stages.Stage(number, bank_of(number), kept=kept, is_best=kept, checkpoint=checkpoint)
+    stages.write(lineage.folder, stage)
+
+
+def bank_of(number: int) -> SkillBank:
+    return SkillBank(seed_bank().skills, stage=number)
+
+
+def test_rewinding_to_what_was_known_changes_nothing(tmp_path: Path) -> None:
+    lineage = Lineage(tmp_path)
+    lineage.close(0.2)
+    lineage.change("moves")
+    lineage.close(0.4)
+    lineage.change("pets")
+    before = {file.name: (file.stat().st_ino, file.read_bytes()) for file in tmp_path.iterdir()}
+    lineage.evolution.rewind(2, stages.read_all(tmp_path)[1].bank)
+    assert {file.name: (file.stat().st_ino, file.read_bytes()) for file in tmp_path.iterdir()} == before
+
+
+def test_rewinding_opens_what_was_judged_later_and_drops_what_came_of_it(tmp_path: Path) -> None:
+    lineage = Lineage(tmp_path)
+    lineage.close(0.2)  # checkpoint 1
+    lineage.change("moves")
+    opened = stages.read_all(tmp_path)[1]
+    lineage.close(0.4)  # checkpoint 2
+    lineage.change("pets")
+    lineage.close(0.5)  # checkpoint 3
+    lineage.change("jobs")
+    lineage.evolution.rewind(1, opened.bank)  # in the middle of stage 1
+    first, again = stages.read_all(tmp_path)
+    assert (first.is_best, first.reward, again) == (True, 0.2, opened)
+
+
+def test_rewinding_keeps_a_proposal_that_was_waiting(tmp_path: Path) -> None:
+    lineage = Lineage(tmp_path)
+    lineage.close(0.2)
+    zero = lineage.bank
+    lineage.change("moves")
+    lineage.evolution.rewind(0, zero)  # in the middle of stage 0
+    first, waiting = stages.read_all(tmp_path)
+    assert (first.judged, first.is_best, waiting.bank) == (False, False, lineage.bank)
+    assert stages.pending([first, waiting], 0) == waiting
+
+
+def test_rewinding_counts_what_an_evaluation_has_judged(tmp_path: Path) -> None:
+    lineage = Lineage(tmp_path)
+    lineage.close(0.4)  # checkpoint 1
+    judged(lineage, 1, kept=True, checkpoint=1)
+    judged(lineage, 2, kept=False, checkpoint=1)
+    stages.write(tmp_path, stages.Stage(3, bank_of(3), 0.6, True, 5, kept=True))
+    lineage.evolution.rewind(1, lineage.bank)
+    assert [stage.number for stage in stages.read_all(tmp_path) if stage.is_best] == [1]
+    assert [stage.number for stage in stages.read_all(tmp_path)] == [0, 1, 2]
+
+
+def test_a_second_mark_that_a_crash_left_is_taken_away(tmp_path: Path) -> None:
+    lineage = Lineage(tmp_path)
+    lineage.close(0.2)
+    first = stages.read_all(tmp_path)[0]
+    lineage.change("moves")
+    lineage.close(0.4)
+    stages.write(tmp_path, first)
+    lineage.evolution.rewind(2, lineage.bank)
+    assert [stage.is_best for stage in stages.read_all(tmp_path)] == [False, True]
+
+
+def test_the_proposal_that_waits_is_the_first_one(tmp_path: Path) -> None:
+    """``memskill evolve`` may have proposed another while the stage before it was still being trained."""
+    for number in (1, 2):
+        stages.write(tmp_path, stages.Stage(number, bank_of(number)))
+    waiting = stages.pending(stages.read_all(tmp_path), 0)
+    assert waiting is not None
+    assert waiting.number == 1
