@@ -21,7 +21,7 @@ def explain(error: BaseException, role: str, deployment: Deployment, scrub: Call
             # litellm appends to an error's message what it tried; the first argument is as it was raised
             return type(cause)(without_shapes(scrub(str(cause))), hint=without_shapes(scrub(cause.hint)))
     where = f"{deployment.model} at {deployment.api_base}" if deployment.api_base else deployment.model
-    detail = without_shapes(scrub(_detail(error)))[:_LONGEST]  # cut last: half a key is a key, too
+    detail = _detail(error, lambda text: without_shapes(scrub(text)))[:_LONGEST]
     if isinstance(error, litellm.ContextWindowExceededError):
         return ModelError(
             f"role {role}: the prompt is too long for {where}: {detail}",
@@ -60,8 +60,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _detail(error: BaseException) -> str:
-    """The server's own words: the first paragraph without litellm's prefixes, on one line."""
-    text = re.split(r"\n\nLiteLLM: |\s*Traceback \(most recent| ?\bmodel=\S+ context_window_fallbacks=", str(error))[0]
+def _detail(error: BaseException, clean: Callable[[str], str]) -> str:
+    """The server's own words: the first paragraph without litellm's prefixes, on one line.
+
+    They are cleaned before anything is cut or joined: a key in pieces is a key, too.
+    """
+    after = r"\n\nLiteLLM: |\s*Traceback \(most recent| ?\bmodel=\S+ context_window_fallbacks="
+    text = re.split(after, clean(str(error)))[0]
     text = re.sub(r"^(?:(?:(?:litellm\.)?[A-Z]\w*(?:Error|Exception|Timeout)\b:?|LiteLLM:)[ -]*)+", "", text)
     return " ".join(text.split()) or type(error).__name__
