@@ -128,7 +128,9 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
             async with services(settings, access, run.usage, "train", notice, games) as opened:
                 bank = stages.read(stages.path_of(run.stages, 0)).bank
                 designer = designer_of(opened.world.gateway, settings) if settings.train.evolve else None
-                trainer = Trainer(run, settings, opened.world, opened.ledger, curriculum, bank, designer, Watcher())
+                trainer = Trainer(
+                    run, settings, opened.world, opened.ledger, curriculum, bank, designer, Watcher(notice=notice)
+                )
                 trainer.resume()
                 notice(f"run {run.name}: inner epochs {trainer.done} to {trainer.total}, {len(curriculum)} traces")
                 with tracked(run, settings, notice) as log:
