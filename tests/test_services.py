@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from memskill_cli.config import load
-from memskill_cli.services import Access, services
+from memskill_cli.errors import AuthError, UnknownModelError, UsageError
+from memskill_cli.services import Access, check_access, services
 from memskill_cli.testing.server import ScriptedServer
 
 
@@ -62,7 +63,8 @@ import asyncio, sys
 from pathlib import Path
 from memskill_cli import stopping
 from memskill_cli.config import load
-from memskill_cli.services import Access, services
+from memskill_cli.errors import AuthError, UnknownModelError, UsageError
+from memskill_cli.services import Access, check_access, services
 
 folder, url, early = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 names = {f"models.{role}": "openai/m" for role in ("executor", "answer", "judge", "designer")}
@@ -112,3 +114,30 @@ def test_after_a_signal_nothing_is_sent_and_what_was_sent_is_written_down(tmp_pa
     assert early or "not sent" in said
     (row,) = (json.loads(line) for line in (tmp_path / "usage.jsonl").read_text().splitlines())
     assert row["outcome"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"models.judge": "nobody/knows"}, UnknownModelError, "nobody/knows"),
+        ({"models.judge": "groq/llama-3.3-70b-versatile"}, AuthError, "role judge"),
+        ({"encoders.retrieval": "litellm:groq/an-encoder"}, AuthError, "role embedding"),
+        (
+            {"models.judge": "openai/local", "models.api_base": "http://h/v1", "limits.max_cost": 1.0},
+            UsageError,
+            "price",
+        ),
+        ({"models.judge": "openai/local", "models.api_base": "http://h/v1"}, None, ""),
+        ({}, None, ""),
+    ],
+)
+def test_what_no_call_could_do_is_known_before_a_run_is_made(
+    settings: dict[str, object], error: type[Exception] | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GROQ_API_KEY", "MEMSKILL_API_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    if error is None:
+        check_access(load(overrides=settings), Access())
+        return
+    with pytest.raises(error, match=says):
+        check_access(load(overrides=settings), Access())
