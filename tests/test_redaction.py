@@ -19,7 +19,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memskill_cli import redaction
+from memskill_cli.config import load
 from memskill_cli.redaction import FRAGMENT, MASK, SHORTEST, Guarded, Secrets, bare, secrets_of, without_shapes
+from memskill_cli.runs.run_dir import RunDir
 
 VERBATIM = ("as it is", "in capitals", "in small letters")
 PRINTABLE = "".join(chr(code) for code in range(33, 127))
@@ -239,6 +241,16 @@ def test_nothing_that_libraries_print_on_a_guarded_stream_shows_a_secret(monkeyp
     assert not [run for run in runs(KEY) if run in written]
     assert stream.encoding == inner.encoding
     assert not stream.isatty()
+
+
+def test_a_runs_log_shows_no_secret_of_what_is_told_or_ends_it(tmp_path: Path) -> None:
+    redaction.remember([KEY])
+    run = RunDir.create(tmp_path, "r", load(), "digest")
+    with pytest.raises(RuntimeError), run.logged(lambda text: None) as notice:
+        notice(f"told {KEY}")
+        raise RuntimeError(f"nobody expected {KEY}")
+    assert run.log.read_text().count(MASK) == 2
+    assert not [part for part in runs(KEY) if part in run.log.read_text()]
 
 
 def _show(message: object, *_: object) -> None:
