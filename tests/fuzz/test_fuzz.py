@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 
 from memskill_cli.agent.parsing import parse_reply
 from memskill_cli.agent.reply_blocks import MAX_SAID, without_thoughts
+from memskill_cli.errors import SkillBankError
+from memskill_cli.skills.markdown import from_markdown, import_bank
 
 from .targets import SEEDS, TARGETS, WORDS
 
@@ -23,10 +26,11 @@ DEEP = 400
 _LAUGHS = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi"))
 FOUND: dict[str, list[str]] = {
     "executor": [
-        '[{"actions": ' * DEEP + '{"action": "noop"}' + "}]" * DEEP,  # deeper than the reader may go
+        '[{"action": "noop"}, ' + "[" * 2 * DEEP + "]" * 2 * DEEP + "]",  # deeper than the reader may go
         '{"actions": [{"action": "insert", "memory": "half \\ud800 of it"}]}',
         '{"action": "update", "index": ' + "9" * 5000 + "}",
         'action {"' * 200 + "{" * 500,
+        "\n\n".join(f"ACTION: UPDATE\nINDEX: {i}\nMEMORY: x" for i in (-1, 0, 2, 3, 99)),
     ],
     "judge": [
         '{"score": 1' + "0" * 400 + "}",  # a whole number that no float holds
@@ -92,6 +96,29 @@ def test_a_million_characters_are_no_burden(name: str) -> None:
             TARGETS[name](head + piece * (LONG // len(piece)))
 
 
+def test_no_alias_of_yaml_is_followed() -> None:
+    with pytest.raises(SkillBankError, match="alias"):
+        from_markdown(f"---\na: &a [x, x]\n{_LAUGHS}name: *i\n---\n")
+    assert from_markdown("---\nname: a\ndescription: '*b & c'\nmetadata: {action: insert}\n---\nbody *c*").name == "a"
+
+
+@pytest.mark.parametrize(("size", "name"), [(100_001, "SKILL.md"), (8_000_001, "bank.json")])
+def test_a_huge_file_is_no_skill(tmp_path: Path, size: int, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(b" " * size)
+    with pytest.raises(SkillBankError, match="larger than"):
+        import_bank(file)
+
+
+def test_devices_and_loops_in_a_folder_are_no_skills(tmp_path: Path) -> None:
+    (tmp_path / "zero.md").symlink_to("/dev/zero")
+    (tmp_path / "loop.md").symlink_to(tmp_path / "loop.md")
+    (tmp_path / "up").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe.md")
+    with pytest.raises(SkillBankError, match="no skills there"):
+        import_bank(tmp_path)
+
+
 def test_a_reply_beyond_all_bounds_is_not_read() -> None:
     block = "ACTION: INSERT\nMEMORY: Ana has a cat.\n\n"
     assert parse_reply(block * (MAX_SAID // len(block))).found
@@ -101,7 +128,7 @@ def test_a_reply_beyond_all_bounds_is_not_read() -> None:
 
 @pytest.mark.timeout(60)
 def test_many_thoughts_in_one_line_take_no_longer_than_they_are_long() -> None:
-    assert without_thoughts("x" + "<think>a</think>" * 60_000) == "x"
+    assert without_thoughts("x" + "<think>a</think>" * 250_000) == "x"
 
 
 @pytest.mark.slow
