@@ -35,6 +35,7 @@ FORMAT = 1
 # Inner product: on unit vectors it is the cosine, and Chroma gives the vectors back bit for bit, which its "cosine"
 # does not (it scales them again).
 _CONFIGURATION = {"hnsw": {"space": "ip"}}
+OPEN_INDEXES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,12 +230,22 @@ def _connect(location: str) -> ClientAPI:
 
     settings = Settings(anonymized_telemetry=False)
     if "://" not in location:
-        return chromadb.PersistentClient(location, settings=settings)
+        return _with_few_indexes(chromadb.PersistentClient(location, settings=settings))
     url = urlsplit(location)
     secure = url.scheme == "https"
     return chromadb.HttpClient(
         host=url.hostname or "localhost", port=url.port or (443 if secure else 8000), ssl=secure, settings=settings
     )
+
+
+def _with_few_indexes(client: Any) -> ClientAPI:
+    """``client``, holding no more indexes open than :data:`OPEN_INDEXES`: its own limit has no setting, and is in the
+    thousands, at 5 MB and eight files for a bank."""
+    server = client._server
+    server.stop()
+    server.hnsw_cache_size = OPEN_INDEXES
+    server.start()
+    return client
 
 
 def _name(bank_id: str, part: str) -> str:
