@@ -40,7 +40,7 @@ class MemoryBank:
         self._items: dict[str, MemoryItem] = {}
         self._deleted: dict[str, MemoryItem] = {}
         self._next_number = 1
-        self._ids: list[str | None] = []  # by row; None is a deleted item's row
+        self._by_row: list[MemoryItem] = []  # a deleted item's row is never found
         self._rows: dict[str, int] = {}
         self._tables: dict[Space, VectorTable] = {space: VectorTable(f"{bank_id}: {space}") for space in SPACES}
 
@@ -80,7 +80,7 @@ class MemoryBank:
         checked = self._checked(state, retrieval)
         for space, vector in checked.items():
             self._tables[space].replace(self._rows[item_id], vector)
-        self._items[item_id] = item
+        self._items[item_id] = self._by_row[self._rows[item_id]] = item
         return item
 
     def delete(self, item_id: str, provenance: Provenance) -> None:
@@ -90,16 +90,15 @@ class MemoryBank:
         self._deleted[item_id] = MemoryItem(item_id, item.text, (*item.history, version))
         del self._items[item_id]
         row = self._rows.pop(item_id)
-        self._ids[row] = None
         for table in self._tables.values():
             table.drop(row)
-        if len(self._ids) > max(_FIRST_CAPACITY, 2 * len(self._items)):
+        if len(self._by_row) > max(_FIRST_CAPACITY, 2 * len(self._items)):
             self._compact()
 
     def retrieve(self, vector: Vector, k: int, space: Space) -> list[Retrieved]:
         """The (at most) k items with the highest cosine to ``vector``, best first, ties in order of insertion."""
         rows, scores = self._tables[space].search(vector, k)
-        return list(map(Retrieved, [self._items[self._ids[row] or ""] for row in rows], scores))
+        return list(map(Retrieved, [self._by_row[row] for row in rows], scores))
 
     def vectors(self, item_ids: Sequence[str], space: Space) -> Matrix:
         """(N, D), the vectors of items in the order asked for; (0, D) for none, D being 0 in a bank never filled."""
@@ -141,8 +140,8 @@ class MemoryBank:
         for space, vector in self._checked(state, retrieval).items():
             self._tables[space].append(vector)
         self._items[item.item_id] = item
-        self._rows[item.item_id] = len(self._ids)
-        self._ids.append(item.item_id)
+        self._rows[item.item_id] = len(self._by_row)
+        self._by_row.append(item)
 
     def _checked(self, state: Vector, retrieval: Vector) -> dict[Space, Vector]:
         """Both vectors are looked at before either table changes, so that the tables always agree."""
@@ -153,7 +152,7 @@ class MemoryBank:
         kept = list(self._rows.values())
         for table in self._tables.values():
             table.keep(kept)
-        self._ids = list(self._items)
+        self._by_row = list(self._items.values())
         self._rows = {item_id: row for row, item_id in enumerate(self._items)}
 
 
