@@ -62,7 +62,7 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
         self._strikes: Counter[str] = Counter()  # 429s in a row, by label
         self._refused: set[str] = set()  # labels that were warned about
         self._last_reply: dict[Purpose, float] = {}
-        self._heard: dict[str, float] = {}  # by api_base, when it last gave a reply
+        self._heard: dict[str, float] = {}  # by api_base, when it last gave a reply that says something
         self._quiet_until = self._silence_told = 0.0
         self._on_their_way, self._closing, self._idle = 0, False, asyncio.Event()
         limited = any({"rpm", "tpm"} & d.params.keys() for d in self.deployments.values())
@@ -109,9 +109,11 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
                     raise self._passing(error, wire, role) from None
             else:
                 served = self.deployments[reply._hidden_params["model_id"]]
-                self._last_reply[role] = self._heard[served.api_base] = time.monotonic()
+                self._last_reply[role] = time.monotonic()
                 self._strikes.pop(served.label, None)
-                return self._checked(reply, role, kwargs)
+                checked = self._checked(reply, role, kwargs)
+                self._heard[served.api_base] = time.monotonic()
+                return checked
 
     @property
     def on_their_way(self) -> int:
