@@ -176,7 +176,8 @@ def assert_undisturbed(place: Place, undisturbed: Undisturbed) -> None:
     """The last life is over: all is as it would have been, and nothing was paid for twice."""
     last = place.live()
     assert last.code == 0, last.err
-    assert not differences(learned(place.run), undisturbed.learned)
+    differ = differences(learned(place.run), undisturbed.learned)
+    assert not differ, differ
     assert place.asked.keys() == undisturbed.asked.keys(), "no question but those of the undisturbed run"
     again = place.asked.total() - len(place.asked)
     assert again <= place.lost, "asked again was only what was in flight when a life ended"
