@@ -8,7 +8,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -35,8 +35,8 @@ class Filmed:
 
     lives: Lives
     run: RunDir
-    outcome: dict[str, Any]
-    pictures: list[Path]
+    outcome: dict[str, Any] = field(repr=False)
+    pictures: list[Path] = field(repr=False)
     names: Iterator[int]
 
     def at(self, picture: Path) -> RunDir:
@@ -142,8 +142,9 @@ Harm = Callable[[Path], Any]
 
 
 def flip(file: Path) -> None:
+    """Another byte near the end; done twice it is not undone."""
     content = file.read_bytes()
-    file.write_bytes(content[:-9] + bytes([content[-9] ^ 4]) + content[-8:])
+    file.write_bytes(content[:-9] + bytes([(content[-9] + 1) % 256]) + content[-8:])
 
 
 def truncate(file: Path) -> None:
@@ -155,7 +156,7 @@ HARMS: dict[str, Harm | None] = {
     "flipped": lambda folder: flip(folder / "controller.safetensors"),
     "truncated": lambda folder: truncate(folder / "optimizer.safetensors"),
     "state": lambda folder: flip(folder / "state.json"),
-    "no record": lambda folder: (folder / "checkpoint.json").unlink(),
+    "no record": lambda folder: (folder / "checkpoint.json").unlink(missing_ok=True),
     "gone": shutil.rmtree,
 }
 
