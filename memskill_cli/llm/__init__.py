@@ -28,6 +28,8 @@ def load_litellm() -> Any:
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.disable_aiohttp_transport = True  # its connections complain on stderr when a loop ends; httpx does not
+    # It would search the prices of all its models, twice a call, for why a model that is not among them cost nothing.
+    litellm.litellm_core_utils.litellm_logging.Logging._record_zero_cost_diagnostic = _nothing
     litellm.DEFAULT_MAX_RETRIES = 0  # what embeddings take a max_retries of 0 for
     warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)  # they quote malformed replies
     # its logging worker, which has nothing to log, is left behind by each event loop that ends
@@ -35,3 +37,7 @@ def load_litellm() -> Any:
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return litellm
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from litellm._internal_context import is_internal_call
 
 from memskill_cli.config import EMBEDDED
 from memskill_cli.errors import AuthError, ModelError
@@ -65,7 +66,7 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
         self._heard: dict[str, float] = {}  # by api_base, when it last gave a reply that says something
         self._quiet_until = self._silence_told = 0.0
         self._on_their_way, self._closing, self._idle = 0, False, asyncio.Event()
-        limited = any({"rpm", "tpm"} & d.params.keys() for d in self.deployments.values())
+        self._limited = any({"rpm", "tpm"} & d.params.keys() for d in self.deployments.values())
         super().__init__(
             model_list=[
                 {
@@ -78,7 +79,7 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
             num_retries=retries,
             timeout=timeout,
             disable_cooldowns=True,  # who rests, and for how long, is decided in _rest
-            optional_pre_call_checks=["enforce_model_rate_limits"] if limited else None,
+            optional_pre_call_checks=["enforce_model_rate_limits"] if self._limited else None,
         )
 
     async def make_call(self, original_function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -89,6 +90,7 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
         """
         role, since = kwargs["model"], time.monotonic()
         here, failing_since = role in self._embedded, math.inf
+        is_internal_call.set(not self._limited)  # spares what litellm does for its callbacks, of which we have none
         while True:
             await self._until_awake(role, since)
             wire = watch()
@@ -114,6 +116,11 @@ class PatientRouter(litellm.Router):  # type: ignore[name-defined]
                 checked = self._checked(reply, role, kwargs)
                 self._heard[served.api_base] = time.monotonic()
                 return checked
+
+    async def increment_deployment_usage_for_response(self, response: Any, request_kwargs: Any) -> None:
+        """Count a call for limits on requests and tokens, where there are any."""
+        if self._limited:
+            await super().increment_deployment_usage_for_response(response, request_kwargs)
 
     @property
     def on_their_way(self) -> int:
