@@ -41,11 +41,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 bench: $(VENV)/.extras
-	$(BIN)/python benchmarks/learning.py
-	$(BIN)/python benchmarks/evolution.py
-	$(BIN)/python benchmarks/alfworld.py
-	$(BIN)/python benchmarks/retrieval.py
-	$(BIN)/python benchmarks/encoders.py
+	$(BIN)/python benchmarks/run.py --all
 
 clean:
 	rm -rf $(VENV) build dist runs/demo data/demo benchmarks/out .pytest_cache .mypy_cache .ruff_cache .hypothesis
