@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 import time
@@ -51,11 +52,12 @@ def write_json(path: Path, value: Any) -> None:
 def append_line(path: Path, value: Any, *, durable: bool = False) -> None:
     """Add one JSON line in one write, after mending a line that a crash or a full disk left torn.
 
-    ``durable`` has it on the disk before anything that is written later.
+    Several processes may add to one file: while one looks and writes, the others wait. ``durable`` has it on the disk before anything that is written later.
     """
     data = to_json(value)
     with _naming(path), path.open("ab+") as file:
-        if file.tell() and _last_byte(file) != b"\n":
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if file.seek(0, os.SEEK_END) and _last_byte(file) != b"\n":
             data = b"\n" + data
         file.write(data)
         if durable:
