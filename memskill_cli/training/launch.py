@@ -20,6 +20,7 @@ from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.training import stages
 from memskill_cli.training.curriculum import check_reward, curriculum_of
 from memskill_cli.training.evolution import designer_of
+from memskill_cli.training.resuming import resume
 from memskill_cli.training.trainer import Trainer, Watcher
 
 FREE_TO_CHANGE = (
@@ -131,7 +132,7 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
                 trainer = Trainer(
                     run, settings, opened.world, opened.ledger, curriculum, bank, designer, Watcher(notice=notice)
                 )
-                trainer.resume()
+                resume(trainer)
                 notice(f"run {run.name}: inner epochs {trainer.done} to {trainer.total}, {len(curriculum)} traces")
                 with tracked(run, settings, notice) as log:
                     watcher = _logging(progress.begin(trainer.spans_ahead(), notice), trainer, log)

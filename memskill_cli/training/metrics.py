@@ -66,6 +66,12 @@ def row_of(
     }
 
 
+def number_of(row: Mapping[str, Any], inner_epochs: int) -> int | None:
+    """Which inner epoch of the run a line is of, from 0; None if it says nothing of the kind."""
+    outer, inner = row.get("outer"), row.get("inner")
+    return outer * inner_epochs + inner if isinstance(outer, int) and isinstance(inner, int) else None
+
+
 def _played(episodes: Sequence[Episode]) -> dict[str, Any]:
     """Of text games besides: tasks played, commands a task, replies that were no command, and games that broke down."""
     answers = [answer for episode in episodes for answer in episode.answers]

@@ -12,7 +12,7 @@
         judge the stage by the last quarter of its rewards                          stages.py
 
 Every random draw is seeded from (seed, outer, inner, episode) and episodes are merged in batch order, so a run's
-result depends neither on concurrency nor on being interrupted and resumed.
+result depends neither on concurrency nor on being interrupted and resumed (resuming.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from memskill_cli.agent.controller import Controller, Exploration, choose
 from memskill_cli.agent.designer import Designer
 from memskill_cli.agent.hard_cases import HardCasePool
 from memskill_cli.config import Config
-from memskill_cli.errors import CheckpointError
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.randomness import seed_from
 from memskill_cli.records import Episode
@@ -80,10 +79,6 @@ class Trainer:
         self.best: int | None = None  # the best stage's checkpoint
 
     @property
-    def _hidden(self) -> int:
-        return self.settings.controller.hidden
-
-    @property
     def total(self) -> int:
         """Inner epochs of the whole run."""
         return self.settings.train.outer_epochs * self.settings.train.inner_epochs
@@ -91,53 +86,6 @@ class Trainer:
     def spans_ahead(self) -> int:
         """Spans still to be read, for a progress bar; the episodes are known from their numbers."""
         return sum(len(lesson.spans) for done in range(self.done, self.total) for lesson in self._lessons(done))
-
-    def resume(self) -> None:
-        """Go back to the newest sound checkpoint, and everything else in the run to what was known then.
-
-        Raises CheckpointError if there is none and no way to begin anew, or if it is not of this controller's size.
-        """
-        checkpoint.sweep(self.run.checkpoints)
-        found = checkpoint.load_latest(self.run.checkpoints, self.watcher.notice)
-        if found is not None:
-            self._restore(found)
-        elif stages.best(stages.read_all(self.run.stages)) is not None:
-            raise CheckpointError(
-                f"{self.run.checkpoints}: no sound checkpoint is left",
-                hint="start a new run; replies that were paid for are in the cache",
-            )
-        self._keep_metrics()
-        if found is not None and found.state["rewards"] is None:
-            outer = (self.done - 1) // self.settings.train.inner_epochs
-            self.rewards = [row["episode_reward_mean"] for row in self.rows if row["outer"] == outer]
-        self.evolution.rewind(self.done, self.bank)
-        if found is not None:
-            self._publish()
-            self._end_of_epoch()
-
-    def _restore(self, found: checkpoint.Checkpoint) -> None:
-        size, own = (found.state["dim"], found.state["hidden"]), (self.world.spaces.state.dim, self._hidden)
-        if size != own:
-            raise CheckpointError(
-                f"the controller of run {self.run.name} is for {size[0]}-d embeddings and has {size[1]} hidden units, "
-                f"but {self.settings.encoders.state} has {own[0]} and controller.hidden is {own[1]}",
-                hint="go on with the --encoder and the controller.hidden that the run began with",
-            )
-        self.controller.load_state_dict(found.controller)
-        checkpoint.restore_optimizer(self.optimizer, found.optimizer)
-        self.bank, self.done, self.window_start = found.bank, found.done, found.state["window_start"]
-        self.pool = HardCasePool.from_rows(self.settings.designer, found.state["hard_cases"])
-        self.rewards = found.state["rewards"] or []
-
-    def _keep_metrics(self) -> None:
-        """Drop the lines of inner epochs that are to be made again, and what is no line."""
-        rows = {number: row for row in files.read_jsonl(self.run.metrics) if (number := self._number(row)) is not None}
-        if again := [number for number in rows if number >= self.done]:
-            self.watcher.notice(f"inner epochs after {self.done} have no checkpoint: {len(again)} to be made again")
-        self.rows = [rows[number] for number in range(self.done) if number in rows]
-        if lost := self.done - len(self.rows):
-            self.watcher.notice(f"{self.run.metrics}: {lost} of {self.done} lines are missing or damaged")
-        files.write_atomic(self.run.metrics, b"".join(map(files.to_json, self.rows)))
 
     async def train(self) -> None:
         """All inner epochs that are left; then the run's bank is its best stage's."""
@@ -160,29 +108,30 @@ class Trainer:
             self.rewards.append(row["episode_reward_mean"])
             files.append_line(self.run.metrics, row, durable=True)
             self._save()
-            self._end_of_epoch()
+            self.end_epoch()
             self.watcher.epoch(row)
         self._end_on_best()
 
     async def _next_stage(self) -> bool:
-        """Between two stages: roll back if the last one lost, then ask the designer. False: there is no use in more.
+        """Between two stages: roll back if the last one lost, then the next one. False: there is no use in more.
 
         A stage that waits to be judged (proposed before a crash, or by ``memskill evolve``) is taken as it is.
         """
         if self.designer is not None:
             self._roll_back()
-        waiting = stages.pending(stages.read_all(self.run.stages), self.bank.stage)
-        if waiting is None and self.designer is None:
-            waiting = self.evolution.advance(self.bank)
-        elif waiting is None and self.designer is not None:
-            if why := self.evolution.exhausted():
-                self.watcher.notice(f"stopping early: {why}")
-                return False
-            encoder = self.world.spaces.retrieval
-            waiting = await self.evolution.propose(self.designer, self.bank, self.pool, encoder, self.settings.seed)
-        assert waiting is not None
-        self.bank, self.window_start, self.rewards = waiting.bank.copy(), self.done, []
-        return True
+        stage = stages.pending(stages.read_all(self.run.stages), self.bank.stage) or await self._new_stage()
+        if stage is not None:
+            self.bank, self.window_start, self.rewards = stage.bank.copy(), self.done, []
+        return stage is not None
+
+    async def _new_stage(self) -> stages.Stage | None:
+        if self.designer is None:
+            return self.evolution.advance(self.bank)
+        if why := self.evolution.exhausted():
+            self.watcher.notice(f"stopping early: {why}")
+            return None
+        encoder = self.world.spaces.retrieval
+        return await self.evolution.propose(self.designer, self.bank, self.pool, encoder, self.settings.seed)
 
     def _roll_back(self) -> None:
         """Go back to the best stage if another came after it: bank, statistics and hard cases, not the controller."""
@@ -261,7 +210,7 @@ class Trainer:
     def _save(self) -> None:
         state = {
             "dim": self.world.spaces.state.dim,
-            "hidden": self._hidden,
+            "hidden": self.settings.controller.hidden,
             "window_start": self.window_start,
             "rewards": self.rewards,
             "hard_cases": self.pool.rows(),
@@ -269,14 +218,14 @@ class Trainer:
         weights, adam = self.controller.state_dict(), checkpoint.optimizer_tensors(self.optimizer)
         contents = checkpoint.Checkpoint(self.done, weights, adam, self.bank, state)
         checkpoint.save(self.run.checkpoints, contents)
-        self._publish()
+        self.publish()
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
         """What the checkpoint knows, for readers of the run."""
         files.write_atomic(self.run.hard_cases, b"".join(map(files.to_json, self.pool.rows())))
         self.bank.save(self.run.skill_bank)
 
-    def _end_of_epoch(self) -> None:
+    def end_epoch(self) -> None:
         """After a checkpoint: judge the stage if it is at its end, and drop checkpoints that nobody needs any more.
 
         A run that was killed before this does it when it is resumed.
@@ -302,10 +251,3 @@ class Trainer:
         """The material of the inner epoch that comes after ``done`` others."""
         outer, inner = divmod(done, self.settings.train.inner_epochs)
         return (self.curriculum.lesson(outer, inner, index) for index in range(self.settings.train.batch_size))
-
-    def _number(self, row: dict[str, Any]) -> int | None:
-        """Which inner epoch of the run a line of metrics is of; None if it says nothing of the kind."""
-        outer, inner = row.get("outer"), row.get("inner")
-        if not isinstance(outer, int) or not isinstance(inner, int):
-            return None
-        return outer * self.settings.train.inner_epochs + inner

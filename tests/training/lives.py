@@ -35,6 +35,7 @@ from memskill_cli.testing.server import Request, ScriptedServer
 from memskill_cli.training import stages
 from memskill_cli.training.curriculum import Conversations
 from memskill_cli.training.evolution import designer_of
+from memskill_cli.training.resuming import resume
 from memskill_cli.training.rollout import World
 from memskill_cli.training.trainer import Trainer, Watcher
 
@@ -142,7 +143,7 @@ class Lives:
                 Watcher(notice=told.append),
             )
             try:
-                trainer.resume()
+                resume(trainer)
                 await trainer.train()
             finally:
                 await gateway.aclose()

@@ -27,6 +27,7 @@ from memskill_cli.testing import rules
 from memskill_cli.testing.server import Request, ScriptedServer
 from memskill_cli.training import stages
 from memskill_cli.training.curriculum import Conversations
+from memskill_cli.training.resuming import resume
 from memskill_cli.training.rollout import World
 from memskill_cli.training.trainer import Trainer, Watcher
 
@@ -91,7 +92,7 @@ class Rig:
             bank = seed_bank(noop=False)
             lessons = Conversations(self.settings, TRACES)
             self.trainer = Trainer(self.run, self.settings, world, ledger, lessons, bank, None, watcher)
-            self.trainer.resume()
+            resume(self.trainer)
             if not only_resume:
                 await self.trainer.train()
         finally:
