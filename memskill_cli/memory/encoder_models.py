@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from memskill_cli.errors import EncoderError
+from memskill_cli.memory.spread import Spread
 from memskill_cli.records import Matrix, Side
 
 Embed = Callable[[str, Sequence[str]], Matrix]
@@ -32,8 +32,6 @@ PACKED_TOKENS = 128
 """Tokens that go through a CPU's core together: more gain little, and leave the other cores idle."""
 _AT_ONCE = 16_000  # characters: a small model on two cores takes about a quarter of a second
 _API_BATCH = 96  # the most that every provider takes
-_GPU_TOKENS = 65_536
-_BYTES_A_TOKEN = 131_072  # on a GPU, with room to spare: a BERT-base layer keeps about 60 kB
 
 
 class Encoder(Protocol):
@@ -215,68 +213,6 @@ class SentenceEncoder:
         return self._spread.over(forward, [len(text) for text in texts])
 
 
-class Spread:
-    """How texts are spread over the machine: over the cores of a CPU, or in batches over a GPU.
-
-    ``together``: on a CPU, how many tokens may share a pass; 0 sends each text through alone. On a GPU that is found
-    by memory: it starts from what is free, and is halved whenever that was too much.
-    """
-
-    def __init__(self, device: str, together: int = 0) -> None:
-        self._gpu = device != "cpu"
-        self._together = _gpu_tokens() if self._gpu else together
-        self._pool = ThreadPoolExecutor(1 if self._gpu else _cores(), thread_name_prefix="encode")
-
-    def over(self, forward: Callable[[list[int]], Matrix], lengths: Sequence[int]) -> Matrix:
-        """(N, D): rows of ``forward(indices)``, put in order. Texts of like length go together, to save padding."""
-        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-        done = (
-            self._halving(forward, order, lengths)
-            if self._gpu
-            else self._pool.map(forward, self._parts(order, lengths))
-        )
-        rows = np.concatenate(list(done))
-        back = np.empty_like(rows)
-        back[order] = rows
-        return back
-
-    def _parts(self, order: list[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-        while order:
-            size = self._size(lengths[order[0]])
-            yield order[:size]
-            order = order[size:]
-
-    def _halving(
-        self, forward: Callable[[list[int]], Matrix], order: list[int], lengths: Sequence[int]
-    ) -> Iterator[Matrix]:
-        import torch
-
-        while order:
-            part = order[: self._size(lengths[order[0]])]
-            try:
-                rows = self._pool.submit(forward, part).result()
-            except torch.cuda.OutOfMemoryError as error:
-                if len(part) == 1:
-                    raise EncoderError(
-                        "the GPU's memory is too small for one text", hint="--set encoders.device=cpu"
-                    ) from error
-                self._together = lengths[part[0]] * len(part) // 2
-                torch.cuda.empty_cache()
-            else:
-                yield rows
-                order = order[len(part) :]
-
-    def _size(self, longest: int) -> int:
-        return max(1, self._together // max(1, longest))
-
-
-def _gpu_tokens() -> int:
-    import torch
-
-    free, _ = torch.cuda.mem_get_info()
-    return min(_GPU_TOKENS, free // 2 // _BYTES_A_TOKEN)
-
-
 def _torch() -> Any:
     """Torch, with one thread inside an operation (of the whole process: the last bits of a sum depend on it).
 
@@ -295,10 +231,6 @@ def _pick_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise EncoderError("there is no CUDA device here", hint="--set encoders.device=auto")
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

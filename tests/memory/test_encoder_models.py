@@ -18,6 +18,8 @@ import transformers
 from memskill_cli.errors import EncoderError
 from memskill_cli.memory.encoders import load_encoder
 
+from . import berts
+
 CAT, MOVE, LATER = ("the", "a", "cat", "dog"), ("ana", "moved", "to", "porto", "in", "may"), ("and", "then", "again")
 WORDS = [*CAT, *MOVE, *LATER, "ben", "likes", "tea", "they", "met", "at", "noon"]
 TEXTS = ["the cat", "ana moved to porto in may", "", "ben likes tea and then they met again at noon", "a dog"]
@@ -31,15 +33,6 @@ SIZES = {
 }
 
 
-def make(folder: Path, model: Any) -> Path:
-    folder.mkdir(parents=True)
-    vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    transformers.BertTokenizerFast(vocab=str(vocabulary)).save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory) -> list[Path]:
     """Two different BERTs."""
@@ -47,7 +40,7 @@ def bert(tmp_path_factory) -> list[Path]:
     for seed in (1, 2):
         torch.manual_seed(seed)
         config = transformers.BertConfig(**SIZES)
-        folders.append(make(tmp_path_factory.mktemp("bert") / str(seed), transformers.BertModel(config)))
+        folders.append(berts.save(transformers.BertModel(config), tmp_path_factory.mktemp("bert") / str(seed), WORDS))
     return folders
 
 
@@ -56,7 +49,7 @@ def dpr(tmp_path_factory) -> list[Path]:
     config = transformers.DPRConfig(**SIZES, projection_dim=0)
     kinds = (transformers.DPRQuestionEncoder, transformers.DPRContextEncoder)
     folder = tmp_path_factory.mktemp("dpr")
-    return [make(folder / kind.__name__, kind(config)) for kind in kinds]
+    return [berts.save(kind(config), folder / kind.__name__, WORDS) for kind in kinds]
 
 
 def ids_of(text: str) -> list[int]:
@@ -129,7 +122,7 @@ def test_vectors_do_not_depend_on_what_is_encoded_beside_them(bert):
 
 
 def test_a_model_that_changes_in_its_folder_is_encoded_anew(bert, tmp_path):
-    folder = make(tmp_path / "model", transformers.BertModel.from_pretrained(bert[0]))
+    folder = berts.save(transformers.BertModel.from_pretrained(bert[0]), tmp_path / "model", WORDS)
     spec = f"contriever:{folder}"
     before = load_encoder(spec, cache_dir=tmp_path, device="cpu").encode(["the cat"])
     unchanged = load_encoder(spec, cache_dir=tmp_path, device="cpu")

@@ -14,23 +14,15 @@ import torch
 import transformers
 
 from memskill_cli.errors import EncoderError
-from memskill_cli.memory import encoder_models
-from memskill_cli.memory.encoder_models import Spread
 from memskill_cli.memory.encoders import load_encoder
 from memskill_cli.memory.packed_bert import PackedBert
+from memskill_cli.memory.spread import _BYTES_A_TOKEN, Spread
+
+from . import berts
 
 WORDS = [f"w{number}" for number in range(200)]
 SHAPE = {"vocab_size": 205, "hidden_size": 384, "num_hidden_layers": 2, "num_attention_heads": 12}
 SHAPE |= {"intermediate_size": 1536, "max_position_embeddings": 128}
-
-
-def make(folder: Path, model: transformers.PreTrainedModel) -> Path:
-    folder.mkdir(parents=True)
-    vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    transformers.BertTokenizerFast(vocab=str(vocabulary)).save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +34,7 @@ def model() -> transformers.BertModel:
 
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory) -> Path:
-    return make(tmp_path_factory.mktemp("wide") / "bert", model)
+    return berts.save(model, tmp_path_factory.mktemp("wide") / "bert", WORDS)
 
 
 def some_texts(rng: np.random.Generator, count: int, most: int = 90) -> list[list[int]]:
@@ -107,7 +99,9 @@ def test_dpr_with_a_projection(tmp_path):
     config = transformers.DPRConfig(**SHAPE, projection_dim=16)
     kinds = (transformers.DPRQuestionEncoder, transformers.DPRContextEncoder)
     models = [kind(config).eval() for kind in kinds]
-    query, context = (make(tmp_path / kind.__name__, model) for kind, model in zip(kinds, models, strict=True))
+    query, context = (
+        berts.save(model, tmp_path / kind.__name__, WORDS) for kind, model in zip(kinds, models, strict=True)
+    )
     encoder = load_encoder(f"dpr:{query},{context}", cache_dir=None, device="cpu")
     for side, model in zip(("query", "context"), models, strict=True):
         with torch.no_grad():
@@ -119,7 +113,7 @@ def test_a_model_that_is_no_bert_goes_text_by_text(tmp_path):
     torch.manual_seed(5)
     config = transformers.DistilBertConfig(vocab_size=205, dim=32, n_layers=2, n_heads=2, hidden_dim=48)
     model = transformers.DistilBertModel(config).eval()
-    spec = f"contriever:{make(tmp_path / 'distil', model)}"
+    spec = f"contriever:{berts.save(model, tmp_path / 'distil', WORDS)}"
     texts = ["w1 w2", " ".join(WORDS[:60]), "w3"]
     rows = load_encoder(spec, cache_dir=None, device="cpu").encode(texts)
     with torch.no_grad():
@@ -152,7 +146,7 @@ def test_batches_on_a_gpu_are_halved_until_they_fit_and_stay_so(monkeypatch, roo
     gpu, spread = FakeGpu(lengths, room), Spread("cuda")
     rows = spread.over(gpu, lengths)
     assert rows.tolist() == [[index, length] for index, length in enumerate(lengths)]
-    assert max(gpu.tried) <= 2**30 / encoder_models._BYTES_A_TOKEN  # of two GiB free, one is used
+    assert max(gpu.tried) <= 2**30 / _BYTES_A_TOKEN  # of two GiB free, one is used
     gpu.tried.clear()
     spread.over(gpu, lengths)
     assert max(gpu.tried) <= room
