@@ -52,7 +52,8 @@ def write_json(path: Path, value: Any) -> None:
 def append_line(path: Path, value: Any, *, durable: bool = False) -> None:
     """Add one JSON line in one write, after mending a line that a crash or a full disk left torn.
 
-    Several processes may add to one file: while one looks and writes, the others wait. ``durable`` has it on the disk before anything that is written later.
+    Several processes may add to one file: while one looks and writes, the others wait. ``durable`` has the line on the
+    disk before anything that is written later.
     """
     data = to_json(value)
     with _naming(path), path.open("ab+") as file:
