@@ -11,31 +11,28 @@ there, and a folder whose database is damaged is set aside; both with a notice.
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 import orjson
 
 from memskill_cli.errors import MemoryBankError
 from memskill_cli.memory.bank import SPACES, Space
+from memskill_cli.memory.chroma import connect, is_server
 from memskill_cli.records import Action, Matrix, MemoryItem, MemoryVersion, Provenance
 
 if TYPE_CHECKING:
-    from chromadb.api import ClientAPI
     from chromadb.api.models.Collection import Collection
 
 FORMAT = 1
 # Inner product: on unit vectors it is the cosine, and Chroma gives the vectors back bit for bit, which its "cosine"
 # does not (it scales them again).
 _CONFIGURATION = {"hnsw": {"space": "ip"}}
-OPEN_INDEXES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +68,10 @@ class MemoryStore:
     def __init__(self, location: Path | str, notice: Callable[[str], None] = lambda text: None) -> None:
         self._location, self._notice = str(location), notice
         self._hint = "see that the folder can be written, and the disk is not full"
-        if "://" in self._location:
+        if is_server(location):
             self._hint = "see that a Chroma server runs there: chroma run --path FOLDER --port PORT"
         with self._failing("opened"):
-            if "://" not in self._location:
-                _prepare(Path(location), notice)
-            self._client = _connect(self._location)
+            self._client = connect(location, notice)
 
     def __enter__(self) -> MemoryStore:
         return self
@@ -198,54 +193,6 @@ class MemoryStore:
 
 def _line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _prepare(folder: Path, notice: Callable[[str], None]) -> None:
-    """Make ``folder``, or set it aside and make a new one if its database is damaged."""
-    database = folder / "chroma.sqlite3"
-    if database.exists() and (fault := _fault(database)):
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.damaged-{number}")).exists():
-            number += 1
-        folder.rename(aside)
-        notice(f"the memory in {folder} was damaged ({fault}): it is now {aside}, and a new one is begun")
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def _fault(database: Path) -> str:
-    """What is broken in an SQLite file, "" if nothing is."""
-    with closing(sqlite3.connect(database)) as opened:
-        try:
-            ((found,),) = opened.execute("PRAGMA quick_check(1)").fetchall()
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                return str(error)
-            raise
-    return "" if found == "ok" else str(found)
-
-
-def _connect(location: str) -> ClientAPI:
-    import chromadb
-    from chromadb.config import Settings
-
-    settings = Settings(anonymized_telemetry=False)
-    if "://" not in location:
-        return _with_few_indexes(chromadb.PersistentClient(location, settings=settings))
-    url = urlsplit(location)
-    secure = url.scheme == "https"
-    return chromadb.HttpClient(
-        host=url.hostname or "localhost", port=url.port or (443 if secure else 8000), ssl=secure, settings=settings
-    )
-
-
-def _with_few_indexes(client: Any) -> ClientAPI:
-    """``client``, holding no more indexes open than :data:`OPEN_INDEXES`: its own limit has no setting, and is in the
-    thousands, at 5 MB and eight files for a bank."""
-    server = client._server
-    server.stop()
-    server.hnsw_cache_size = OPEN_INDEXES
-    server.start()
-    return client
 
 
 def _name(bank_id: str, part: str) -> str:
