@@ -75,19 +75,11 @@ async def _propose(
     notice: Callable[[str], None],
 ) -> Cycle:
     """One proposal from the best stage, or the one that waits already if it is to be judged now."""
-    known = stages.read_all(run.stages)
-    champion = stages.best(known)
+    waiting = None if request.dry_run else _waiting(run, settings, found, request)
+    champion = stages.best(stages.read_all(run.stages))
     base = champion.bank if champion else found.bank
-    waiting = stages.pending(known, found.bank.stage)
-    if waiting is not None and not request.dry_run:
-        if request.judge_on:
-            return Cycle(base, waiting)
-        more = settings.train.outer_epochs + 1
-        raise RunError(
-            f"stage {waiting.number} of run {run.name} still waits to be judged",
-            hint=f"memskill evolve --run {run.name} --judge-on val, or memskill train --run {run.name} --resume "
-            f"--outer-epochs {more}",
-        )
+    if waiting is not None:
+        return Cycle(base, waiting)
     evolution = Evolution(run.stages, settings.designer, notice)
     async with services(settings, access, run.usage, "evolve", notice) as opened:
         designer = designer_of(opened.world.gateway, settings)
@@ -97,8 +89,30 @@ async def _propose(
         # The stage last, here and in _judge: killed before it, the same command does the same again, from the cache.
         if stage.change and not request.judge_on:
             stage.bank.save(run.skill_bank)
+        stage = _settled(stage)
         stages.write(run.stages, stage)
     return Cycle(base, stage)
+
+
+def _waiting(run: RunDir, settings: Config, found: Checkpoint, request: Request) -> Stage | None:
+    """The stage that waits to be judged, if that is to be done now; RunError if not, since only one may wait."""
+    waiting = stages.pending(stages.read_all(run.stages), found.bank.stage)
+    if waiting is not None and not waiting.change:
+        stages.write(run.stages, _settled(waiting))
+        return None
+    if waiting is not None and not request.judge_on:
+        more = settings.train.outer_epochs + 1
+        raise RunError(
+            f"stage {waiting.number} of run {run.name} still waits to be judged",
+            hint=f"memskill evolve --run {run.name} --judge-on val, or memskill train --run {run.name} --resume "
+            f"--outer-epochs {more}",
+        )
+    return waiting
+
+
+def _settled(stage: Stage) -> Stage:
+    """``stage``, which waits for nobody if it changes nothing."""
+    return stage if stage.change else dataclasses.replace(stage, kept=True)
 
 
 def _cases(

@@ -118,10 +118,10 @@ def best(stages: Sequence[Stage]) -> Stage | None:
 
 def marked(stages: Sequence[Stage]) -> list[Stage]:
     """The same stages, with only that one marked as the best which won last: it earned more than every one before it,
-    or, judged by an evaluation, was kept."""
+    or, judged by an evaluation, was kept (and not because it changed nothing)."""
     champion, top = None, -math.inf
     for stage in stages:
-        if stage.kept if stage.reward is None else stage.reward > top:
+        if stage.kept and stage.change if stage.reward is None else stage.reward > top:
             champion, top = stage.number, top if stage.reward is None else stage.reward
     return [replace(stage, is_best=stage.number == champion) for stage in stages]
 

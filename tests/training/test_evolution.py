@@ -185,7 +185,8 @@ def test_without_hard_cases_no_model_is_asked(tmp_path: Path) -> None:
 
 def judged(lineage: Lineage, number: int, *, kept: bool, checkpoint: int) -> None:
     """A stage as ``memskill evolve --judge-on`` leaves it: an evaluation kept it or not."""
-    stage = stages.Stage(number, bank_of(number), kept=kept, is_best=kept, checkpoint=checkpoint)
+    change = {"summary": "tried"}
+    stage = stages.Stage(number, bank_of(number), change=change, kept=kept, is_best=kept, checkpoint=checkpoint)
     stages.write(lineage.folder, stage)
 
 
