@@ -15,7 +15,8 @@ from memskill_cli.llm import failures
 from memskill_cli.llm.keys import Deployment, KeyRing, Purpose
 from memskill_cli.llm.ledger import Call, Ledger
 from memskill_cli.llm.prices import Price, unpriced
-from memskill_cli.llm.router import PatientRouter, failed_deployment
+from memskill_cli.llm.resting import failed_deployment
+from memskill_cli.llm.router import PatientRouter
 
 _log = logging.getLogger(__name__)
 

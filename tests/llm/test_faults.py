@@ -25,7 +25,8 @@ from memskill_cli.llm.embeddings import embed_texts
 from memskill_cli.llm.gateway import MAX_REPLY, Gateway
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
-from memskill_cli.llm.router import PatientRouter, retry_after
+from memskill_cli.llm.resting import retry_after
+from memskill_cli.llm.router import PatientRouter
 from memskill_cli.testing.server import Fault, Request, ScriptedServer
 
 from .conftest import Bench, question
