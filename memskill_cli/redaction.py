@@ -19,6 +19,8 @@ FRAGMENT = 12
 SHORTEST = 8
 """A shorter value is a word like any other, and is not looked for."""
 MASK = "[key]"
+NO_KEY = "none"
+"""What stands for a key at servers that ask for none: no secret."""
 
 # Upper and lower case are one, and so are the two alphabets of base64; every character stays one character.
 _FOLD = str.maketrans(string.ascii_uppercase + "-_", string.ascii_lowercase + "+/")

@@ -20,6 +20,7 @@ from memskill_cli.llm.embeddings import embed_texts, served_by
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
+from memskill_cli.memory.encoder_specs import plan
 from memskill_cli.memory.encoders import CachedEncoder, load_encoder
 from memskill_cli.memory.spaces import Spaces
 from memskill_cli.records import ROLES
@@ -61,7 +62,7 @@ def games_of(dataset: str, data_dir: Path, split: str) -> Path | None:
 def check_access(settings: Config, access: Access) -> None:
     """Raise now, before a run is made, what its first call would.
 
-    That is of a keys file, a missing key, a model's name, or a budget for a model without a price.
+    That is of a keys file, a missing key, a model's or an encoder's name, or a budget for a model without a price.
     """
     from memskill_cli.llm.prices import unpriced
 
@@ -72,6 +73,8 @@ def check_access(settings: Config, access: Access) -> None:
         kind, _, model = spec.partition(":")
         if kind == "litellm" and model:
             found += keys.deployments("embedding", model, models.api_base)
+        else:
+            plan(spec, settings.encoders.device, None)
     unpriced(found, settings.limits.max_cost)
 
 

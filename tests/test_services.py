@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from memskill_cli.config import load
-from memskill_cli.errors import AuthError, UnknownModelError, UsageError
+from memskill_cli.errors import AuthError, EncoderError, UnknownModelError, UsageError
 from memskill_cli.services import Access, check_access, services
 from memskill_cli.testing.server import ScriptedServer
 
@@ -122,6 +122,8 @@ def test_after_a_signal_nothing_is_sent_and_what_was_sent_is_written_down(tmp_pa
         ({"models.judge": "nobody/knows"}, UnknownModelError, "nobody/knows"),
         ({"models.judge": "groq/llama-3.3-70b-versatile"}, AuthError, "role judge"),
         ({"encoders.retrieval": "litellm:groq/an-encoder"}, AuthError, "role embedding"),
+        ({"encoders.retrieval": "litellm:"}, EncoderError, "no model is named"),
+        ({"encoders.state": "no/such/folder"}, EncoderError, "no such folder"),
         (
             {"models.judge": "openai/local", "models.api_base": "http://h/v1", "limits.max_cost": 1.0},
             UsageError,

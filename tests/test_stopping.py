@@ -302,3 +302,6 @@ def test_the_command_line_shows_no_key() -> None:
     assert shlex.split(command)[:4] == ["memskill", "eval", "--run", "my run"]
     assert note == "and --api-key, not shown here)"
     assert again.typed(["prepare", "--dataset", "locomo"]) == "memskill prepare --dataset locomo"
+    assert again.typed(["train", "--api-key", "none", "--resume"]) == "memskill train --resume --api-key none"
+    both = again.typed(["train", "--api-key=none", "--api-key=sk-3"])
+    assert both == "memskill train --api-key none   (and --api-key, not shown here)"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memskill_cli.redaction import without_shapes
+from memskill_cli.redaction import NO_KEY, without_shapes
 
 if TYPE_CHECKING:
     import typer
@@ -19,13 +19,14 @@ PLACES = ("runs_dir", "data_dir", "cache_dir", "keys")
 
 def typed(arguments: Sequence[str] | None = None, *more: str) -> str:
     """The command as it was typed (without ``memskill``), with ``more`` after it, and no key in it."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    kept = [
-        without_shapes(word)
-        for before, word in zip(["", *given], given, strict=False)
-        if KEY not in (before, word) and not word.startswith(f"{KEY}=")
-    ]
-    return _line([*kept, *more], keys=len(kept) < len(given))
+    words, keys, rest = [], [], iter(sys.argv[1:] if arguments is None else arguments)
+    for word in rest:
+        flag, sign, value = word.partition("=")
+        if flag == KEY:
+            keys.append(value if sign else next(rest, ""))
+        else:
+            words.append(without_shapes(word))
+    return _line([*words, *more], keys)
 
 
 def training(name: str, ctx: typer.Context) -> str:
@@ -34,7 +35,7 @@ def training(name: str, ctx: typer.Context) -> str:
         return typed(None, *([] if _given(ctx, "run") else ["--run", name]))
     flags = [flag for flag in PLACES if _given(ctx, flag)]
     places = [word for flag in flags for word in (f"--{flag.replace('_', '-')}", str(ctx.params[flag]))]
-    return _line(["train", "--run", name, "--resume", *places], keys=_given(ctx, "api_key"))
+    return _line(["train", "--run", name, "--resume", *places], ctx.params["api_key"] if _given(ctx, "api_key") else [])
 
 
 def _given(ctx: typer.Context, flag: str) -> bool:
@@ -43,5 +44,7 @@ def _given(ctx: typer.Context, flag: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _line(words: Sequence[str], *, keys: bool) -> str:
-    return shlex.join(["memskill", *words]) + (f"   (and {KEY}, not shown here)" if keys else "")
+def _line(words: Sequence[str], keys: Sequence[str]) -> str:
+    shown = [KEY, NO_KEY] if NO_KEY in keys else []
+    note = f"   (and {KEY}, not shown here)" if set(keys) - {NO_KEY} else ""
+    return shlex.join(["memskill", *words, *shown]) + note

@@ -130,7 +130,8 @@ def settings_of(flags: dict[str, Any], section: str, base: Config | None = None)
 
 def access_of(flags: dict[str, Any], warn: Callable[[str], None]) -> Access:
     """Keys and caches from the parsed flags. ``warn`` is told of keys that others can see."""
-    from memskill_cli.llm.keys import NO_KEY, exposure
+    from memskill_cli.llm.keys import exposure
+    from memskill_cli.redaction import NO_KEY
     from memskill_cli.services import Access
 
     given = tuple(flags["api_key"] or ())

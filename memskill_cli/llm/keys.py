@@ -20,12 +20,11 @@ from memskill_cli.config import read_toml
 from memskill_cli.errors import AuthError, UsageError
 from memskill_cli.llm.models import EMBEDDED_PROVIDER, is_embedded, key_variables, needs_key, place
 from memskill_cli.records import ROLES, Role
-from memskill_cli.redaction import FRAGMENT, MASK, SHORTEST, Secrets, bare
+from memskill_cli.redaction import FRAGMENT, MASK, NO_KEY, SHORTEST, Secrets, bare
 
 Purpose = Role | Literal["embedding"]
 """What a key is for: a role, or encoding texts."""
 _KEY_VARIABLE = re.compile(r"(?:_API_KEY|^HF_TOKEN)(?:_\d+)?$")
-NO_KEY = "none"  # what local servers are sent, which ask for none
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "model": str,
     "keys": list,
