@@ -54,8 +54,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) -e ".[embedded,dev]"
 	@touch $@
 
-# What is optional for users: games (built from source: a compiler and cmake, some minutes), other systems, trackers.
+# What is optional for users: games (built from source: a compiler and cmake, some minutes), other systems, trackers;
+# and a fuzzer for the tests.
 $(VENV)/.extras: $(VENV)/.installed
 	@echo "adding the extras to $(VENV): some minutes"
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) -e ".[embedded,dev,extras]"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) -e ".[embedded,dev,extras,fuzz]"
 	@touch $@
