@@ -232,8 +232,8 @@ def run(spec: str, arguments: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A process that has ended; ``code`` is negative for the signal that killed it."""
+class Done:
+    """A command that has ended; ``code`` is negative for the signal that killed it."""
 
     code: int
     out: str
@@ -280,12 +280,12 @@ class Nursery:
         self._process.stdin.flush()
         return int(self._reply()["pid"])
 
-    def wait(self) -> Ended:
+    def wait(self) -> Done:
         code = os.waitstatus_to_exitcode(self._reply()["status"])
         out, err = ((self._folder / name).read_text("utf-8", "replace") for name in ("out", "err"))
-        return Ended(code, out, err)
+        return Done(code, out, err)
 
-    def memskill(self, *arguments: str, faults: str = "", cwd: Path, **environ: str) -> Ended:
+    def memskill(self, *arguments: str, faults: str = "", cwd: Path, **environ: str) -> Done:
         self.start(*arguments, faults=faults, cwd=cwd, **environ)
         return self.wait()
 

@@ -80,20 +80,23 @@ def find_subject(run: RunDir, which: str, settings: Config, notice: Callable[[st
         if stages.best(stages.read_all(run.stages)) != champion:  # a training has found a better one meanwhile
             return find_subject(run, which, settings, notice)
         return Subject.of(found, settings, champion.bank)
-    latest = checkpoint.load_latest(run.checkpoints, notice)
-    if latest is None and (which == "latest" or checkpoint.all_of(run.checkpoints)):
-        raise RunError(f"run {run.name} has no sound checkpoint", hint=f"memskill train --run {run.name} --resume")
-    if latest is None:
+    if which == "best" and not checkpoint.all_of(run.checkpoints):
         notice("nothing is trained here yet: using the seed skills and an untrained controller")
-    return Subject.of(latest, settings)
+        return Subject.of(None, settings)
+    return Subject.of(latest_checkpoint(run, notice), settings)
+
+
+def latest_checkpoint(run: RunDir, notice: Callable[[str], None]) -> Checkpoint:
+    """The newest sound one; RunError if there is none."""
+    found = checkpoint.load_latest(run.checkpoints, notice)
+    if found is None:
+        raise RunError(f"run {run.name} has no sound checkpoint", hint=f"memskill train --run {run.name} --resume")
+    return found
 
 
 def _measured_with(run: RunDir, champion: Stage, notice: Callable[[str], None]) -> Checkpoint:
     """The checkpoint that the best stage's reward was measured with; if it is harmed, the nearest sound one."""
-    found = checkpoint.load_latest(run.checkpoints, notice, upto=champion.checkpoint)
-    found = found or checkpoint.load_latest(run.checkpoints, notice)
-    if found is None:
-        raise RunError(f"run {run.name} has no sound checkpoint", hint=f"memskill train --run {run.name} --resume")
+    found = checkpoint.load_latest(run.checkpoints, notice, upto=champion.checkpoint) or latest_checkpoint(run, notice)
     if found.done != champion.checkpoint:
         notice(
             f"the checkpoint of stage {champion.number}, the best, cannot be used: "

@@ -53,9 +53,7 @@ async def evolve(
     against the bank before it on a split: the better of the two is kept. A dry run writes nothing but the ledger.
     """
     with run.owned(), run.logged(progress.notice) as notice:
-        found = checkpoint.load_latest(run.checkpoints, notice)
-        if found is None:
-            raise RunError(f"run {run.name} has no sound checkpoint", hint=f"memskill train --run {run.name} --resume")
+        found = evaluations.latest_checkpoint(run, notice)
         cycles: list[Cycle] = []
         for _ in range(request.cycles):
             cycle = await _propose(run, settings, found, access, request, notice)

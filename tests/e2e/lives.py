@@ -20,7 +20,7 @@ from memskill_cli.testing import rules
 from memskill_cli.testing.server import Request, ScriptedServer
 
 from ..conftest import Home, tiny
-from ..saboteur import Ended, Nursery
+from ..saboteur import Done, Nursery
 
 AT_ONCE = 4
 """Calls in flight at most, and so questions lost with a kill at most."""
@@ -106,7 +106,7 @@ class Place:
         cache = str(self.home.path / "cache")
         return self.nursery.start(*flags, faults=faults, cwd=self.home.path, MEMSKILL_CACHE_DIR=cache)
 
-    def live(self, faults: str = "") -> Ended:
+    def live(self, faults: str = "") -> Done:
         """A life to its natural end, which may be an error."""
         self.begin(faults)
         return self._over(faults or "undisturbed")
@@ -129,7 +129,7 @@ class Place:
             os.kill(pid, signal.SIGKILL)
         return self._over(f"killed after {seconds:.2f} s").code == -signal.SIGKILL
 
-    def _over(self, what: str) -> Ended:
+    def _over(self, what: str) -> Done:
         """Wait for its end, and see that no more questions were lost with it than were in flight."""
         ended = self.nursery.wait()
         requests, cached = len(self.server.requests) - self.began[0], self.cached - self.began[1]
@@ -172,15 +172,20 @@ class Undisturbed:
 TRAIN = ["train", "--run", "k", *tiny("", *FLAGS)]
 
 
-def assert_undisturbed(place: Place, undisturbed: Undisturbed) -> None:
-    """The last life is over: all is as it would have been, and nothing was paid for twice."""
+def assert_asked_once(place: Place, asked: Counter[str]) -> None:
+    """One more life comes to its end, and all lives together have asked what is in ``asked``."""
     last = place.live()
     assert last.code == 0, last.err
-    differ = differences(learned(place.run), undisturbed.learned)
-    assert not differ, differ
-    assert place.asked.keys() == undisturbed.asked.keys(), "no question but those of the undisturbed run"
+    assert place.asked.keys() == asked.keys(), "no question but those of the undisturbed run"
     again = place.asked.total() - len(place.asked)
     assert again <= place.lost, "asked again was only what was in flight when a life ended"
+
+
+def assert_undisturbed(place: Place, undisturbed: Undisturbed) -> None:
+    """With one more life all is as it would have been, and nothing was paid for twice."""
+    assert_asked_once(place, undisturbed.asked)
+    differ = differences(learned(place.run), undisturbed.learned)
+    assert not differ, differ
     paid = [row for row in read_jsonl(place.run / "usage.jsonl") if not row["cached"]]
     assert len(place.asked) <= len(paid) <= place.asked.total(), "what was paid for is in the ledger, once"
 

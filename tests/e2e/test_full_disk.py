@@ -20,7 +20,7 @@ import pytest
 from memskill_cli.testing.server import ScriptedServer
 
 from ..conftest import tiny
-from ..saboteur import Ended, Nursery
+from ..saboteur import Done, Nursery
 from .lives import TRAIN, Place, Settle, Undisturbed, assert_undisturbed, evaluated, think
 
 pytestmark = pytest.mark.timeout(1200)  # a dozen processes, on a machine that may be busy
@@ -57,7 +57,7 @@ CHAINS = {
 }
 
 
-def complaint(ended: Ended) -> str:
+def complaint(ended: Done) -> str:
     """The one line of what is wrong, after checking that nothing else but what to do follows."""
     assert ended.code == 1, ended.err
     assert "Traceback" not in ended.err
@@ -166,7 +166,7 @@ def remount(folder: Path, options: str) -> None:
 def test_preparing_on_a_full_disk_leaves_the_old_data(nursery: Nursery, tmp_path: Path) -> None:
     with disk(tmp_path / "data", "1m") as data:
 
-        def prepare(dataset: str, *more: str) -> Ended:
+        def prepare(dataset: str, *more: str) -> Done:
             return nursery.memskill("prepare", "--dataset", dataset, "--sample", "--quiet", *more, cwd=tmp_path)
 
         assert prepare("locomo").code == 0
@@ -216,7 +216,7 @@ def test_runs_and_caches_on_disks_that_are_small_or_read_only(nursery: Nursery, 
         disk(tmp_path / "cache", "32k") as cache,
     ):
 
-        def evaluate() -> Ended:
+        def evaluate() -> Done:
             flags = [*tiny(server.url, "--api-key", "none"), "--cache-dir", str(cache)]
             return nursery.memskill("eval", *flags, cwd=tmp_path)
 
