@@ -1,14 +1,9 @@
-"""Stages, rollback and ``memskill evolve``, as typed, in a small world whose designer is told what to propose.
-
-Two kinds of facts are told, and a literal executor writes only the kind that its skill is for: none of the seeds is for
-allergies. ``allergies`` (to add) helps, a blurring ``insert`` (to refine) harms.
-"""
+"""Stages, rollback and ``memskill evolve``, as typed, in the small world, whose designer is told what to propose."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,15 +13,7 @@ import pytest
 
 from memskill_cli.testing.server import Request, ScriptedServer
 
-HELP = {
-    "change": "add",
-    "name": "allergies",
-    "description": "Write down allergies: the text says who must avoid what.",
-    "body": "## Purpose\nKeep every ALLERGY.\n\n## How to apply\nOne INSERT each.",
-    "action": "insert",
-    "why": "allergies are lost",
-}
-HARM = {"change": "refine", "name": "insert", "body": "## Purpose\nBLUR everything.", "why": "shorter"}
+from ..small_world import HARM, HELP, designed, is_refinement, read_or_answered
 
 
 class World:
@@ -37,24 +24,11 @@ class World:
         self.seen: list[str] = []
 
     def __call__(self, request: Request) -> str:
-        text = request.messages[-1]["content"]
-        memories = re.findall(r"^\[\d+\] (\w+) (\w+) (\w+)$", text, flags=re.MULTILINE)
-        if request.role == "designer":
-            self.seen.append(text)
-            if "<limit>" not in text:
-                pattern = {"name": "lost", "cases": [1], "cause": "storage", "explanation": "x", "fix": "y"}
-                advice = {"change": "add", "skill": "", "why": "storage", "priority": 1}
-                return json.dumps({"patterns": [pattern], "recommendations": [advice], "summary": "lost"})
-            change = self.proposals.pop(0) if len(self.proposals) > 1 else self.proposals[0]
-            return json.dumps({"summary": change["why"], "changes": [change]})
-        if request.role == "answer":
-            kind, who = re.search(r"What is the (\w+) of (\w+)\?", text).groups()  # type: ignore[union-attr]
-            return next((value for w, k, value in memories if (w, k) == (who, kind)), "unknown")
-        skill, _, span = text.partition("<span>")
-        who, kind, value = re.search(r"(\w+)'s (\w+) is (\w+)", span).groups()  # type: ignore[union-attr]
-        if "Action type: INSERT" not in skill or ("ALLERGY" in skill) != (kind == "allergy"):
-            return "ACTION: NOOP"
-        return f"ACTION: INSERT\nMEMORY: {who} {kind} {'something' if 'BLUR' in skill else value}"
+        if request.role != "designer":
+            return read_or_answered(request)
+        self.seen.append(request.messages[-1]["content"])
+        last = len(self.proposals) == 1 or not is_refinement(request)
+        return designed(request, self.proposals[0] if last else self.proposals.pop(0))
 
 
 def conversations() -> list[dict[str, Any]]:

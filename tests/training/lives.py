@@ -1,7 +1,7 @@
 """A small run that can be stopped at any instant of its files, and gone on with in another folder.
 
-Two kinds of facts are told; a literal executor writes only the kind that its skill is for. The designer first blurs the
-``insert`` skill, which harms and is rolled back, and, told of that, adds a skill that helps.
+It is of the small world. The designer first blurs the ``insert`` skill, which harms and is rolled back, and, told of
+that, adds a skill that helps.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -39,40 +37,18 @@ from memskill_cli.training.resuming import resume
 from memskill_cli.training.rollout import World
 from memskill_cli.training.trainer import Trainer, Watcher
 
+from ..small_world import HARM, HELP, designed, read_or_answered
+
 MODEL = "openai/gpt-4o-mini"
 """Its price is known, so that the ledger has something to count."""
-HELP = {
-    "change": "add",
-    "name": "allergies",
-    "description": "Write down allergies: the text says who must avoid what.",
-    "body": "## Purpose\nKeep every ALLERGY.\n\n## How to apply\nOne INSERT each.",
-    "action": "insert",
-    "why": "allergies are lost",
-}
-HARM = {"change": "refine", "name": "insert", "body": "## Purpose\nBLUR everything.", "why": "shorter"}
 OF_THE_MACHINE = {"seconds", "llm_calls", "cached_calls"}
 """Metrics of the attempt that completed an inner epoch."""
 
 
 def reply(request: Request) -> str:
-    """What the models of the small world say; it follows from the prompt alone."""
-    text = request.messages[-1]["content"]
-    if request.role == "designer":
-        if "<limit>" not in text:
-            pattern = {"name": "lost", "cases": [1], "cause": "storage", "explanation": "x", "fix": "y"}
-            advice = {"change": "add", "skill": "", "why": "storage", "priority": 1}
-            return json.dumps({"patterns": [pattern], "recommendations": [advice], "summary": "lost"})
-        change = HELP if "BLUR" in text else HARM
-        return json.dumps({"summary": change["why"], "changes": [change]})
-    if request.role == "answer":
-        kind, who = re.search(r"What is the (\w+) of (\w+)\?", text).groups()  # type: ignore[union-attr]
-        memories = re.findall(r"^\[\d+\] (\w+) (\w+) (\w+)$", text, flags=re.MULTILINE)
-        return next((value for w, k, value in memories if (w, k) == (who, kind)), "unknown")
-    skill, _, span = text.partition("<span>")
-    who, kind, value = re.search(r"(\w+)'s (\w+) is (\w+)", span).groups()  # type: ignore[union-attr]
-    if "Action type: INSERT" not in skill or ("ALLERGY" in skill) != (kind == "allergy"):
-        return "ACTION: NOOP"
-    return f"ACTION: INSERT\nMEMORY: {who} {kind} {'something' if 'BLUR' in skill else value}"
+    if request.role != "designer":
+        return read_or_answered(request)
+    return designed(request, HELP if "BLUR" in request.messages[-1]["content"] else HARM)
 
 
 def trace(who: str) -> Trace:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,16 +16,15 @@ from memskill_cli.testing.server import ScriptedServer
 from memskill_cli.training import stages
 from memskill_cli.training.evolve import Cycle, Request, evolve
 
-from .lives import Lives, reply
+from ..small_world import designed, read_or_answered
+from .lives import Lives
 
 NOWHERE = {"change": "refine", "name": "nowhere", "body": "## Purpose\nX", "why": "there is no such skill"}
 
 
 def helpless(request: Asked) -> str:
     """The models of the small world, with a designer whose changes can never be made."""
-    if request.role == "designer" and "<limit>" in request.messages[-1]["content"]:
-        return json.dumps({"summary": "tried", "changes": [NOWHERE]})
-    return reply(request)
+    return designed(request, NOWHERE) if request.role == "designer" else read_or_answered(request)
 
 
 @pytest.fixture
