@@ -52,6 +52,8 @@ def read_text(file: Path, most: int = MAX_FILE) -> str:
     try:
         with file.open("rb") as opened:
             data = opened.read(most + 1)
+        if len(data) > most:
+            raise SkillBankError(f"{file}: larger than {most:,} bytes, so it is not read")
         text = data.decode()
     except FileNotFoundError:
         raise SkillBankError(f"{file}: no such file") from None
@@ -59,8 +61,6 @@ def read_text(file: Path, most: int = MAX_FILE) -> str:
         raise SkillBankError(f"{file}: not UTF-8 at byte {error.start}") from None
     except OSError as error:
         raise SkillBankError(f"{file}: {error.strerror}") from None
-    if len(data) > most:
-        raise SkillBankError(f"{file}: larger than {most:,} bytes, so it is not read")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

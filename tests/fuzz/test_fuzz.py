@@ -105,7 +105,7 @@ def test_no_alias_of_yaml_is_followed() -> None:
 @pytest.mark.parametrize(("size", "name"), [(100_001, "SKILL.md"), (8_000_001, "bank.json")])
 def test_a_huge_file_is_no_skill(tmp_path: Path, size: int, name: str) -> None:
     file = tmp_path / name
-    file.write_bytes(b" " * size)
+    file.write_bytes(b" " * (size - 1) + "é".encode())  # of which the first byte is the first too many
     with pytest.raises(SkillBankError, match="larger than"):
         import_bank(file)
 
