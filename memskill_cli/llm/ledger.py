@@ -67,7 +67,7 @@ class Ledger:
         self._reserved = 0.0
         self._sums: Counter[str] = Counter()
         self._roles: Counter[str] = Counter()
-        self._paid: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # role: dollars, calls
+        self._dearest: defaultdict[str, float] = defaultdict(float)  # by role, US dollars of one call
         self._ids: set[str] = set()
         for row in read_jsonl(self.path) if self.path else ():
             if row.get("scope") == scope:
@@ -119,11 +119,10 @@ class Ledger:
     def reserve(self, role: str, floor: float) -> Iterator[None]:
         """Room in the budget for one call, or BudgetExceededError.
 
-        A call is taken to cost what the calls of its role cost on average, or ``floor`` (US dollars) before the first.
-        What is in flight counts, so the limit can be passed only by as much as calls in flight outdo their estimate.
+        A call is taken to cost what the dearest call of its role did, or ``floor`` (US dollars) if that is more. What is
+        in flight counts, so the limit can be passed only by as much as calls in flight outdo their estimate.
         """
-        dollars, calls = self._paid[role]
-        estimate = max(floor, dollars / calls if calls else 0.0)
+        estimate = max(floor, self._dearest[role])
         if self.max_cost and self.spent + self._reserved + estimate > self.max_cost:
             raise BudgetExceededError(
                 f"the budget of ${self.max_cost:g} is used up (${self.spent:.4f} spent on {self.scope})",
@@ -145,6 +144,4 @@ class Ledger:
             self._sums[name] += row.get(name) or 0
         usd = row.get("usd") or 0.0
         self.spent += usd
-        if usd:
-            self._paid[row["role"]][0] += usd
-            self._paid[row["role"]][1] += 1
+        self._dearest[row.get("role", "")] = max(self._dearest[row.get("role", "")], usd)
