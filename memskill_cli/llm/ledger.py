@@ -119,8 +119,8 @@ class Ledger:
     def reserve(self, role: str, floor: float) -> Iterator[None]:
         """Room in the budget for one call, or BudgetExceededError.
 
-        A call is taken to cost what the dearest call of its role did, or ``floor`` (US dollars) if that is more. What is
-        in flight counts, so the limit can be passed only by as much as calls in flight outdo their estimate.
+        A call is taken to cost what the dearest call of its role did, or ``floor`` (US dollars) if that is more. What
+        is in flight counts, so the limit can be passed only by as much as calls in flight outdo their estimate.
         """
         estimate = max(floor, self._dearest[role])
         if self.max_cost and self.spent + self._reserved + estimate > self.max_cost:
