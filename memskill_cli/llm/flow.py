@@ -79,21 +79,20 @@ class Flow:
         return self._lanes[role].limit
 
     def refused(self, place: Place) -> None:
-        """The call that has ``place`` met a 429, and there is no other key for it."""
+        """The call that still has ``place`` met a 429, and there is no other key for it."""
         lane = place.lane
         if place.cuts == lane.cuts:
             lane.limit = max(1, min(lane.limit, lane.in_flight) // 2)
             lane.cuts, lane.replies = lane.cuts + 1, 0
 
     def answered(self, place: Place) -> None:
-        """The call that has ``place`` got a good reply."""
+        """The call that still has ``place`` got a good reply."""
         lane = place.lane
         if place.cuts < lane.cuts or lane.limit == self._ceiling:
             return
         lane.replies += 1
         if lane.replies >= lane.limit:
             lane.limit, lane.replies = lane.limit + 1, 0
-            self._admit()
 
     def _admit(self) -> None:
         """Give what places there are to those who wait."""

@@ -95,17 +95,16 @@ async def follow(ceiling: int, events: Sequence[tuple[str, Purpose, int]]) -> No
     flow, rules = Flow(ceiling, LANES), Rules(ceiling)
     for (what, role, which), (what_next, *_) in pairwise([*events, ("end", "judge", 0)]):
         if what == "ask":
-            rules.calls.append(Call(role))
-            rules.calls[-1].task = asyncio.create_task(rules.calls[-1].hold(flow))
-        elif rules.calls:
-            call = rules.calls[which % len(rules.calls)]
-            if call.got and what in ("refused", "answered"):
+            for call in [Call(role) for _ in range(1 + which % 4)]:
+                rules.calls.append(call)
+                call.task = asyncio.create_task(call.hold(flow))
+        elif among := [call for call in rules.calls if call.got or what == "cancel"]:
+            call = among[which % len(among)]
+            if what in ("refused", "answered"):
                 rules.outcome(call, what)
                 getattr(flow, what)(call.got)
-                rules.settle()  # growth lets someone in while this call still holds its place
-            if what == "cancel" or call.got:
-                rules.calls.remove(call)
-                call.leave.set() if what != "cancel" else call.cancel()
+            rules.calls.remove(call)
+            call.leave.set() if what != "cancel" else call.cancel()
         rules.settle()
         if what_next == "cancel":  # it may come before a place is handed on, or before whoever got it has noticed
             await rounds(which % 5)
@@ -130,10 +129,11 @@ async def follow(ceiling: int, events: Sequence[tuple[str, Purpose, int]]) -> No
     st.integers(1, 6),
     st.lists(
         st.tuples(
-            st.sampled_from(["ask", "ask", "ask", "answered", "answered", "refused", "gone", "cancel"]),
+            st.sampled_from(["ask", "ask", "answered", "answered", "answered", "refused", "gone", "cancel"]),
             st.sampled_from(sorted(LANES)),
             st.integers(0, 30),
         ),
+        min_size=30,
         max_size=60,
     ),
 )
