@@ -1,5 +1,7 @@
 """The command ``memskill``, also as ``python -m memskill_cli``."""
 
+import gc
+
 from memskill_cli import stopping
 from memskill_cli.cli import again
 
@@ -7,6 +9,9 @@ from memskill_cli.cli import again
 def main() -> None:
     """Entry point of the console script. Signals are heard from here on, also while everything else is imported."""
     stopping.listen(again.typed())
+    # As Python has it, all objects are searched for garbage ten times while a command's libraries are imported, and
+    # now and then, half a second each time, while replies wait.
+    gc.set_threshold(50_000, 20, 20)
     from memskill_cli.cli import app
 
     app.main()
