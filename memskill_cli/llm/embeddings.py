@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memskill_cli.config import LimitsConfig, ModelsConfig
-from memskill_cli.llm.keys import KeyRing
+from memskill_cli.llm.keys import Deployment, KeyRing, Purpose
 from memskill_cli.llm.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -84,14 +84,6 @@ def _router(model: str, keys: KeyRing, api_base: str, ledger: Ledger, notice: Ca
     if name not in _ROUTERS:
         while len(_ROUTERS) >= _COMMANDS:
             _ROUTERS.pop(next(iter(_ROUTERS))).close()
-        models, limits = ModelsConfig(), LimitsConfig()
-        _ROUTERS[name] = MeteredRouter(
-            {"embedding": keys.deployments("embedding", model, api_base)},
-            retries=models.retries,
-            timeout=models.timeout,
-            concurrency=limits.concurrency,
-            keys=keys,
-            ledger=ledger,
-            notice=notice,
-        )
+        groups: dict[Purpose, list[Deployment]] = {"embedding": keys.deployments("embedding", model, api_base)}
+        _ROUTERS[name] = MeteredRouter(groups, ModelsConfig(), LimitsConfig(), keys=keys, ledger=ledger, notice=notice)
     return _ROUTERS[name]

@@ -97,15 +97,7 @@ class Gateway:
         }
         self._embedded = {role for role, group in self._groups.items() if all(d.label == EMBEDDED for d in group)}
         self._flights: dict[str, asyncio.Task[Reply[Any]]] = {}
-        self._router = MeteredRouter(
-            self._groups,
-            retries=models.retries,
-            timeout=models.timeout,
-            concurrency=limits.concurrency,
-            keys=keys,
-            ledger=ledger,
-            notice=notice,
-        )
+        self._router = MeteredRouter(self._groups, models, limits, keys=keys, ledger=ledger, notice=notice)
 
     async def ask(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from memskill_cli import redaction
-from memskill_cli.config import EMBEDDED
+from memskill_cli.config import EMBEDDED, LimitsConfig, ModelsConfig
 from memskill_cli.errors import BudgetExceededError, MemskillError
 from memskill_cli.llm import failures
 from memskill_cli.llm.keys import Deployment, KeyRing, Purpose
@@ -30,10 +30,9 @@ class MeteredRouter:
     def __init__(
         self,
         groups: dict[Purpose, list[Deployment]],
+        models: ModelsConfig,
+        limits: LimitsConfig,
         *,
-        retries: int,
-        timeout: float,
-        concurrency: int,
         keys: KeyRing,
         ledger: Ledger,
         notice: Callable[[str], None],
@@ -47,7 +46,12 @@ class MeteredRouter:
 
             register(notice)
         self._router = PatientRouter(
-            groups, retries=retries, timeout=timeout, concurrency=concurrency, notice=self._notice, wasted=self._wasted
+            groups,
+            retries=models.retries,
+            timeout=models.timeout,
+            concurrency=limits.concurrency,
+            notice=self._notice,
+            wasted=self._wasted,
         )
 
     async def call(
