@@ -162,7 +162,7 @@ def find_run(runs_dir: Path, name: str | None, *, trained: bool = False) -> Path
         raise RunError(f"no run is called {name} in {runs_dir}", hint=known)
     able = [run for run in runs.values() if run.name != UNTRAINED]
     if trained:
-        able = [run for run in able if any(run.glob("checkpoints/*/checkpoint.json"))]
+        able = [run for run in able if any(run.glob("checkpoints/[0-9]*/checkpoint.json"))]
     return max(able, key=lambda run: (created_at(run), run.name), default=None)
 
 

@@ -33,7 +33,10 @@ def test_the_newest_run_is_found_and_a_typo_gets_the_nearest_name(tmp_path: Path
     for name in ("zeta", "alpha", UNTRAINED):
         RunDir.create(tmp_path, name, Config(), "abc")
     assert find_run(tmp_path, None) == tmp_path / "alpha"
-    assert find_run(tmp_path, None, trained=True) is None
+    aside = tmp_path / "alpha" / "checkpoints" / ".000000.tmp"
+    aside.mkdir(parents=True)
+    (aside / "checkpoint.json").write_text("{}")
+    assert find_run(tmp_path, None, trained=True) is None, "what a killed run was writing is no checkpoint"
     (tmp_path / "zeta/checkpoints/000000").mkdir(parents=True)
     (tmp_path / "zeta/checkpoints/000000/checkpoint.json").touch()
     assert find_run(tmp_path, None, trained=True) == tmp_path / "zeta"
