@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock
+
 from memskill_cli.errors import ModelError
 
 _PATIENCE = 30.0  # seconds to wait for another process's write
@@ -75,11 +77,13 @@ class ResponseCache:
     def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """One connection to read and one to write, so that no reader ever waits for a writer."""
         writer = self._connect()
-        with contextlib.closing(writer.execute("PRAGMA journal_mode = WAL")):
-            pass
-        writer.execute("PRAGMA synchronous = NORMAL")
-        if writer.execute("PRAGMA user_version").fetchone()[0] < _FORMAT:
-            self._prepare(writer)
+        # SQLite does not wait when two processes turn a new file's write-ahead log on at once.
+        with FileLock(f"{self.path}.lock", timeout=_PATIENCE, poll_interval=0.01):
+            with contextlib.closing(writer.execute("PRAGMA journal_mode = WAL")):
+                pass
+            writer.execute("PRAGMA synchronous = NORMAL")
+            if writer.execute("PRAGMA user_version").fetchone()[0] < _FORMAT:
+                self._prepare(writer)
         return self._connect(), writer
 
     def _prepare(self, writer: sqlite3.Connection) -> None:
