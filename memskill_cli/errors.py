@@ -6,7 +6,7 @@ shown only with ``--debug``. Nothing in an error may carry a key: whoever raises
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 
 class MemskillError(Exception):
@@ -22,6 +22,16 @@ class MemskillError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to another process, whatever a subclass asks for besides a message."""
+        return _as_it_was, (type(self), self.args, self.__dict__)
+
+
+def _as_it_was(kind: type[MemskillError], args: tuple[Any, ...], facts: dict[str, Any]) -> MemskillError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
 
 
 class UsageError(MemskillError):

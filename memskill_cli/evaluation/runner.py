@@ -10,24 +10,26 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from memskill_cli import files
 from memskill_cli.config import Config, to_toml
-from memskill_cli.datasets.spans import cut
-from memskill_cli.datasets.trajectories import pack
+from memskill_cli.engines.base import Crew, Engine, LocalEngine
 from memskill_cli.errors import AuthError, ModelError, UnknownModelError
 from memskill_cli.evaluation import alfworld, methods
-from memskill_cli.evaluation.methods.base import RETRIEVAL, SPANS, Memory, Site
-from memskill_cli.evaluation.rows import Row, row_of
+from memskill_cli.evaluation.methods.base import SPANS, Site
+from memskill_cli.evaluation.rows import Row
+from memskill_cli.evaluation.shelf import Shelf
+from memskill_cli.evaluation.sitting import Desk, Sittings, sit
 from memskill_cli.evaluation.subject import Subject
 from memskill_cli.evaluation.summary import summarise
 from memskill_cli.evaluation.task import Plan, Task, Work, evaluation_id, settings_digest
 from memskill_cli.llm.ledger import Ledger
-from memskill_cli.records import Answer, Query, Span, Trace
+from memskill_cli.records import Trace
 from memskill_cli.runs.run_dir import RunDir
-from memskill_cli.training.rollout import World, ask, expect, with_verdict
+from memskill_cli.training.rollout import World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Evaluation:
         world: World,
         ledger: Ledger,
         notice: Callable[[str], None] = lambda text: None,
+        engine: Engine | None = None,
     ) -> None:
         self.id = evaluation_id(task, settings, subject)
         self.folder = run.evals / self.id
@@ -57,13 +60,16 @@ class Evaluation:
         self.world, self.ledger, self.watcher = world, ledger, Watcher()
         # Runs of several people may share one Chroma server, and a run's name may be used again.
         owner = f"{run.name}@{run.manifest().created}/{self.id}"
-        site = Site(world, settings, subject, run.memory / self.id, owner, notice)
-        self.method = methods.get(task.method)(site)
+        self.engine = engine or LocalEngine(world)
+        self.shelf = Shelf(run.memory / self.id, settings.memory.server, owner, notice)
+        self.method = methods.get(task.method)(Site(world, settings, subject, self.shelf))
         self.results = self.folder / "results.jsonl"
         self.sizes = self.folder / "memories.jsonl"
         self.tries = self.folder / "tries.jsonl"
         self._failures = 0
-        self._cut: list[int] = []  # spans of each trace that was cut so far
+        self._traces = 0  # that are still owed something
+        self._cut: list[int] = []  # spans of each of them that was cut so far
+        self._answered: set[str] = set()  # queries; a trace whose machine was lost is asked again
 
     async def evaluate(self, traces: Sequence[Trace], plan: Plan) -> dict[str, Any]:
         """Read, ask and score what is still owed of ``plan``; the summary, also written to ``summary.json``.
@@ -86,63 +92,56 @@ class Evaluation:
     async def _work(self, traces: Sequence[Trace], owed: list[Work]) -> None:
         if not owed:
             return
-        await self.method.open()
+        self._traces = len(owed)
         slots = asyncio.Semaphore(self.settings.limits.concurrency)
+        sittings = Sittings(self.task.method, self.settings, self.subject)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self.engine.crew(sittings, self._desk()) as crew, asyncio.TaskGroup() as group:
                 # The longest chain of calls bounds the whole, so it must not be the last to start.
                 for work in sorted(owed, key=lambda work: work.size, reverse=True):
-                    group.create_task(self._trace(traces, work, len(owed), slots))
+                    group.create_task(self._trace(crew, traces, work, slots))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
-            await self.method.aclose()
+            self.shelf.close()
 
-    async def _trace(self, traces: Sequence[Trace], work: Work, count: int, slots: asyncio.Semaphore) -> None:
+    async def _trace(self, crew: Crew, traces: Sequence[Trace], work: Work, slots: asyncio.Semaphore) -> None:
         async with slots:
-            trace = traces[work.place]
-            spans = await asyncio.to_thread(self.spans, trace)
-            self._cut.append(len(spans))
-            if spans:
-                self.watcher.span(0, total=round(sum(self._cut) / len(self._cut) * count))
-            if not self.method.ignores >= RETRIEVAL:
-                expect(self.world, work.queries, len(spans))
-            try:
-                memory = await self.method.remember(trace, spans, self.watcher.span)
-            except ModelError as error:
-                self._failed(error)
-                for query in work.queries:
-                    self._record(Answer(query, "", (), None, error=f"memory: {error.message}"), None)
-                return
-            files.append_line(self.sizes, {"trace_id": trace.trace_id, "memories": memory.size})
-            await asyncio.gather(*(self._query(memory, query) for query in work.queries))
+            await crew.run(sit, traces[work.place], work.queries)
 
-    def spans(self, trace: Trace) -> list[Span]:
-        """The spans of a trace, none for a method that reads none."""
-        how = self.settings.eval
-        if self.method.ignores >= SPANS:
-            return []
-        if self.world.playground is not None:
-            return pack(trace, how.chunk_size, how.max_spans)
-        return cut(
-            trace,
-            how.span_mode,
-            chunk_size=how.chunk_size,
-            chunk_overlap=how.chunk_overlap,
-            max_spans=how.max_spans,
+    def _desk(self) -> Desk:
+        shelf = self.shelf
+        return Desk(
+            cut=self._has_spans,
+            advance=lambda: self.watcher.span(),
+            remembered=self._remembered,
+            answered=self._has_answer,
+            forgotten=self._forgotten,
+            read_bank=shelf.read_bank,
+            write_bank=shelf.write_bank,
+            read_notes=shelf.read_notes,
+            write_notes=shelf.write_notes,
         )
 
-    async def _query(self, memory: Memory, query: Query) -> None:
-        answer, what = Answer(query, "", (), None), "answer"
-        try:
-            answer, what = await ask(self.world, memory.recall, query, judged=False), "judge"
-            if self.settings.eval.judge and self.world.playground is None:
-                answer = await with_verdict(self.world, answer, settled=False)  # a row with an error heals
+    def _has_spans(self, count: int) -> None:
+        self._cut.append(count)
+        if count:
+            self.watcher.span(0, total=round(sum(self._cut) / len(self._cut) * self._traces))
+
+    async def _remembered(self, trace_id: str, size: int, counts: Mapping[str, int]) -> None:
+        files.append_line(self.sizes, {"trace_id": trace_id, "memories": size, **counts})
+
+    async def _has_answer(self, row: Row, error: ModelError | None) -> None:
+        if error is None:
             self._failures = 0
-        except ModelError as error:
+        else:
             self._failed(error)
-            answer = dataclasses.replace(answer, error=f"{what}: {error.message}")
-        self._record(answer, memory)
+        self._record(row)
+
+    async def _forgotten(self, rows: Sequence[Row], error: ModelError) -> None:
+        self._failed(error)
+        for row in rows:
+            self._record(row)
 
     def _failed(self, error: ModelError) -> None:
         """One failed call is a row with an error; keys or names that are wrong, or a server that is down, stop all."""
@@ -151,12 +150,11 @@ class Evaluation:
         if hopeless or self._failures >= max(16, self.settings.limits.concurrency):
             raise error
 
-    def _record(self, answer: Answer, memory: Memory | None) -> None:
-        row = row_of(answer, memory)
-        if self.world.playground is not None:
-            row |= alfworld.played_row(answer)
-        files.append_line(self.results, row)
-        self.watcher.query()
+    def _record(self, row: Row) -> None:
+        if row["query_id"] not in self._answered:
+            self._answered.add(row["query_id"])
+            files.append_line(self.results, row)
+            self.watcher.query()
 
     def _numbers(self, rows: list[Row]) -> dict[str, Any]:
         how = {"resamples": self.settings.eval.bootstrap, "seed": self.settings.seed}
@@ -169,12 +167,14 @@ class Evaluation:
         latest = {row["query_id"]: row for row in files.read_jsonl(self.results)}
         rows = [latest[query.query_id] for query in plan.queries]
         files.write_atomic(self.results, b"".join(map(files.to_json, rows)))
-        sizes = {row["trace_id"]: row["memories"] for row in files.read_jsonl(self.sizes)}
+        counts = Counter(memories=0)
+        for of_trace in {row.pop("trace_id"): row for row in files.read_jsonl(self.sizes)}.values():
+            counts.update(of_trace)
         summary = {
             **dataclasses.asdict(self.task),
             "variant": self.task.variant,
             **self._numbers(rows),
-            "memories": sum(sizes.values()),
+            **counts,
             "usage": {k: v for k, v in dataclasses.asdict(self.ledger.usage()).items() if k != "by_role"},
             "seconds": round(sum(row["seconds"] for row in files.read_jsonl(self.tries)), 3),
             "run": self.run.name,

@@ -17,7 +17,7 @@ from memskill_cli.errors import MemoryBankError
 from memskill_cli.records import Action, Matrix, MemoryItem, MemoryVersion, Provenance, Retrieved, Vector
 
 if TYPE_CHECKING:
-    from memskill_cli.memory.store import MemoryStore
+    from memskill_cli.memory.store import MemoryStore, StoredBank
 
 Space = Literal["state", "retrieval"]
 SPACES: tuple[Space, ...] = ("state", "retrieval")
@@ -112,23 +112,30 @@ class MemoryBank:
         ``complete`` are facts to find again on opening (which checkpoint wrote this, say). A bank whose saving was cut
         short is not there for :meth:`open`. MemoryBankError: the bank has no store, or the store failed.
         """
-        from memskill_cli.memory.store import StoredBank
-
         if self._store is None:
             raise MemoryBankError(f"memory bank {self.bank_id}: it has no store to be saved in")
-        ids = list(self._items)
-        vectors = {space: self.vectors(ids, space) for space in SPACES}
-        facts = dict(complete or {})
-        self._store.write(StoredBank(self.bank_id, facts, self._next_number, self.items, self.deleted, vectors))
-        self.complete = facts
+        stored = self.stored(complete)
+        self._store.write(stored)
+        self.complete = stored.complete
 
     @classmethod
     def open(cls, bank_id: str, store: MemoryStore) -> MemoryBank | None:
         """A saved bank as it was, deleted items' history included; None if there is no (completely saved) one."""
         stored = store.read(bank_id)
-        if stored is None:
-            return None
-        bank = cls(bank_id, store=store)
+        return None if stored is None else cls.of(stored, store)
+
+    def stored(self, complete: dict[str, str] | None = None) -> StoredBank:
+        """All of the bank as it is now, for a store; ``complete``: see :meth:`save`."""
+        from memskill_cli.memory.store import StoredBank
+
+        ids = list(self._items)
+        vectors = {space: self.vectors(ids, space) for space in SPACES}
+        return StoredBank(self.bank_id, dict(complete or {}), self._next_number, self.items, self.deleted, vectors)
+
+    @classmethod
+    def of(cls, stored: StoredBank, store: MemoryStore | None = None) -> MemoryBank:
+        """A bank as it was when it was stored."""
+        bank = cls(stored.bank_id, store=store)
         for row, item in enumerate(stored.items):
             bank._append(item, stored.vectors["state"][row], stored.vectors["retrieval"][row])
         bank._deleted = {item.item_id: item for item in stored.deleted}

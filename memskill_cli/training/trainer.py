@@ -4,7 +4,7 @@
         roll back if the last stage lost, then let the designer change the bank     evolution.py
         for each inner epoch:
             draw a batch of episodes: what is read, what is asked                   curriculum.py
-            read and ask, with the skill bank fixed                                 rollout.py
+            read and ask, with the skill bank fixed                                 lessons.py, rollout.py
             reward every step                                                       rewards.py
             update the controller                                                   ppo.py
             remember what was answered wrong                                        hard_cases.py
@@ -21,16 +21,16 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 
 from memskill_cli import files
-from memskill_cli.agent.controller import Controller, Exploration, choose
+from memskill_cli.agent.controller import Controller, Exploration
 from memskill_cli.agent.designer import Designer
 from memskill_cli.agent.hard_cases import HardCasePool
 from memskill_cli.config import Config
+from memskill_cli.engines.base import Engine, LocalEngine
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.randomness import seed_from
 from memskill_cli.records import Episode
@@ -40,7 +40,8 @@ from memskill_cli.skills.bank import SkillBank
 from memskill_cli.training import metrics, ppo, stages
 from memskill_cli.training.curriculum import Curriculum, Lesson
 from memskill_cli.training.evolution import Evolution
-from memskill_cli.training.rollout import World, run_episode
+from memskill_cli.training.lessons import Desk, Standing, attend
+from memskill_cli.training.rollout import World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +66,11 @@ class Trainer:
         bank: SkillBank,
         designer: Designer | None,
         watcher: Watcher,
+        engine: Engine | None = None,
     ) -> None:
         self.run, self.settings, self.world, self.ledger = run, settings, world, ledger
         self.curriculum, self.bank, self.designer, self.watcher = curriculum, bank, designer, watcher
+        self.engine = engine or LocalEngine(world)
         self.evolution = Evolution(run.stages, settings.designer, lambda text: self.watcher.notice(text))
         self.pool = HardCasePool(settings.designer)
         self.controller = Controller.seeded(world.spaces.state.dim, settings.controller.hidden, settings.seed)
@@ -159,27 +162,16 @@ class Trainer:
 
     async def _collect(self, outer: int, inner: int, skills_SD: torch.Tensor) -> list[Episode]:
         """One batch of episodes, run together and returned in batch order."""
+        standing = Standing(self.controller, self.bank, skills_SD, self.settings.train.top_k, self._exploration())
         tasks = []
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self.engine.crew(standing, Desk(self.watcher.span)) as crew, asyncio.TaskGroup() as group:
                 for index, lesson in enumerate(self._lessons(self.done)):
-                    tasks.append(group.create_task(self._episode(outer, inner, index, lesson, skills_SD)))
+                    seed = seed_from(self.settings.seed, outer, inner, index)
+                    tasks.append(group.create_task(crew.run(attend, lesson, seed)))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
-
-    async def _episode(self, outer: int, inner: int, index: int, lesson: Lesson, skills_SD: torch.Tensor) -> Episode:
-        settings = self.settings
-        generator = torch.Generator().manual_seed(seed_from(settings.seed, outer, inner, index))
-        pick = partial(
-            choose,
-            self.controller,
-            skills_SD=skills_SD,
-            k=settings.train.top_k,
-            generator=generator,
-            exploration=self._exploration(),
-        )
-        return await run_episode(self.world, lesson.spans, lesson.queries, self.bank, pick, self.watcher.span)
 
     def _learn(self, episodes: Sequence[Episode], outer: int, inner: int, skills_SD: torch.Tensor) -> ppo.PPOStats:
         generator = torch.Generator().manual_seed(seed_from(self.settings.seed, "ppo", outer, inner))

@@ -6,12 +6,13 @@ The harness does everything else: which traces and queries, when, the answer pro
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from memskill_cli.config import Config
+from memskill_cli.evaluation.shelf import Keeper
 from memskill_cli.evaluation.subject import Subject
 from memskill_cli.records import Recall, Span, Trace
 from memskill_cli.training.rollout import World
@@ -44,20 +45,18 @@ class Memory(NamedTuple):
     cut: dict[str, int] | None = None
     """By query id, written by ``recall``: tokens that belong to the answer and did not fit the model's window. None
     where nothing is ever cut."""
+    counts: Mapping[str, int] = MappingProxyType({})
+    """What else is counted of a trace; sums over traces go into the summary."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where and with what a method works during one evaluation."""
+    """With what a method works during one evaluation, wherever that is: it writes to no place but ``keeper``."""
 
     world: World
     settings: Config
     subject: Subject
-    folder: Path
-    """The evaluation's own folder under the run's ``memory/``; not made before a method makes it."""
-    owner: str
-    """Unique to this evaluation of this run: begins the ids of what is kept on a server that others use too."""
-    notice: Callable[[str], None]
+    keeper: Keeper
 
 
 class Method(ABC):
@@ -80,7 +79,7 @@ class Method(ABC):
     async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
         """Read ``spans`` of ``trace`` in order, with one ``advance()`` for each; several traces are read at once.
 
-        What costs money is kept (in ``site.folder``, or by asking through the gateway, whose replies are cached), so
+        What costs money is kept (by ``site.keeper``, or by asking through the gateway, whose replies are cached), so
         that the same evaluation again pays for nothing twice. Raises ModelError if the trace can't be remembered: its
         queries are then owed.
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import random
 from abc import abstractmethod
@@ -18,7 +17,6 @@ from memskill_cli.agent.executor import executor_messages
 from memskill_cli.datasets.spans import count_tokens
 from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Memory, Method, Uses
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.memory.store import MemoryStore
 from memskill_cli.randomness import seed_from
 from memskill_cli.records import Choice, Span, Trace, Vector
 from memskill_cli.skills.skill import Skill
@@ -29,29 +27,20 @@ SKILLS_SHARE = 0.5
 
 
 class Written(Method):
-    """One executor call a span; a trace's bank is kept in Chroma when all of it is read, and reopened after that."""
+    """One executor call a span; a trace's bank is kept when all of it is read, and taken up again after that."""
 
     ignores = WINDOW
-    _store: MemoryStore
-
-    async def open(self) -> None:
-        place = self.site.settings.memory.server or self.site.folder
-        self._store = await asyncio.to_thread(MemoryStore, place, self.site.notice)
-
-    async def aclose(self) -> None:
-        self._store.close()
 
     @abstractmethod
     def chooser(self, trace: Trace) -> ChooseSkills:
         """How skills are chosen for the spans of ``trace``; called once for each in reading order."""
 
     async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
-        bank_id = f"{self.site.owner}/{trace.trace_id}"
-        bank = await asyncio.to_thread(MemoryBank.open, bank_id, self._store)
-        if bank is None:
-            bank = MemoryBank(bank_id, store=self._store)
+        stored = await self.site.keeper.read_bank(trace.trace_id)
+        bank = MemoryBank(trace.trace_id) if stored is None else MemoryBank.of(stored)
+        if stored is None:
             await read(self.site.world, spans, self.site.subject.bank, self.chooser(trace), bank, advance)
-            await asyncio.to_thread(bank.save)
+            await self.site.keeper.write_bank(trace.trace_id, bank.stored())
         else:
             for _ in spans:
                 advance()
@@ -70,7 +59,6 @@ class MemSkill(Written):
         skills_SD = torch.from_numpy(await self.site.world.spaces.state.aencode(descriptions))
         controller = subject.controller(settings, skills_SD.shape[1])
         self._choose = partial(choose, controller, skills_SD=skills_SD, k=settings.eval.top_k)
-        await super().open()
 
     def chooser(self, trace: Trace) -> ChooseSkills:
         return self._choose

@@ -13,17 +13,13 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from importlib import metadata, util
-from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
-import orjson
-
-from memskill_cli import files
 from memskill_cli.agent.reply_blocks import without_thoughts
 from memskill_cli.agent.reply_json import mended
-from memskill_cli.config import digest
-from memskill_cli.errors import MemoryBankError, MemskillError, ModelError, UnreadableReplyError, UsageError
+from memskill_cli.errors import MemskillError, ModelError, UnreadableReplyError, UsageError
 from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Memory, Method
+from memskill_cli.evaluation.shelf import Notes
 from memskill_cli.llm.gateway import Gateway, Message
 from memskill_cli.records import Query, Retrieved, Span, Trace
 
@@ -35,6 +31,7 @@ string ::= "\"" char{1,200} "\""
 char ::= [^"\\\x00-\x1F\x7F] | "\\" ["\\/bfnrt]
 """.lstrip()
 """GBNF of a short JSON string, for the embedded model: one that repeats itself is stopped there."""
+UNREADABLE = "unreadable_replies"
 _DATE_LINE = re.compile(r"\[([^\]\n]+)\]\n")
 
 
@@ -122,7 +119,6 @@ class System(Method):
     package: ClassVar[str]
     module: ClassVar[str]
     extra: ClassVar[str]
-    _unreadable = 0
 
     @abstractmethod
     def store(self, model: ExecutorModel) -> Store:
@@ -138,33 +134,22 @@ class System(Method):
     async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
         model = ExecutorModel(self.site.world.gateway)
         store = self.store(model)
-        file = self.site.folder / f"{digest(trace.trace_id)}.json"
-        kept = self._kept(file)
-        if kept is not None:
+        kept = await self.site.keeper.read_notes(trace.trace_id)
+        if kept is not None and kept["system"] == self._system():  # not what another version of the system wrote
             await store.restore(kept["memories"])
-            self._unreadable += kept["unreadable_replies"]
             for _ in spans:
                 advance()
-            return Memory(store.recall, len(kept["memories"]))
+            return self._memory(store, kept)
         for span in spans:
             await self._read(store, model, span)
             advance()
-        self._unreadable += model.unreadable
-        memories = store.items()
-        facts = {"system": self._system(), "unreadable_replies": model.unreadable}
-        files.write_json(file, {"trace_id": trace.trace_id, **facts, "memories": memories})
-        return Memory(store.recall, len(memories))
+        facts = {"system": self._system(), UNREADABLE: model.unreadable}
+        notes = {"trace_id": trace.trace_id, **facts, "memories": store.items()}
+        await self.site.keeper.write_notes(trace.trace_id, notes)
+        return self._memory(store, notes)
 
-    def _kept(self, file: Path) -> dict[str, Any] | None:
-        """What an earlier try wrote of a trace, unless another version of the system did."""
-        try:
-            table: dict[str, Any] = orjson.loads(file.read_bytes())
-        except FileNotFoundError:
-            return None
-        except orjson.JSONDecodeError as error:
-            hint = "delete it: the trace is then read again, its model calls from the cache"
-            raise MemoryBankError(f"{file} cannot be read: {error}", hint=hint) from None
-        return table if table["system"] == self._system() else None
+    def _memory(self, store: Store, notes: Notes) -> Memory:
+        return Memory(store.recall, len(notes["memories"]), counts={UNREADABLE: notes[UNREADABLE]})
 
     async def _read(self, store: Store, model: ExecutorModel, span: Span) -> None:
         try:
@@ -181,7 +166,7 @@ class System(Method):
         model.check()
 
     def facts(self) -> dict[str, Any]:
-        return {"system": self._system(), "unreadable_replies": self._unreadable}
+        return {"system": self._system()}
 
     def _system(self) -> str:
         return f"{self.package} {metadata.version(self.package)}"

@@ -15,6 +15,7 @@ from memskill_cli.config import load
 from memskill_cli.evaluation.methods import get
 from memskill_cli.evaluation.methods.base import Memory, Method, Site
 from memskill_cli.evaluation.runner import Subject
+from memskill_cli.evaluation.shelf import Shelf
 from memskill_cli.llm.cache import ResponseCache
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.llm.keys import KeyRing
@@ -67,7 +68,8 @@ class SystemRig:
             gateway = Gateway(models, settings.limits, keys=keys, ledger=ledger, cache=cache, notice=lambda text: None)
             world = World(gateway, Spaces(self.encoder, self.encoder), settings.memory, settings.reward, "locomo")
             subject = Subject.of(None, settings)
-            method = get(name)(Site(world, settings, subject, self.folder / "memory", "me", lambda text: None))
+            shelf = Shelf(self.folder / "memory", "", "me", lambda text: None)
+            method = get(name)(Site(world, settings, subject, shelf))
             method.check()
             await method.open()
             try:
@@ -84,7 +86,7 @@ class SystemRig:
 
         async def work(method: Method) -> tuple[int, list[Retrieved], dict[str, Any]]:
             memory = await self.read(method, spans)
-            return memory.size, list(await memory.recall(asked(question))), method.facts()
+            return memory.size, list(await memory.recall(asked(question))), {**method.facts(), **memory.counts}
 
         return self.run(name, work, reply, **more)
 

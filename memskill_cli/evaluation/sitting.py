@@ -1,0 +1,109 @@
+"""One trace of an evaluation: remembered by a method, asked, scored. The evaluation itself decides and writes."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from memskill_cli.config import Config
+from memskill_cli.datasets.spans import cut
+from memskill_cli.datasets.trajectories import pack
+from memskill_cli.errors import ModelError
+from memskill_cli.evaluation import alfworld, methods
+from memskill_cli.evaluation.methods.base import RETRIEVAL, SPANS, Memory, Method, Site
+from memskill_cli.evaluation.rows import Row, row_of
+from memskill_cli.evaluation.shelf import Notes
+from memskill_cli.evaluation.subject import Subject
+from memskill_cli.memory.store import StoredBank
+from memskill_cli.records import Answer, Query, Span, Trace
+from memskill_cli.training.rollout import World, ask, expect, with_verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Desk:
+    """Where traces report, and what is kept of them (a :class:`~memskill_cli.evaluation.shelf.Keeper`)."""
+
+    cut: Callable[[int], None]
+    """A trace has so many spans."""
+    advance: Callable[[], None]
+    """One of them was read."""
+    remembered: Callable[[str, int, Mapping[str, int]], Awaitable[None]]
+    """A trace's memory is there: its size, and what else its method counts."""
+    answered: Callable[[Row, ModelError | None], Awaitable[None]]
+    """A query's row, and the error it failed with. Raises when there is no use in going on."""
+    forgotten: Callable[[Sequence[Row], ModelError], Awaitable[None]]
+    """A trace could not be remembered: its queries' rows, and why. Raises likewise."""
+    read_bank: Callable[[str], Awaitable[StoredBank | None]]
+    write_bank: Callable[[str, StoredBank], Awaitable[None]]
+    read_notes: Callable[[str], Awaitable[Notes | None]]
+    write_notes: Callable[[str, Notes], Awaitable[None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sittings:
+    """What all traces of an evaluation share: the method by name, and what it may know."""
+
+    method: str
+    settings: Config
+    subject: Subject
+
+    @asynccontextmanager
+    async def open(self, world: World, desk: Desk) -> AsyncIterator[Method]:
+        method = methods.get(self.method)(Site(world, self.settings, self.subject, desk))
+        await method.open()
+        try:
+            yield method
+        finally:
+            await method.aclose()
+
+
+async def sit(method: Method, desk: Desk, trace: Trace, queries: Sequence[Query]) -> None:
+    """Read one trace and ask ``queries`` of what the method kept, all at once."""
+    world = method.site.world
+    spans = await asyncio.to_thread(spans_of, trace, method)
+    desk.cut(len(spans))
+    if not method.ignores >= RETRIEVAL:
+        expect(world, queries, len(spans))
+    try:
+        memory = await method.remember(trace, spans, desk.advance)
+    except ModelError as error:
+        answers = [Answer(query, "", (), None, error=f"memory: {error.message}") for query in queries]
+        await desk.forgotten([_row(world, answer, None) for answer in answers], error)
+        return
+    await desk.remembered(trace.trace_id, memory.size, memory.counts)
+    await asyncio.gather(*(_query(method, desk, memory, query) for query in queries))
+
+
+def spans_of(trace: Trace, method: Method) -> list[Span]:
+    """The spans of a trace, none for a method that reads none."""
+    how = method.site.settings.eval
+    if method.ignores >= SPANS:
+        return []
+    if method.site.world.playground is not None:
+        return pack(trace, how.chunk_size, how.max_spans)
+    return cut(
+        trace,
+        how.span_mode,
+        chunk_size=how.chunk_size,
+        chunk_overlap=how.chunk_overlap,
+        max_spans=how.max_spans,
+    )
+
+
+async def _query(method: Method, desk: Desk, memory: Memory, query: Query) -> None:
+    world = method.site.world
+    answer, what, failure = Answer(query, "", (), None), "answer", None
+    try:
+        answer, what = await ask(world, memory.recall, query, judged=False), "judge"
+        if method.site.settings.eval.judge and world.playground is None:
+            answer = await with_verdict(world, answer, settled=False)  # a row with an error heals
+    except ModelError as error:
+        failure, answer = error, dataclasses.replace(answer, error=f"{what}: {error.message}")
+    await desk.answered(_row(world, answer, memory), failure)
+
+
+def _row(world: World, answer: Answer, memory: Memory | None) -> Row:
+    row = row_of(answer, memory)
+    return row | alfworld.played_row(answer) if world.playground is not None else row
