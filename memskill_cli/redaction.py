@@ -149,6 +149,11 @@ class Guarded:
         return getattr(self._stream, name)
 
 
+def names_secret(variable: str) -> bool:
+    """Whether an environment variable of this name is taken to hold a secret."""
+    return bool(_NAMES.search(variable))
+
+
 def _replaced(text: str, patterns: Iterable[tuple[re.Pattern[str], str]]) -> str:
     for pattern, replacement in patterns:
         text = pattern.sub(replacement, text)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
 from memskill_cli import stopping
 from memskill_cli.agent.actor import Playground, chars_that_fit
 from memskill_cli.config import EMBEDDED, Config
+from memskill_cli.engines.base import Engine, LocalEngine
 from memskill_cli.llm import load_litellm
 from memskill_cli.llm.cache import ResponseCache
 from memskill_cli.llm.embeddings import embed_texts, served_by
@@ -26,6 +28,10 @@ from memskill_cli.memory.spaces import Spaces
 from memskill_cli.records import ROLES
 from memskill_cli.runs.run_dir import created_at
 from memskill_cli.training.rollout import World
+
+if TYPE_CHECKING:
+    from memskill_cli.engines.cluster import Cluster
+    from memskill_cli.engines.standins import Games
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Access:
 class Services:
     world: World
     ledger: Ledger
+    engine: Engine
 
 
 def games_of(dataset: str, data_dir: Path, split: str) -> Path | None:
@@ -102,14 +109,49 @@ async def services(
     ledger = Ledger(usage_file, scope=scope, max_cost=settings.limits.max_cost, owner=created_at(usage_file.parent))
     register(notice, access.cache / "models")
     async with AsyncExitStack() as stack:
+        cluster = stack.enter_context(_cluster(settings, notice))
         cache = stack.enter_context(closing(ResponseCache(access.cache, notice=notice)))
-        spaces = _spaces(settings, access, keys, ledger, notice, stack)
+        spaces = _spaces(settings, access, keys, ledger, notice, stack, cluster)
         gateway = Gateway(settings.models, settings.limits, keys=keys, ledger=ledger, cache=cache, notice=notice)
         stack.push_async_callback(lambda: stopping.to_the_end(gateway.aclose()))
         stack.enter_context(stopping.first(gateway.hold))
         playground = await stack.enter_async_context(_playground(settings, gateway, games, notice)) if games else None
         world = World(gateway, spaces, settings.memory, settings.reward, settings.dataset, playground)
-        yield Services(world, ledger)
+        engine = await stack.enter_async_context(_engine(settings, world, cluster, games, notice))
+        yield Services(world, ledger, engine)
+
+
+def _cluster(settings: Config, notice: Callable[[str], None]) -> AbstractContextManager[Cluster | None]:
+    """The machines that episodes run on, if they are not to run in this process."""
+    if settings.engine == "local":
+        return nullcontext()
+    from memskill_cli.engines.cluster import connected
+
+    return connected(settings.ray, notice)
+
+
+@asynccontextmanager
+async def _engine(
+    settings: Config, world: World, cluster: Cluster | None, games: Path | None, notice: Callable[[str], None]
+) -> AsyncIterator[Engine]:
+    if cluster is None:
+        yield LocalEngine(world)
+        return
+    from memskill_cli.engines.ray import open_engine
+
+    count = settings.ray.workers or cluster.cpus
+    async with open_engine(world, _games(settings, world, games, count), count, notice) as engine:
+        yield engine
+
+
+def _games(settings: Config, world: World, root: Path | None, workers: int) -> Games | None:
+    """Where tasks are played by ``workers`` who share the number of game processes."""
+    from memskill_cli.engines.standins import Games
+
+    if root is None or world.playground is None:
+        return None
+    how, each = settings.alfworld, -(-settings.alfworld.workers // workers)
+    return Games(root.resolve(), each, how.deadline, how.steps, how.query, world.playground.max_chars)
 
 
 @asynccontextmanager
@@ -135,6 +177,7 @@ def _spaces(
     ledger: Ledger,
     notice: Callable[[str], None],
     stack: AsyncExitStack,
+    cluster: Cluster | None,
 ) -> Spaces:
     """The two encoders, which are one if they have one name; ``stack`` closes them."""
     base, encoders = settings.models.api_base, settings.encoders
@@ -143,8 +186,17 @@ def _spaces(
     def load(spec: str) -> CachedEncoder:
         kind, _, model = spec.partition(":")
         served = served_by(model, keys, base) if kind == "litellm" and model else ""
+        elsewhere = None
+        if cluster and kind not in ("litellm", "hashing"):  # keys stay here; hashing is quicker than a letter
+            elsewhere = partial(cluster.encoder, spec, encoders.device)
         encoder = load_encoder(
-            spec, cache_dir=access.cache, device=encoders.device, embed=embed, served=served, notice=notice
+            spec,
+            cache_dir=access.cache,
+            device=encoders.device,
+            embed=embed,
+            served=served,
+            notice=notice,
+            elsewhere=elsewhere,
         )
         return stack.enter_context(closing(encoder))
 

@@ -68,6 +68,7 @@ def eval_(
     concurrency: o.Concurrency = None,
     max_cost: o.MaxCost = None,
     engine: o.Engine = None,
+    ray_address: o.RayAddress = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

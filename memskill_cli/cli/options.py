@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memskill_cli.errors import UsageError
-
 if TYPE_CHECKING:
     from memskill_cli.config import Config
     from memskill_cli.services import Access
@@ -63,7 +61,12 @@ MemTopK = Annotated[int | None, option("--mem-top-k", panel=METHOD, help="Memori
 Seed = Annotated[int | None, option("--seed", panel=METHOD, help="Everything random comes from this.")]
 Concurrency = Annotated[int | None, option("--concurrency", panel=LIMITS, help="Model calls in flight.")]
 MaxCost = Annotated[float | None, option("--max-cost", panel=LIMITS, help="US dollars to spend at most; then exit 3.")]
-Engine = Annotated[str | None, option("--engine", panel=LIMITS, help="Where episodes run; this version: local.")]
+Engine = Annotated[
+    str | None, option("--engine", panel=LIMITS, help="Where episodes run: local, or ray with the same results.")
+]
+RayAddress = Annotated[
+    str | None, option("--ray-address", panel=LIMITS, help="A Ray cluster, HOST:PORT or auto; else one is started.")
+]
 Reward = Annotated[str | None, option("--reward", panel=METHOD, help="Score of a query while training: f1 or judge.")]
 Judge = Annotated[
     bool | None, option("--judge/--no-judge", panel=METHOD, help="Whether evaluation asks the judge beside F1.")
@@ -97,6 +100,7 @@ SETTINGS = {
     "concurrency": "limits.concurrency",
     "max_cost": "limits.max_cost",
     "engine": "engine",
+    "ray_address": "ray.address",
     "tracker": "tracker",
     "dataset": "dataset",
 }
@@ -116,16 +120,13 @@ def settings_of(flags: dict[str, Any], section: str, base: Config | None = None)
         for flag, setting in SETTINGS.items()
         if flags.get(flag) is not None
     }
-    settings = load(
+    return load(
         preset=flags["preset"],
         file=flags["config"],
         sets=flags["set_"] or (),
         overrides={**roles, **named},
         base=base,
     )
-    if settings.engine != "local":
-        raise UsageError(f"engine {settings.engine}: Ray is not in this version")
-    return settings
 
 
 def access_of(flags: dict[str, Any], warn: Callable[[str], None]) -> Access:

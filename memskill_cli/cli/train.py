@@ -58,6 +58,7 @@ def train(
     concurrency: o.Concurrency = None,
     max_cost: o.MaxCost = None,
     engine: o.Engine = None,
+    ray_address: o.RayAddress = None,
     tracker: o.Tracker = None,
     json: Json = False,
     quiet: Quiet = False,

@@ -19,7 +19,7 @@ _ABOVE_0 = (
 )
 _NOT_BELOW_0 = (
     *("train.chunk_overlap", "eval.chunk_overlap", "eval.context_tokens", "limits.max_cost"),
-    *("models.retries", "models.temperature"),
+    *("models.retries", "models.temperature", "ray.workers", "ray.encoders"),
 )
 
 

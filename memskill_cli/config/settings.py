@@ -248,6 +248,18 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True)
+class RayConfig:
+    """``engine = "ray"``: the cluster, and what is asked of it. Nothing here changes a result."""
+
+    address: str = ""
+    """Of a cluster (``HOST:PORT``, or ``auto`` for the one on this machine); "" is RAY_ADDRESS, or one started here."""
+    workers: int = 0
+    """Processes that read and ask traces, each many at a time; 0 is one for each of the cluster's CPUs."""
+    encoders: int = 0
+    """Processes that encode texts; 0 is one for each GPU, or for each node where there is none."""
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of one run."""
 
@@ -258,7 +270,7 @@ class Config:
     preset: str = "default"
     """The preset the other settings started from."""
     engine: Literal["local", "ray"] = "local"
-    """Where episodes run."""
+    """Where episodes run: in this process, or on a Ray cluster with the same results."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     """Where metrics go besides ``metrics.jsonl``."""
     models: ModelsConfig = field(default_factory=ModelsConfig)
@@ -272,3 +284,4 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     alfworld: AlfworldConfig = field(default_factory=AlfworldConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    ray: RayConfig = field(default_factory=RayConfig)

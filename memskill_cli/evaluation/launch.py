@@ -183,7 +183,8 @@ def _evaluations(
     notice: Callable[[str], None],
 ) -> dict[str, Evaluation]:
     """The evaluations still owed, by name, each checked to be possible."""
-    made = [Evaluation(run, task, settings, subject, opened.world, opened.ledger, notice) for task, subject in jobs]
+    world, ledger, engine = opened.world, opened.ledger, opened.engine
+    made = [Evaluation(run, task, settings, subject, world, ledger, notice, engine) for task, subject in jobs]
     left = {evaluation.id: evaluation for evaluation in made if evaluation.id in owed}
     for evaluation in left.values():
         evaluation.method.check()

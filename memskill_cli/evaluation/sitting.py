@@ -72,7 +72,7 @@ async def sit(method: Method, desk: Desk, trace: Trace, queries: Sequence[Query]
         answers = [Answer(query, "", (), None, error=f"memory: {error.message}") for query in queries]
         await desk.forgotten([_row(world, answer, None) for answer in answers], error)
         return
-    await desk.remembered(trace.trace_id, memory.size, memory.counts)
+    await desk.remembered(trace.trace_id, memory.size, dict(memory.counts))
     await asyncio.gather(*(_query(method, desk, memory, query) for query in queries))
 
 

@@ -19,6 +19,7 @@ Nothing heavy is imported, and no model is loaded, before a text really needs en
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import heapq
 import itertools
 import threading
@@ -231,14 +232,18 @@ def load_encoder(
     embed: Embed | None = None,
     served: str = "",
     notice: Notice = lambda message: None,
+    elsewhere: Callable[[], Encoder] | None = None,
 ) -> CachedEncoder:
     """The encoder that ``spec`` names (see above), with its vectors kept in ``cache_dir`` (None: only in memory).
 
     ``device`` is ``auto``, ``cpu`` or ``cuda``; ``embed`` answers for ``litellm:`` specs, and ``served`` says
-    at which server: vectors of one are not taken for those of another. Nothing is loaded yet.
-    EncoderError: the spec makes no sense.
+    at which server: vectors of one are not taken for those of another. ``elsewhere`` loads the same encoder in another
+    process. Nothing is loaded yet. EncoderError: the spec makes no sense.
     """
-    return CachedEncoder(plan(spec, device, embed, served), EncoderCache(cache_dir, notice))
+    planned = plan(spec, device, embed, served)
+    if elsewhere is not None:
+        planned = dataclasses.replace(planned, load=elsewhere)
+    return CachedEncoder(planned, EncoderCache(cache_dir, notice))
 
 
 def _unit_rows(rows: Matrix) -> Matrix:

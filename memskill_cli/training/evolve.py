@@ -79,7 +79,8 @@ async def _propose(
     if waiting is not None:
         return Cycle(base, waiting)
     evolution = Evolution(run.stages, settings.designer, notice)
-    async with services(settings, access, run.usage, "evolve", notice) as opened:
+    here = dataclasses.replace(settings, engine="local")  # a designer's few calls need no other machines
+    async with services(here, access, run.usage, "evolve", notice) as opened:
         designer = designer_of(opened.world.gateway, settings)
         pool = HardCasePool(settings.designer, _cases(run, settings, found, champion, request.from_eval, notice))
         stage = await evolution.propose(designer, base, pool, opened.world.spaces.retrieval, settings.seed, write=False)

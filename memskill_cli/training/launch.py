@@ -24,7 +24,7 @@ from memskill_cli.training.resuming import resume
 from memskill_cli.training.trainer import Trainer, Watcher
 
 FREE_TO_CHANGE = (
-    *("limits", "preset", "tracker", "models.api_base", "models.timeout", "models.retries"),
+    *("limits", "preset", "tracker", "engine", "ray", "models.api_base", "models.timeout", "models.retries"),
     *("train.outer_epochs", "train.keep_checkpoints", "alfworld.workers", "alfworld.deadline"),
 )
 """Settings a resumed run may change without becoming another experiment."""
@@ -130,7 +130,15 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
                 bank = stages.read(stages.path_of(run.stages, 0)).bank
                 designer = designer_of(opened.world.gateway, settings) if settings.train.evolve else None
                 trainer = Trainer(
-                    run, settings, opened.world, opened.ledger, curriculum, bank, designer, Watcher(notice=notice)
+                    run,
+                    settings,
+                    opened.world,
+                    opened.ledger,
+                    curriculum,
+                    bank,
+                    designer,
+                    Watcher(notice=notice),
+                    opened.engine,
                 )
                 resume(trainer)
                 notice(f"run {run.name}: inner epochs {trainer.done} to {trainer.total}, {len(curriculum)} traces")

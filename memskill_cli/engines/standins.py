@@ -1,0 +1,151 @@
+"""What a job elsewhere sees of the command's process: things that look like the real ones, and write letters."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from memskill_cli.agent.actor import Playground
+from memskill_cli.config import MemoryConfig, RewardConfig
+from memskill_cli.engines.mail import COMMAND, Correspondent
+from memskill_cli.llm.gateway import Gateway, Reply
+from memskill_cli.memory.encoders import CachedEncoder
+from memskill_cli.memory.spaces import Spaces
+from memskill_cli.records import ROLES, Matrix, Role, Side
+from memskill_cli.training.rollout import World
+
+
+class Games(NamedTuple):
+    """Where tasks are played, and how: what a :class:`~memskill_cli.agent.actor.Playground` is made of."""
+
+    root: Path
+    workers: int
+    deadline: float
+    steps: int
+    query: Any
+    max_chars: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Charter:
+    """What must be known of a world to work in it from elsewhere. No key is among it."""
+
+    memory: MemoryConfig
+    reward: RewardConfig
+    dataset: str
+    windows: Mapping[Role, int | None]
+    one_space: bool
+    """Whether both embedding spaces are one."""
+    games: Games | None
+
+    @classmethod
+    def of(cls, world: World, games: Games | None) -> Charter:
+        windows = {role: world.gateway.window(role) for role in ROLES}
+        one_space = world.spaces.state is world.spaces.retrieval
+        return cls(world.memory, world.reward, world.dataset, windows, one_space, games)
+
+    def world(self, mail: Correspondent) -> World:
+        """The world as it is seen from the other end of ``mail``."""
+        line = Line(mail)
+        state = cast(CachedEncoder, RemoteEncoder(line, "state"))
+        spaces = Spaces(state, state if self.one_space else cast(CachedEncoder, RemoteEncoder(line, "retrieval")))
+        gateway = cast(Gateway, RemoteGateway(line, self.windows))
+        return World(gateway, spaces, self.memory, self.reward, self.dataset, self._playground(line))
+
+    def _playground(self, line: Line) -> Playground | None:
+        if self.games is None:
+            return None
+        from memskill_cli.games.pool import GamePool
+
+        at = self.games
+        pool = GamePool(at.root, workers=at.workers, deadline=at.deadline, notice=partial(line.tell, "notice"))
+        return Playground(pool, at.steps, at.query, at.max_chars)
+
+
+def functions_of(world: World, notice: Callable[[str], None]) -> dict[str, Callable[..., Any]]:
+    """What the stand-ins of ``world`` ask for."""
+    functions: dict[str, Callable[..., Any]] = {"ask": world.gateway.ask, "notice": notice}
+    for name, encoder in world.spaces._asdict().items():
+        functions |= {f"{name}.aencode": encoder.aencode, f"{name}.ahead": encoder.ahead}
+    return functions
+
+
+class Line:
+    """The way to the command's process, from the event loop that it is made in."""
+
+    def __init__(self, mail: Correspondent) -> None:
+        self._mail = mail
+        self._loop = asyncio.get_running_loop()
+
+    async def call(self, what: str, *args: Any, **kwargs: Any) -> Any:
+        return await self._mail.call(COMMAND, what, *args, **kwargs)
+
+    def tell(self, what: str, *args: Any) -> None:
+        self._mail.tell(COMMAND, what, *args)
+
+    def call_from_thread(self, what: str, *args: Any) -> Any:
+        """:meth:`call` for another thread than the event loop's."""
+        return asyncio.run_coroutine_threadsafe(self.call(what, *args), self._loop).result()
+
+
+class RemoteGateway:
+    """Of :class:`~memskill_cli.llm.gateway.Gateway`, what a trace needs. The calls are the command's."""
+
+    def __init__(self, line: Line, windows: Mapping[Role, int | None]) -> None:
+        self._line, self._windows = line, windows
+
+    async def ask(self, role: Role, messages: Any, **how: Any) -> Reply[Any]:
+        return cast(Reply[Any], await self._line.call("ask", role, messages, **how))
+
+    def window(self, role: Role) -> int | None:
+        return self._windows[role]
+
+
+class RemoteEncoder:
+    """Of :class:`~memskill_cli.memory.encoders.CachedEncoder`, what a trace needs. The command has the cache."""
+
+    def __init__(self, line: Line, space: str) -> None:
+        self._line, self._space = line, space
+
+    async def aencode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
+        return cast(Matrix, await self._line.call(f"{self._space}.aencode", list(texts), side))
+
+    def ahead(self, texts: Sequence[str], side: Side = "context", after: int = 0) -> None:
+        self._line.tell(f"{self._space}.ahead", list(texts), side, after)
+
+    def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
+        """Not in the event loop's thread."""
+        return cast(Matrix, self._line.call_from_thread(f"{self._space}.aencode", list(texts), side))
+
+
+# --- desks --------------------------------------------------------------------------------------------------------
+
+
+class DeskPlan(NamedTuple):
+    """A desk as others know it: its class, and of each of its functions whether it is waited for."""
+
+    kind: type
+    waited: Mapping[str, bool]
+
+    @classmethod
+    def of(cls, desk: Any) -> DeskPlan:
+        names = [field.name for field in dataclasses.fields(desk)]
+        return cls(type(desk), {name: inspect.iscoroutinefunction(getattr(desk, name)) for name in names})
+
+    def desk(self, line: Line, crew: str) -> Any:
+        """The stand-in for the desk of ``crew``."""
+
+        def ask(name: str, waits: bool) -> Callable[..., Any]:
+            return partial(line.call if waits else line.tell, f"{crew}.{name}")
+
+        return self.kind(**{name: ask(name, waits) for name, waits in self.waited.items()})
+
+
+def desk_functions(desk: Any, crew: str) -> dict[str, Callable[..., Any]]:
+    """What the stand-ins of ``desk`` ask for."""
+    return {f"{crew}.{field.name}": getattr(desk, field.name) for field in dataclasses.fields(desk)}
