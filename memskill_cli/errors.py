@@ -52,6 +52,10 @@ class EncoderError(MemskillError):
     """A text encoder is unknown or could not be loaded."""
 
 
+class DeviceError(MemskillError):
+    """A network is to run on a device that is not there."""
+
+
 class SkillBankError(MemskillError):
     """A skill bank file breaks its schema, or a change breaks the bank's rules."""
 

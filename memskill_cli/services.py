@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from memskill_cli import stopping
+from memskill_cli import devices, stopping
 from memskill_cli.agent.actor import Playground, chars_that_fit
 from memskill_cli.config import EMBEDDED, Config
 from memskill_cli.engines.base import Engine, LocalEngine
@@ -69,7 +69,8 @@ def games_of(dataset: str, data_dir: Path, split: str) -> Path | None:
 def check_access(settings: Config, access: Access) -> None:
     """Raise now, before a run is made, what its first call would.
 
-    That is of a keys file, a missing key, a model's or an encoder's name, or a budget for a model without a price.
+    That is of a keys file, a missing key, a model's or an encoder's name, a budget for a model without a price, or a
+    device that is not there.
     """
     from memskill_cli.llm.prices import unpriced
 
@@ -83,6 +84,8 @@ def check_access(settings: Config, access: Access) -> None:
         else:
             plan(spec, settings.encoders.device, None)
     unpriced(found, settings.limits.max_cost)
+    if settings.controller.device == "cuda":
+        devices.pick("cuda", "controller.device")
 
 
 @asynccontextmanager

@@ -11,9 +11,10 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from memskill_cli.config import load
-from memskill_cli.errors import AuthError, EncoderError, UnknownModelError, UsageError
+from memskill_cli.errors import AuthError, DeviceError, EncoderError, UnknownModelError, UsageError
 from memskill_cli.services import Access, check_access, services
 from memskill_cli.testing.server import ScriptedServer
 
@@ -128,6 +129,12 @@ def test_after_a_signal_nothing_is_sent_and_what_was_sent_is_written_down(tmp_pa
             {"models.judge": "openai/local", "models.api_base": "http://h/v1", "limits.max_cost": 1.0},
             UsageError,
             "price",
+        ),
+        pytest.param(
+            {"controller.device": "cuda"},
+            DeviceError,
+            "no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
         ),
         ({"models.judge": "openai/local", "models.api_base": "http://h/v1"}, None, ""),
         ({}, None, ""),

@@ -86,6 +86,8 @@ class ControllerConfig:
     """Inner epochs over which that exploration fades to nothing."""
     noop_seed: bool = False
     """Whether the starting bank has the ``noop`` skill."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where PPO updates it. On CUDA the last bits may differ from run to run. (Skills are always chosen on the CPU.)"""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 
 from memskill_cli.config import RayConfig
 from memskill_cli.engines import warden
-from memskill_cli.errors import EncoderError, RunError, UsageError
+from memskill_cli.errors import EncoderError, MemskillError, RunError, UsageError
 from memskill_cli.memory.encoder_models import Encoder
 from memskill_cli.memory.encoder_specs import plan
 from memskill_cli.records import Matrix, Side
@@ -181,7 +181,7 @@ class EncoderPool:
         try:
             results: list[Any] = ray.get(promised)
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, EncoderError):
+            if isinstance(error.cause, MemskillError):
                 raise error.cause from None
             raise EncoderError(f"encoding on the cluster failed: {_last_line(error)}") from None
         except ray.exceptions.RayError as error:

@@ -19,8 +19,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from memskill_cli.errors import EncoderError
-from memskill_cli.memory.spread import Spread
+from memskill_cli import devices
+from memskill_cli.errors import EncoderError, MemskillError
+from memskill_cli.memory.spread import AT_ONCE, Spread
 from memskill_cli.records import Matrix, Side
 
 Embed = Callable[[str, Sequence[str]], Matrix]
@@ -30,7 +31,6 @@ Pooling = Literal["mean", "cls", "pooler"]
 HASHED_DIM = 512
 PACKED_TOKENS = 128
 """Tokens that go through a CPU's core together: more gain little, and leave the other cores idle."""
-_AT_ONCE = 16_000  # characters: a small model on two cores takes about a quarter of a second
 _API_BATCH = 96  # the most that every provider takes
 
 
@@ -96,14 +96,16 @@ class ApiEncoder:
 class TransformerEncoder:
     """A model for queries and a model for contexts, which may be one."""
 
-    at_once = _AT_ONCE
-
     def __init__(self, query: Tower, context: Tower) -> None:
         self._towers: dict[Side, Tower] = {"query": query, "context": context}
 
     @property
     def dim(self) -> int:
         return self.encode(["dimension"]).shape[1]
+
+    @property
+    def at_once(self) -> int:
+        return max(tower.at_once for tower in self._towers.values())
 
     def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
         return self._towers[side].loaded.encode(texts)
@@ -119,6 +121,11 @@ class Tower:
     side: Side = "context"
     max_tokens: int = 512
     _loaded: LoadedTower | None = None
+
+    @property
+    def at_once(self) -> int:
+        """See :class:`Encoder`."""
+        return self._loaded.spread.at_once if self._loaded else AT_ONCE
 
     @property
     def loaded(self) -> LoadedTower:
@@ -140,7 +147,7 @@ class LoadedTower:
         transformers.utils.logging.disable_progress_bar()
         model, revision = tower.source
         options: dict[str, Any] = {"local_files_only": True} if Path(model).is_dir() else {"revision": revision}
-        self._device = _pick_device(tower.device)
+        self._device = devices.pick(tower.device, "encoders.device")
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(model, **options)
         # AutoModel would read a DPR context encoder's weights into a question encoder, that is: not at all.
         kinds = {"query": transformers.DPRQuestionEncoder, "context": transformers.DPRContextEncoder}
@@ -156,12 +163,12 @@ class LoadedTower:
         if self._device == "cpu" and PackedBert.fits(self._model):
             self._hidden = self._model = packed = PackedBert(self._model)
             together = PACKED_TOKENS if packed.keeps_bits() else 0
-        self._spread = Spread(self._device, together)
+        self.spread = Spread(self._device, together)
 
     def encode(self, texts: Sequence[str]) -> Matrix:
         # Tokenized here and not in the threads: a tokenizer may be used by one thread at a time.
         tokens = self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens)["input_ids"]
-        return self._spread.over(lambda part: self._forward([tokens[index] for index in part]), list(map(len, tokens)))
+        return self.spread.over(lambda part: self._forward([tokens[index] for index in part]), list(map(len, tokens)))
 
     def _forward(self, texts: Sequence[Sequence[int]]) -> Matrix:
         import torch
@@ -186,8 +193,6 @@ class LoadedTower:
 class SentenceEncoder:
     """Any model of sentence-transformers."""
 
-    at_once = _AT_ONCE
-
     def __init__(self, model: str, device: str) -> None:
         with _loading(model):
             _torch()
@@ -195,10 +200,11 @@ class SentenceEncoder:
             from sentence_transformers import SentenceTransformer
 
             transformers.utils.logging.disable_progress_bar()
-            self._device = _pick_device(device)
+            self._device = devices.pick(device, "encoders.device")
             local = Path(model).is_dir()
             self._model = SentenceTransformer(model, device=self._device, local_files_only=local)
         self._spread = Spread(self._device)
+        self.at_once = self._spread.at_once
         # The first call also sets up the tokenizer, which no thread may do while another one uses it.
         self.dim = self._model.encode(["dimension"], show_progress_bar=False).shape[1]
 
@@ -225,19 +231,11 @@ def _torch() -> Any:
     return torch
 
 
-def _pick_device(device: str) -> str:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise EncoderError("there is no CUDA device here", hint="--set encoders.device=auto")
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 @contextmanager
 def _loading(model: str) -> Iterator[None]:
     try:
         yield
-    except EncoderError:
+    except MemskillError:
         raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

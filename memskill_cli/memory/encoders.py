@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memskill_cli.errors import EncoderError
+from memskill_cli.errors import EncoderError, MemskillError
 from memskill_cli.memory.encoder_cache import EncoderCache, content_key
 from memskill_cli.memory.encoder_models import Embed, Encoder
 from memskill_cli.memory.encoder_specs import EncoderPlan, plan
@@ -209,7 +209,7 @@ class CachedEncoder:
     def _run(self, texts: Sequence[str], side: Side) -> Matrix:
         try:
             rows = self._load().encode(texts, side)
-        except EncoderError:
+        except MemskillError:
             raise
         except Exception as error:
             raise EncoderError(f"encoder {self.name}: {_first_line(error)}") from error

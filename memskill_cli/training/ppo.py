@@ -6,8 +6,10 @@ in the bank (fixed within an inner epoch). Metric names are those of cleanrl.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +45,10 @@ class Batch:
             lengths=tuple(len(episode.steps) for episode in episodes if episode.steps),
         )
 
+    def to(self, device: str) -> Batch:
+        tensors: dict[str, Any] = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **tensors)
+
 
 @dataclass(frozen=True)
 class PPOStats:
@@ -62,13 +68,14 @@ def gae(rewards_N: Tensor, values_N: Tensor, lengths: Sequence[int], gamma: floa
     A_t = sum_l (gamma lam)^l delta_{t+l}  with  delta_t = r_t + gamma V_{t+1} - V_t, and V = 0 past an episode's end.
     All episodes are summed at once: the deltas, padded to (E, T), times a triangle of powers.
     """
-    episodes, longest = len(lengths), max(lengths)
-    inside_ET = torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None]
-    rewards_ET, values_ET = torch.zeros(2, episodes, longest + 1, dtype=torch.float64)
+    episodes, longest, device = len(lengths), max(lengths), rewards_N.device
+    steps_T = torch.arange(longest, device=device)
+    inside_ET = steps_T[None, :] < torch.tensor(lengths, device=device)[:, None]
+    rewards_ET, values_ET = torch.zeros(2, episodes, longest + 1, dtype=torch.float64, device=device)
     rewards_ET[:, :longest][inside_ET] = rewards_N.double()
     values_ET[:, :longest][inside_ET] = values_N.double()
     deltas_ET = (rewards_ET[:, :-1] + gamma * values_ET[:, 1:] - values_ET[:, :-1]) * inside_ET
-    ahead_TT = torch.arange(longest)[:, None] - torch.arange(longest)[None, :]
+    ahead_TT = steps_T[:, None] - steps_T[None, :]
     powers_TT = torch.where(ahead_TT >= 0, (gamma * lam) ** ahead_TT.clamp(min=0).double(), 0.0)
     return (deltas_ET @ powers_TT)[inside_ET].float()
 
@@ -92,6 +99,7 @@ def update(
 ) -> PPOStats:
     """One PPO update, in place. ``new_S`` marks the skills whose logits each step's shift raised.
 
+    All tensors are on one device (see :func:`moved`); ``generator`` is the CPU's, so that it draws the same anywhere.
     Raises ValueError on an empty batch.
     """
     steps = len(batch.rewards_N)
@@ -106,7 +114,8 @@ def update(
     measured: list[list[float]] = []
     for _ in range(config.epochs):
         measured = []
-        for rows in torch.randperm(steps, generator=generator).split(config.minibatch):
+        order_N = torch.randperm(steps, generator=generator, device="cpu").to(returns_N.device)
+        for rows in order_N.split(config.minibatch):
             logits_BS, values_B = controller(batch.states_N2D[rows], skills_SD)
             logits_BS = logits_BS + batch.shifts_N[rows, None] * new_S
             log_ratio_B = top_k_log_prob(logits_BS, batch.chosen_NK[rows]) - batch.log_probs_N[rows]
@@ -131,3 +140,20 @@ def update(
             break
     policy_loss, value_loss, entropy, approx_kl, clipfrac = np.mean(measured, axis=0).tolist()
     return PPOStats(policy_loss, value_loss, entropy, approx_kl, clipfrac, before)
+
+
+@contextmanager
+def moved(device: str, controller: Controller, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Weights and Adam's moments, which are on the CPU, are on ``device`` for an update."""
+
+    def move(where: str) -> None:
+        controller.to(where)
+        for moments in optimizer.state.values():
+            for name in moments.keys() - {"step"}:  # the count of steps stays on the CPU wherever the weights are
+                moments[name] = moments[name].to(where)
+
+    move(device)
+    try:
+        yield
+    finally:
+        move("cpu")

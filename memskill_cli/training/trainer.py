@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from memskill_cli import files
+from memskill_cli import devices, files
 from memskill_cli.agent.controller import Controller, Exploration
 from memskill_cli.agent.designer import Designer
 from memskill_cli.agent.hard_cases import HardCasePool
@@ -75,6 +75,7 @@ class Trainer:
         self.pool = HardCasePool(settings.designer)
         self.controller = Controller.seeded(world.spaces.state.dim, settings.controller.hidden, settings.seed)
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.ppo.learning_rate)
+        self.device = devices.pick(settings.controller.device, "controller.device")
         self.done = 0
         self.window_start = 0  # inner epoch from which the bank's new skills are explored
         self.rewards: list[float] = []  # of the stage's inner epochs so far
@@ -175,15 +176,17 @@ class Trainer:
 
     def _learn(self, episodes: Sequence[Episode], outer: int, inner: int, skills_SD: torch.Tensor) -> ppo.PPOStats:
         generator = torch.Generator().manual_seed(seed_from(self.settings.seed, "ppo", outer, inner))
-        stats = ppo.update(
-            self.controller,
-            self.optimizer,
-            ppo.Batch.of(episodes),
-            skills_SD,
-            self._exploration().new_S,
-            self.settings.ppo,
-            generator,
-        )
+        batch, new_S, device = ppo.Batch.of(episodes), self._exploration().new_S, self.device
+        with ppo.moved(device, self.controller, self.optimizer):
+            stats = ppo.update(
+                self.controller,
+                self.optimizer,
+                batch.to(device),
+                skills_SD.to(device),
+                new_S.to(device),
+                self.settings.ppo,
+                generator,
+            )
         # A skill is credited with the whole episode's reward: a step's own share says more about its place than
         # about its skills.
         used = [(step.choice.skills, episode.reward) for episode in episodes for step in episode.steps]

@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 
-from memskill_cli.errors import EncoderError
+from memskill_cli.errors import DeviceError
 from memskill_cli.memory.encoders import load_encoder
 
 from . import berts
@@ -150,7 +150,7 @@ def test_a_sentence_transformers_folder_with_its_own_prompts(bert, tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_gpu_that_is_not_there_is_an_error_with_a_hint(bert):
     encoder = load_encoder(f"contriever:{bert[0]}", cache_dir=None, device="cuda")
-    with pytest.raises(EncoderError, match="CUDA") as caught:
+    with pytest.raises(DeviceError, match="CUDA") as caught:
         encoder.encode(["the cat"])
     assert "encoders.device" in caught.value.hint
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from memskill_cli.agent.controller import Controller, choose
 from memskill_cli.config import PPOConfig
 from memskill_cli.records import Episode, Execution, Step
-from memskill_cli.training.ppo import Batch, explained_variance, gae, update
+from memskill_cli.training.ppo import Batch, explained_variance, gae, moved, update
 
 NOTHING = Execution((), {})
 
@@ -76,6 +78,44 @@ def test_updates_raise_the_probability_of_the_better_skill() -> None:
         probabilities.append(controller(state, skills).logits_NS.softmax(1)[0, 2].item())
     assert probabilities[0] > start
     assert probabilities[-1] > 2 * start
+
+
+def updated(device: str) -> dict[str, torch.Tensor]:
+    """What two updates on ``device`` make of a controller."""
+    controller, skills = Controller.seeded(4, 16, seed=0), torch.eye(4, device="cpu")
+    optimizer = torch.optim.Adam(controller.parameters(), lr=3e-3)
+    new = torch.tensor([True, False, False, True], device="cpu")
+    with torch.device("cpu"):
+        batch = Batch.of([*play(controller, skills, 1, 0), *play(controller, skills, 1, 1)])
+    for seed in range(2):
+        generator = torch.Generator().manual_seed(seed)
+        with moved(device, controller, optimizer):
+            update(controller, optimizer, batch.to(device), skills.to(device), new.to(device), PPOConfig(), generator)
+    return {**controller.state_dict(), **optimizer.state[next(controller.parameters())]}
+
+
+def test_an_update_makes_no_tensor_on_another_device_than_its_own() -> None:
+    """Whatever is made without a device would be made of nothing here, and mixing the two is an error."""
+    expected = updated("cpu")
+    with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Controller, "seeded", on_the_cpu(Controller.seeded))
+        found = updated("cpu")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def on_the_cpu(make: Callable[..., Controller]) -> Callable[..., Controller]:
+    def made(*sizes: int, **more: int) -> Controller:
+        with torch.device("cpu"):
+            return make(*sizes, **more)
+
+    return made
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_update_on_cuda_is_that_of_the_cpu_but_for_rounding_and_comes_back() -> None:
+    here, there = updated("cpu"), updated("cuda")
+    assert all(value.device.type == "cpu" for value in there.values())
+    assert all(torch.allclose(here[name], there[name], atol=1e-4) for name in here)
 
 
 def test_one_step_batches_and_early_stop() -> None:
