@@ -35,7 +35,7 @@ WORDS = (  # noqa: SIM905
     "yesterday monday may seven three always never maybe really because although picture birthday job plan weekend"
 ).split()
 """What synthetic texts are made of."""
-PACKAGES = ("memskill", "numpy", "torch", "litellm", "chromadb", "sentence-transformers", "faiss-cpu")
+PACKAGES = ("memskill", "numpy", "torch", "litellm", "chromadb", "sentence-transformers", "faiss-cpu", "ray")
 LOAD_AT_START = os.getloadavg()[0]
 Done = TypeVar("Done")
 

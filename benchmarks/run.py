@@ -24,7 +24,7 @@ from common import OUT, markdown, number
 from memskill_cli.files import write_atomic, write_json
 
 FOLDER = Path(__file__).parent
-SPEED = ("startup", "ppo", "retrieval", "encoders", "pipeline", "scaling")
+SPEED = ("startup", "ppo", "retrieval", "encoders", "pipeline", "scaling", "engines")
 LEARNING = ("learning", "evolution", "alfworld")
 COLUMNS = ("measure", "value", "compared with", "ratio", "target", "reached")
 

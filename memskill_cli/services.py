@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, closing, nullcontext
@@ -69,8 +70,8 @@ def games_of(dataset: str, data_dir: Path, split: str) -> Path | None:
 def check_access(settings: Config, access: Access) -> None:
     """Raise now, before a run is made, what its first call would.
 
-    That is of a keys file, a missing key, a model's or an encoder's name, a budget for a model without a price, or a
-    device that is not there.
+    That is of a keys file, a missing key, a model's or an encoder's name, a budget for a model without a price, a
+    device that is not there, or Ray.
     """
     from memskill_cli.llm.prices import unpriced
 
@@ -86,6 +87,10 @@ def check_access(settings: Config, access: Access) -> None:
     unpriced(found, settings.limits.max_cost)
     if settings.controller.device == "cuda":
         devices.pick("cuda", "controller.device")
+    if settings.engine == "ray":
+        from memskill_cli.engines.cluster import require
+
+        require()
 
 
 @asynccontextmanager
@@ -121,6 +126,7 @@ async def services(
         playground = await stack.enter_async_context(_playground(settings, gateway, games, notice)) if games else None
         world = World(gateway, spaces, settings.memory, settings.reward, settings.dataset, playground)
         engine = await stack.enter_async_context(_engine(settings, world, cluster, games, notice))
+        gc.freeze()  # libraries are no garbage: to look through them takes a third of a second, now and then
         yield Services(world, ledger, engine)
 
 
@@ -142,8 +148,8 @@ async def _engine(
         return
     from memskill_cli.engines.ray import open_engine
 
-    count = settings.ray.workers or cluster.cpus
-    async with open_engine(world, _games(settings, world, games, count), count, notice) as engine:
+    games_there = _games(settings, world, games, cluster.workers)
+    async with open_engine(world, games_there, cluster.workers, notice) as engine:
         yield engine
 
 
@@ -191,7 +197,7 @@ def _spaces(
         served = served_by(model, keys, base) if kind == "litellm" and model else ""
         elsewhere = None
         if cluster and kind not in ("litellm", "hashing"):  # keys stay here; hashing is quicker than a letter
-            elsewhere = partial(cluster.encoder, spec, encoders.device)
+            elsewhere = cluster.encoder(spec, encoders.device)
         encoder = load_encoder(
             spec,
             cache_dir=access.cache,

@@ -150,3 +150,10 @@ def test_what_no_call_could_do_is_known_before_a_run_is_made(
         return
     with pytest.raises(error, match=says):
         check_access(load(overrides=settings), Access())
+
+
+def test_without_ray_its_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match="not installed") as caught:
+        check_access(load(overrides={"engine": "ray"}), Access())
+    assert "memskill[ray]" in caught.value.hint

@@ -46,7 +46,7 @@ class Office(Protocol):
 
 
 class PostOffice:
-    """The boxes. Letters stay in their order; those to somebody who is gone go nowhere."""
+    """The boxes. Letters to somebody who is gone go nowhere. (Ray may do two posts in another order.)"""
 
     def __init__(self) -> None:
         self._boxes: defaultdict[str, list[Letter]] = defaultdict(list)
@@ -69,7 +69,7 @@ class PostOffice:
         """Nobody will come for these letters any more."""
         self._gone.add(name)
         self._boxes.pop(name, None)
-        self._filled.pop(name, None)
+        self._filled.pop(name, asyncio.Event()).set()  # whoever still waits is let go
 
 
 class Correspondent:
@@ -109,22 +109,28 @@ class Correspondent:
         self._send(to, 0, what, (args, {}))
 
     async def serve(self) -> None:
-        """Fetch letters until cancelled. Raises RunError, also to everyone who waits, when the office is gone."""
+        """Fetch letters until cancelled. Raises RunError when the office is gone, or what a told function raises; so
+        does, from then on, every call."""
         try:
             while True:
-                for letter in await self._office.collect(self._name):
+                for letter in await self._collect():
                     self._open(letter)
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
-            self._failure = RunError(f"the way to those who work for this run is lost: {str(error).splitlines()[0]}")
+            self._failure = error
             for answer in self._waiting.values():
                 if not answer.done():
-                    answer.set_exception(self._failure)
-            raise self._failure from None
+                    answer.set_exception(error)
+            raise
         finally:
             for task in self._tasks:
                 task.cancel()
+
+    async def _collect(self) -> list[Letter]:
+        try:
+            return await self._office.collect(self._name)
+        except Exception as error:
+            what = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RunError(f"the way to those who work for this run is lost: {what}") from None
 
     def _open(self, letter: Letter) -> None:
         content = pickle.loads(letter.body)  # noqa: S301 - see above
@@ -151,9 +157,18 @@ class Correspondent:
         try:
             content = await function(*args, **kwargs), None
         except Exception as error:
-            content = None, error
+            content = None, self._portable(error)
         if letter.number:
             self._send(letter.sender, letter.number, "", content)
+
+    def _portable(self, error: Exception) -> Exception:
+        """``error``, or what it says if it does not survive a journey."""
+        try:
+            pickle.loads(self._dumps(error))  # noqa: S301 - see above
+        except Exception:
+            what = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return RunError(f"unexpected {type(error).__name__}: {what}")
+        return error
 
     def _send(self, to: str, number: int, what: str, content: Any) -> None:
         if not self._outgoing:

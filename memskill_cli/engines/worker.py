@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
-import platform
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -21,11 +20,11 @@ from memskill_cli.errors import MemskillError
 
 
 class Introduction(NamedTuple):
-    """Who has come to work. ``system`` is what the last bits of numbers may depend on."""
+    """Who has come to work; ``fault`` says why they cannot, "" if they can."""
 
     version: str
     where: str
-    system: str
+    fault: str
 
 
 class Outcome(NamedTuple):
@@ -59,10 +58,13 @@ class Worker:
         import torch
 
         torch.set_num_threads(1)  # as wherever a controller is used: last bits depend on it
+        where, games = f"{socket.gethostname()} (process {os.getpid()})", self._charter.games
+        if games and not games.root.is_dir():
+            return Introduction(__version__, where, f"{where} has no folder {games.root}, where the games are")
         mail = Correspondent(self._name, self._office, {}, self._dumps)
         self._line, self._world = Line(mail), self._charter.world(mail)
         self._serving = asyncio.create_task(mail.serve())
-        return Introduction(__version__, f"{socket.gethostname()} (process {os.getpid()})", platform.machine())
+        return Introduction(__version__, where, "")
 
     async def run(self, crew: str, plan: list[Awaitable[bytes]], job: bytes) -> Outcome:
         """Do a job of a crew. ``plan`` is in a list so that Ray does not fetch it for every job."""

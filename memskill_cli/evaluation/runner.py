@@ -27,7 +27,7 @@ from memskill_cli.evaluation.subject import Subject
 from memskill_cli.evaluation.summary import summarise
 from memskill_cli.evaluation.task import Plan, Task, Work, evaluation_id, settings_digest
 from memskill_cli.llm.ledger import Ledger
-from memskill_cli.records import Trace
+from memskill_cli.records import Query, Trace
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.training.rollout import World
 
@@ -69,7 +69,7 @@ class Evaluation:
         self._failures = 0
         self._traces = 0  # that are still owed something
         self._cut: list[int] = []  # spans of each of them that was cut so far
-        self._answered: set[str] = set()  # queries; a trace whose machine was lost is asked again
+        self._answered: set[str] = set()  # queries that have a row by now
 
     async def evaluate(self, traces: Sequence[Trace], plan: Plan) -> dict[str, Any]:
         """Read, ask and score what is still owed of ``plan``; the summary, also written to ``summary.json``.
@@ -112,6 +112,7 @@ class Evaluation:
     def _desk(self) -> Desk:
         shelf = self.shelf
         return Desk(
+            owed=self._without_row,
             cut=self._has_spans,
             advance=lambda: self.watcher.span(),
             remembered=self._remembered,
@@ -123,6 +124,9 @@ class Evaluation:
             write_notes=shelf.write_notes,
         )
 
+    async def _without_row(self, queries: Sequence[Query]) -> list[Query]:
+        return [query for query in queries if query.query_id not in self._answered]
+
     def _has_spans(self, count: int) -> None:
         self._cut.append(count)
         if count:
@@ -132,6 +136,8 @@ class Evaluation:
         files.append_line(self.sizes, {"trace_id": trace_id, "memories": size, **counts})
 
     async def _has_answer(self, row: Row, error: ModelError | None) -> None:
+        if row["query_id"] in self._answered:  # by the last words of a machine that was lost
+            return
         if error is None:
             self._failures = 0
         else:
@@ -151,10 +157,9 @@ class Evaluation:
             raise error
 
     def _record(self, row: Row) -> None:
-        if row["query_id"] not in self._answered:
-            self._answered.add(row["query_id"])
-            files.append_line(self.results, row)
-            self.watcher.query()
+        self._answered.add(row["query_id"])
+        files.append_line(self.results, row)
+        self.watcher.query()
 
     def _numbers(self, rows: list[Row]) -> dict[str, Any]:
         how = {"resamples": self.settings.eval.bootstrap, "seed": self.settings.seed}

@@ -25,6 +25,8 @@ from memskill_cli.training.rollout import World, ask, expect, with_verdict
 class Desk:
     """Where traces report, and what is kept of them (a :class:`~memskill_cli.evaluation.shelf.Keeper`)."""
 
+    owed: Callable[[Sequence[Query]], Awaitable[list[Query]]]
+    """Which queries have no row yet: those of a trace that is read again, because its machine was lost, may have."""
     cut: Callable[[int], None]
     """A trace has so many spans."""
     advance: Callable[[], None]
@@ -52,6 +54,7 @@ class Sittings:
     @asynccontextmanager
     async def open(self, world: World, desk: Desk) -> AsyncIterator[Method]:
         method = methods.get(self.method)(Site(world, self.settings, self.subject, desk))
+        method.check()  # wherever this is, it may lack a package
         await method.open()
         try:
             yield method
@@ -61,7 +64,7 @@ class Sittings:
 
 async def sit(method: Method, desk: Desk, trace: Trace, queries: Sequence[Query]) -> None:
     """Read one trace and ask ``queries`` of what the method kept, all at once."""
-    world = method.site.world
+    world, queries = method.site.world, await desk.owed(queries)
     spans = await asyncio.to_thread(spans_of, trace, method)
     desk.cut(len(spans))
     if not method.ignores >= RETRIEVAL:

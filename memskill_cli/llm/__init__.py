@@ -12,6 +12,8 @@ import warnings
 from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # its price map comes with it: no download on import
+# OpenAI's SDK turns each message over five times; litellm's own handler, which most of its providers have, does not.
+os.environ.setdefault("EXPERIMENTAL_OPENAI_BASE_LLM_HTTP_HANDLER", "true")
 os.environ["LITELLM_LOG"] = "CRITICAL"  # its logs can carry keys, and some go to stdout
 
 _TALKATIVE = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "httpcore", "openai", "aiohttp")
@@ -28,8 +30,9 @@ def load_litellm() -> Any:
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.disable_aiohttp_transport = True  # its connections complain on stderr when a loop ends; httpx does not
-    # It would search the prices of all its models, twice a call, for why a model that is not among them cost nothing.
-    litellm.litellm_core_utils.litellm_logging.Logging._record_zero_cost_diagnostic = _nothing
+    # Costs are counted in prices.py. litellm would do it, too, and search all its prices for why a call was free.
+    logs = litellm.litellm_core_utils.litellm_logging.Logging
+    logs.response_cost_calculator = logs._response_cost_calculator = _nothing
     litellm.DEFAULT_MAX_RETRIES = 0  # what embeddings take a max_retries of 0 for
     warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)  # they quote malformed replies
     # its logging worker, which has nothing to log, is left behind by each event loop that ends

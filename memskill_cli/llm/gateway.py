@@ -123,15 +123,15 @@ class Gateway:
         ask = _Ask(role, messages, grammar if role in self._embedded else None, max_tokens or self._longest(role))
         if self._cache is None:
             return await self._fetch(ask, parse, settled)
-        key = self._digest(ask)
-        if (found := self._cache.get(key)) and isinstance(read := _read(parse, found.text), _Readable):
+        key, found = self._look_up(ask)
+        if found and isinstance(read := _read(parse, found.text), _Readable):
             self._repeat(role, found, "ok")
             return Reply(read.value, found.text, cached=True)
         if flight := self._flights.get(key):
             text = (await asyncio.shield(flight)).text
             self._repeat(role, Stored(text), "ok")
             return Reply(parse(text), text, cached=True)
-        flight = self._flights[key] = asyncio.create_task(self._fetch(ask, parse, settled))
+        flight = self._flights[key] = asyncio.create_task(self._fetch(ask, parse, settled, (key, found)))
         flight.add_done_callback(lambda task: self._landed(key, task))
         return await asyncio.shield(flight)  # an asker who gives up does not take the others' reply away
 
@@ -166,12 +166,22 @@ class Gateway:
             self._router.close()
         await asyncio.gather(*flights, return_exceptions=True)
 
-    async def _fetch(self, ask: _Ask, parse: Callable[[str], T], settled: bool, anew: bool = False) -> Reply[T]:
-        """The reply to ``ask``, or to the second question when the first reply is unreadable; ``anew``: not cached."""
+    async def _fetch(
+        self,
+        ask: _Ask,
+        parse: Callable[[str], T],
+        settled: bool,
+        known: tuple[str, Stored | None] | None = None,
+        anew: bool = False,
+    ) -> Reply[T]:
+        """The reply to ``ask``, or to the second question when the first reply is unreadable.
+
+        ``known`` is what the cache was found to hold for ``ask``; with ``anew`` it is not asked.
+        """
         first = ask
         while True:
-            key = self._digest(ask) if self._cache else ""
-            found = self._cache.get(key) if self._cache and not anew else None
+            key, found = known or self._look_up(ask, anew)
+            known = None
             call, text = (None, found.text) if found else await self._call(ask)
             outcome = "unreadable"
             try:
@@ -189,6 +199,13 @@ class Gateway:
                     return await self._fetch(first, parse, settled, anew=True)
                 raise read
             ask = replace(ask, messages=[*ask.messages, *_asking_again(text, read)])
+
+    def _look_up(self, ask: _Ask, anew: bool = False) -> tuple[str, Stored | None]:
+        """A question's name in the cache, and what is stored there; "" and None without a cache."""
+        if self._cache is None:
+            return "", None
+        key = self._digest(ask)
+        return key, None if anew else self._cache.get(key)
 
     async def _call(self, ask: _Ask) -> tuple[Call, str]:
         params: dict[str, Any] = {"temperature": self._models.temperature, "max_tokens": ask.max_tokens}

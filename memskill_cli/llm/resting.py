@@ -109,7 +109,7 @@ class RestingRouter(litellm.Router):  # type: ignore[name-defined]
             return False
         if status != 429:
             self._retire(name, str(status))
-        elif "insufficient_quota" in str(getattr(error, "body", "")):
+        elif "insufficient_quota" in f"{error} {getattr(error, 'body', '')}":
             self._retire(name, "no quota left")
         else:
             self._rest(name, retry_after(error))
