@@ -84,15 +84,13 @@ def connected(how: RayConfig, notice: Callable[[str], None]) -> Iterator[Cluster
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     with ExitStack() as stack:
-        mark = {}
         if address is None:
             folder = stack.enter_context(_folder())
             options |= {"include_dashboard": False, "object_store_memory": _OBJECTS, "_temp_dir": folder}
-            mark = {warden.MARK: folder}
         else:
             notice(f"connecting to the Ray cluster at {address}")
             _knock(address)
-        with _discreet(mark):
+        with _discreet():
             try:
                 ray.init(address=address or "local", **options)
             except Exception as error:
@@ -130,11 +128,8 @@ def _unreachable(address: str, why: str) -> RunError:
 
 
 @contextmanager
-def _discreet(mark: dict[str, str]) -> Iterator[None]:
-    """What Ray would take over, pass on or say. (Three functions of 2.60 have to be replaced for that.)
-
-    ``mark`` is what the environment of its processes has besides.
-    """
+def _discreet() -> Iterator[None]:
+    """What Ray would take over, pass on or say. (Three functions of 2.60 have to be replaced for that.)"""
     import ray._private.utils
     import ray._private.worker
 
@@ -145,15 +140,12 @@ def _discreet(mark: dict[str, str]) -> Iterator[None]:
     hidden = {name: value for name, value in os.environ.items() if _is_secret(name, value)}
     for name in hidden:
         del os.environ[name]
-    os.environ |= mark
     # What it starts is to live on when our terminal closes, as long as we do.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for name in mark:
-            del os.environ[name]
         os.environ.update(hidden)
 
 

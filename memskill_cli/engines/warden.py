@@ -1,7 +1,8 @@
 """Waits for the process that started a Ray cluster of its own to end, however it does, and takes down what is left.
 
 Ray's servers end with it; their helpers may outlive them for minutes. Run as a program, so that it outlives its parent:
-it knows by its standard input when that has ended. All that belongs to the cluster has :data:`MARK` in its environment.
+it knows by its standard input when that has ended, or has no use for the cluster any more. What belongs to the cluster
+is known by the files it has open: all of it writes logs in the cluster's folder, which is new and ours alone.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-MARK = "MEMSKILL_RAY_FOLDER"
 _TRIES = 20
 
 
-def clean(folder: str) -> None:
-    """Kill every process of the cluster whose files are in ``folder``, then delete those."""
+def clean(folder: str, user: int) -> None:
+    """Kill every process of the cluster whose files are in ``folder``, save its ``user``, then delete those."""
     for _ in range(_TRIES):
-        left = marked(folder)
+        left = [pid for pid in members(folder) if pid != user]
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -31,18 +31,25 @@ def clean(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def marked(folder: str) -> list[int]:
+def members(folder: str) -> list[int]:
     """Processes of the cluster, where the system tells of them (Linux)."""
-    mark, found = f"{MARK}={folder}".encode(), []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended, or is not ours
-            if int(entry.name) != os.getpid() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-    return found
+    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _has_open(entry, f"{folder}/")]
+
+
+def _has_open(process: Path, folder: str) -> bool:
+    try:
+        for file in (process / "fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                if os.readlink(file).startswith(folder):
+                    return True
+    except OSError:  # it has ended, or is not ours
+        pass
+    return False
 
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    parent = os.getppid()
     sys.stdin.read()
-    clean(sys.argv[1])
+    clean(sys.argv[1], parent)
