@@ -1,6 +1,6 @@
 """The whole program against its floor: what an evaluation and a training take beyond waiting for models.
 
-    .venv/bin/python benchmarks/pipeline.py [--quick] [--source locomo10.json]
+    .venv/bin/python benchmarks/pipeline.py [--quick] [--source locomo10.json] [--rounds N]
 
 The commands run as a user runs them, each in a process of its own with empty caches, against rule-made models behind
 HTTP in another process: at 0.2 s a call (a hosted model) and at 0 s (what the program itself costs). Compared:
@@ -252,6 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the sample only, once")
     parser.add_argument("--source", type=Path, default=REAL, help="the real locomo10.json, where it is")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
     options = parser.parse_args()
     rows, summary, pictured = [], [], {}
     with tempfile.TemporaryDirectory() as name:
@@ -260,7 +261,7 @@ def main() -> None:
             data = prepared(Path(name) / "real", "--source", str(options.source))
             loads += [evaluation("eval of real LoCoMo test", data, 512), training("training on real LoCoMo", data)]
         for load in loads:
-            row, lines, pictured[load.name] = measure(load, 1 if options.quick else 3)
+            row, lines, pictured[load.name] = measure(load, 1 if options.quick else options.rounds)
             rows, summary = [*rows, row], [*summary, *lines]
         shares = prefix_share(loads[min(1, len(loads) - 1)])
     summary += [Measure(f"prompt prefix shared: {role}", 100 * share, "%") for role, share in sorted(shares.items())]

@@ -40,7 +40,10 @@ def safe(text: str) -> str:
     from rich.markup import escape
 
     shown = "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
-    return escape(shown)
+    body = shown.rstrip("\\")
+    last = len(shown) - len(body)
+    # Backslashes count double before markup and single before none, so that there must be some after them.
+    return escape(body) + ("\\\\" * last + "[none][/none]" if last else "")
 
 
 def percent(value: float | None) -> str:

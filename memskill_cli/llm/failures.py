@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 
@@ -68,4 +69,15 @@ def _detail(error: BaseException, clean: Callable[[str], str]) -> str:
     after = r"\n\nLiteLLM: |\s*Traceback \(most recent| ?\bmodel=\S+ context_window_fallbacks="
     text = re.split(after, clean(str(error)))[0]
     text = re.sub(r"^(?:(?:(?:litellm\.)?[A-Z]\w*(?:Error|Exception|Timeout)\b:?|LiteLLM:)[ -]*)+", "", text)
-    return " ".join(text.split()) or type(error).__name__
+    return " ".join(_message(text).split()) or type(error).__name__
+
+
+def _message(text: str) -> str:
+    """The message in a server's JSON, if that is what its words are."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    told = body.get("error", body) if isinstance(body, dict) else body
+    message = told.get("message") if isinstance(told, dict) else told
+    return message if isinstance(message, str) else text

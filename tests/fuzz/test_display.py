@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console as RichConsole
 from rich.table import Table
@@ -56,12 +56,15 @@ def test_a_word_between_colons_is_no_picture(capsys: pytest.CaptureFixture[str])
 
 
 @settings(deadline=None)
-@given(WILD)
-def test_what_is_shown_is_what_was_said(text: str) -> None:
+@given(WILD, st.sampled_from(["{}", "[bold]{}[/bold]"]))
+@example("\\", "[bold]{}[/bold]")
+@example("\\\\", "[bold]{}[/bold]")
+@example("\\\\\\", "{}")
+def test_what_is_shown_is_what_was_said(text: str, around: str) -> None:
     """Markup, emoji codes and backslashes come out as they went in (but for rich, which swallows one before a "[")."""
     plain = RichConsole(width=10_000, highlight=False, emoji=False)
     with plain.capture() as captured:
-        plain.print(f"[bold]{safe(text)}[/bold]", soft_wrap=True)
+        plain.print(around.format(safe(text)), soft_wrap=True)
     wanted = "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
     shown, wanted = (said.expandtabs().replace("\\[", "[") for said in (captured.get(), f"{wanted}\n"))
     assert shown == wanted

@@ -14,7 +14,8 @@ from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.training.launch import agree
 
 FREE = {
-    *("preset", "tracker", "limits.concurrency", "limits.max_cost"),
+    *("preset", "tracker", "engine", "limits.concurrency", "limits.max_cost"),
+    *("ray.address", "ray.workers", "ray.encoders"),
     *("models.api_base", "models.timeout", "models.retries"),
     *("train.outer_epochs", "train.keep_checkpoints", "alfworld.workers", "alfworld.deadline"),
 }
