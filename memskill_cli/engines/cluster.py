@@ -24,7 +24,7 @@ from memskill_cli.memory.encoder_models import Encoder
 from memskill_cli.redaction import bare, names_secret
 
 _log = logging.getLogger(__name__)
-INSTALL = 'pip install "memskill[ray]"'
+INSTALL = 'pip install "memskill[ray]"   (or --engine local, which gives the same results)'
 _OF_OTHERS = ("HF_TOKEN", "RAY_")  # what encoders from the Hub, and Ray itself, cannot do without
 _OBJECTS = 512 * 2**20  # bytes of shared memory for a cluster of our own: controllers and episodes are small
 

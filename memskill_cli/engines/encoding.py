@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ class Hosts:
     """``count`` actors, each of which may load any encoder, on ``gpus`` GPUs (0: on CPUs).
 
     A host that is lost leaves its part to the others; when none is left, all are asked for anew. ``notice`` is told
-    when the cluster lets us wait. Used by one thread at a time for each encoder.
+    when the cluster lets us wait. Safe to use from several threads.
     """
 
     def __init__(self, count: int, gpus: int, notice: Callable[[str], None]) -> None:
@@ -34,6 +35,7 @@ class Hosts:
         self._kind = actor.options(scheduling_strategy="SPREAD")
         self._wanted, self._notice = count, notice
         self._turns = itertools.count()
+        self._lock = threading.Lock()
         self.hosts: list[Any] = []
         self._fill()
 
@@ -66,8 +68,16 @@ class Hosts:
         raise EncoderError("no encoder comes up on the Ray cluster", hint="see ray status")
 
     def _fill(self) -> None:
-        if not self.hosts:
-            self.hosts = [self._kind.remote() for _ in range(self._wanted)]
+        with self._lock:
+            if not self.hosts:
+                self.hosts = [self._kind.remote() for _ in range(self._wanted)]
+
+    def _drop(self, host: Any) -> None:
+        with self._lock:
+            if host not in self.hosts:
+                return
+            self.hosts.remove(host)
+        self._notice("an encoder on the Ray cluster is lost; the others do its part")
 
     def _result(self, host: Any, promised: Any) -> Any:
         """What was promised, or None if its host is lost."""
@@ -91,9 +101,7 @@ class Hosts:
                     raise error.cause from None
                 raise EncoderError(f"encoding on the cluster failed: {one_line(error)}") from None
             except ray.exceptions.RayError:
-                if host in self.hosts:
-                    self.hosts.remove(host)
-                    self._notice("an encoder on the Ray cluster is lost; the others do its part")
+                self._drop(host)
                 return None
 
 

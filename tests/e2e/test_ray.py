@@ -54,13 +54,13 @@ class Nodes:
     def add(self, cpus: int) -> None:
         """One more node, the head first."""
         head = ["--head", "--port", "0", "--temp-dir", self.folder, "--include-dashboard=false"]
-        before = {*_pids("raylet"), *_pids("gcs_server")}
+        before = {*_pids("raylet", self.folder)}
         command = [Path(sys.executable).with_name("ray"), "start", "--num-cpus", str(cpus), "--disable-usage-stats"]
         command += ["--object-store-memory", "100000000", *(["--address", self.address] if self.address else head)]
         done = subprocess.run(command, env=self.environ, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        self.raylets += set(_pids("raylet")) - before
-        self.stores += set(_pids("gcs_server")) - before
+        self.raylets += set(_pids("raylet", self.folder)) - before
+        self.stores = _pids("gcs_server", self.folder)
         if not self.address:
             self.address = done.stdout.partition("--address='")[2].partition("'")[0]
 
@@ -75,15 +75,16 @@ class Nodes:
         return sum(_parent(pid) == raylet for pid in _pids("ray::Worker"))
 
 
-def _pids(name: str) -> list[int]:
-    """Processes whose command begins with ``name`` (its last part, of a path)."""
+def _pids(name: str, among: str = "") -> list[int]:
+    """Processes whose command begins with ``name`` (its last part, of a path) and has ``among`` in it."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            first = (entry / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+            line = (entry / "cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if first.startswith(name) or first.rpartition("/")[2] == name:
+        first = line.partition("\0")[0]
+        if among in line and (first.startswith(name) or first.rpartition("/")[2] == name):
             found.append(int(entry.name))
     return found
 
@@ -181,7 +182,8 @@ def test_a_node_that_is_killed_costs_nothing(new_home: Callable[[], Home], nodes
         expected = texts(server.requests)
     home = new_home()
     with ScriptedServer(latency=0.3) as server:
-        command_line = tiny(server.url, *flags, *RAY, "--ray-address", nodes.address)
+        there = [*RAY, "--ray-address", nodes.address, "--set", "ray.workers=4"]  # one for each trace
+        command_line = tiny(server.url, *flags, *there)
         with running(home, "train", *command_line) as command:
             command.until(lambda: len(server.requests) > 12)
             killed = max(nodes.raylets[1:], key=nodes.jobs)

@@ -35,13 +35,13 @@ class Told:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Told]:
-    from ray import cloudpickle
-
     from memskill_cli.engines.cluster import connected
 
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers can't import it
     notices: list[str] = []
     with connected(RayConfig(workers=2), notices.append) as opened:
+        from ray import cloudpickle
+
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers can't import it
         yield Told(notices, opened)
 
 
