@@ -224,12 +224,12 @@ class Gateway:
             if self._cache:
                 await asyncio.to_thread(self._cache.put, key, text, orjson.dumps(bill).decode())
         finally:
-            self._ledger.enter(bill)
+            self._ledger.write(bill)
 
     def _repeat(self, role: Role, found: Stored, outcome: str) -> None:
         """Count a reply that costs nothing; or the call that got it, if it was killed before its line was written."""
         if found.bill and self._ledger.lost(bill := orjson.loads(found.bill)):
-            self._ledger.enter(bill)
+            self._ledger.restore(bill)
         else:
             self._ledger.record(Call(role, self._groups[role][0].model, "", outcome, cached=True))
 

@@ -6,11 +6,13 @@ killed between the two leaves a reply whose line can be written late (:meth:`Led
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from typing import Any
 from memskill_cli.errors import BudgetExceededError, RunError
 from memskill_cli.files import append_line, read_jsonl
 from memskill_cli.records import Usage
+
+_LOOK = 0.05
+"""Seconds after which a call that waits for room in the budget looks again."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Ledger:
         self.path = path
         self.owner = owner
         self.max_cost = max_cost
+        self._lock = threading.Lock()  # encoders that are called live in a thread of their own
         self.rescope(scope)
 
     def rescope(self, scope: str) -> None:
@@ -65,6 +71,7 @@ class Ledger:
         self.spent = 0.0
         """US dollars, as far as prices are known."""
         self._reserved = 0.0
+        self._flying = 0
         self._sums: Counter[str] = Counter()
         self._roles: Counter[str] = Counter()
         self._dearest: defaultdict[str, float] = defaultdict(float)  # by role, US dollars of one call
@@ -75,12 +82,14 @@ class Ledger:
 
     def record(self, call: Call) -> None:
         """Count a call and write its line."""
-        self.enter(self.bill(call))
+        self.write(self.bill(call))
 
     def bill(self, call: Call) -> Bill:
-        """The line of a call, not yet counted or written."""
+        """Count a call; its line, not yet written. Nothing is awaited between a reply and its bill: a budget that
+        looked meanwhile would see the call neither in flight nor paid for."""
         name = "" if call.cached else secrets.token_hex(8)
         row = {"time": round(time.time(), 3), "scope": self.scope, "id": name, **asdict(call)}
+        self._add(row)
         return row | {"owner": self.owner}
 
     def lost(self, bill: Bill) -> bool:
@@ -88,10 +97,14 @@ class Ledger:
         ours = bool(self.owner) and (bill.get("owner"), bill.get("scope")) == (self.owner, self.scope)
         return ours and bill.get("id") not in self._ids
 
-    def enter(self, bill: Bill) -> None:
-        """Count a bill and write its line."""
+    def restore(self, bill: Bill) -> None:
+        """Count a lost bill and write its line."""
+        self._add(bill)
+        self.write(bill)
+
+    def write(self, bill: Bill) -> None:
+        """Write the line of a bill."""
         row = {name: value for name, value in bill.items() if name != "owner"}
-        self._add(row)
         if self.path is None:
             return
         try:
@@ -115,26 +128,42 @@ class Ledger:
             by_role=dict(self._roles),
         )
 
-    @contextmanager
-    def reserve(self, role: str, floor: float) -> Iterator[None]:
-        """Room in the budget for one call, or BudgetExceededError.
+    @asynccontextmanager
+    async def reserve(self, role: str, floor: float, ceiling: float) -> AsyncIterator[None]:
+        """Room in the budget for one call that costs ``floor`` to ``ceiling`` US dollars, or BudgetExceededError.
 
-        A call is taken to cost what the dearest call of its role did, or ``floor`` (US dollars) if that is more. What
-        is in flight counts, so the limit can be passed only by as much as calls in flight outdo their estimate.
+        Calls are made at once while the budget would bear the ceiling of each. Near the limit a call waits for those
+        in flight; alone, it is taken to cost what the dearest call of its role did, or its floor if that is more. So
+        the limit is passed by no more than one call can outdo its estimate.
         """
-        estimate = max(floor, self._dearest[role])
-        if self.max_cost and self.spent + self._reserved + estimate > self.max_cost:
+        # Looks instead of waiting for an event: encoders' calls end in another thread's loop.
+        while self.max_cost and self._flying and not self._bears(ceiling):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
+        room = ceiling if self._bears(ceiling) else max(floor, self._dearest[role])
+        if not self._bears(room):
             raise BudgetExceededError(
                 f"the budget of ${self.max_cost:g} is used up (${self.spent:.4f} spent on {self.scope})",
                 hint="go on with a higher --max-cost; nothing is paid for twice",
             )
-        self._reserved += estimate
+        self._hold(1, room)
         try:
             yield
         finally:
-            self._reserved -= estimate
+            self._hold(-1, -room)
+
+    def _bears(self, more: float) -> bool:
+        return not self.max_cost or self.spent + self._reserved + more <= self.max_cost
+
+    def _hold(self, calls: int, usd: float) -> None:
+        with self._lock:
+            self._flying += calls
+            self._reserved = self._reserved + usd if self._flying else 0.0  # no rest of rounding
 
     def _add(self, row: dict[str, Any]) -> None:
+        with self._lock:
+            self._count(row)
+
+    def _count(self, row: dict[str, Any]) -> None:
         if name := row.get("id"):
             self._ids.add(name)
         self._sums["calls"] += 1

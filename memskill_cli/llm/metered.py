@@ -62,9 +62,10 @@ class MeteredRouter:
         ``characters`` is the length of what is asked. Raises what :meth:`Gateway.ask` raises.
         """
         start = time.monotonic()
-        floor = max(self._prices[id(d)].floor(characters) for d in self._groups[purpose])
+        ranges = [self._prices[id(d)].range(characters, params.get("max_tokens", 0)) for d in self._groups[purpose]]
+        floor, ceiling = map(max, zip(*ranges, strict=True))
         try:
-            with self._ledger.reserve(purpose, floor):
+            async with self._ledger.reserve(purpose, floor, ceiling):
                 reply = await getattr(self._router, kind)(model=purpose, metadata={}, **params)
         except BudgetExceededError:
             raise

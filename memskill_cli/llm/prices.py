@@ -24,11 +24,13 @@ class Price:
         given = {name: deployment.params[name] for name in _CUSTOM if name in deployment.params}
         self._custom = {name: given.get(name, 0.0) for name in _CUSTOM} if given else None
         self.known = bool(self._free or self._custom or _listed(deployment.model))
-        self._prompt_token = self._of_prompt_token() if self.known and not self._free else 0.0
+        self._prompt_token, self._token = self._of_tokens() if self.known and not self._free else (0.0, 0.0)
 
-    def floor(self, characters: int) -> float:
-        """US dollars that a prompt of so many characters costs, roughly, before anything is answered."""
-        return self._prompt_token * characters / 4
+    def range(self, characters: int, tokens: int) -> tuple[float, float]:
+        """US dollars that a prompt of so many characters costs, roughly: with no reply, and with one of all
+        ``tokens``."""
+        floor = self._prompt_token * characters / 4
+        return floor, floor + self._token * tokens
 
     def bill(self, role: str, reply: Any, seconds: float, outcome: str = "ok") -> Call:
         """The ledger's entry for a reply of litellm's (completion or embedding)."""
@@ -53,9 +55,11 @@ class Price:
         cost = load_litellm().completion_cost
         return max(0.0, float(cost(reply, model=self._deployment.model, custom_cost_per_token=self._custom)))
 
-    def _of_prompt_token(self) -> float:
+    def _of_tokens(self) -> tuple[float, float]:
+        """US dollars of a token that is asked, and of one that is answered."""
         cost = load_litellm().cost_per_token
-        return float(cost(self._deployment.model, 1000, 0, custom_cost_per_token=self._custom)[0]) / 1000
+        asked, answered = cost(self._deployment.model, 1000, 1000, custom_cost_per_token=self._custom)
+        return float(asked) / 1000, float(answered) / 1000
 
 
 def _count(tokens: Any) -> int:

@@ -212,7 +212,7 @@ def test_workers_share_one_bound_one_budget_and_the_rests_of_keys(new_home: Call
         assert server.max_in_flight == 3
         assert {request.key for request in server.requests} == set(keys)
     bills = [float(str(row["usd"] or 0)) for row in usage(home.path / "runs" / "a")]
-    assert 0.002 < sum(bills) < 0.004 + 3 * max(bills), "calls in flight may cost more than they were taken to"
+    assert 0.002 < sum(bills) < 0.004 + max(bills), "one call may cost more than it was taken to"
 
 
 def test_no_secret_goes_to_the_cluster(new_home: Callable[[], Home]) -> None:

@@ -275,8 +275,9 @@ def test_the_budget_stops_a_run_that_goes_on_with_more(prepared: Home) -> None:
         assert "Traceback" not in done.err
         run = Run(prepared.path / "runs" / "m")
         assert run.status == "paused"
-        paid = sum(row["usd"] for row in run.usage)
-        assert 0 < paid <= 1.1 * limit, "calls in flight may cost a little more than any before"
+        bills = [row["usd"] for row in run.usage]
+        paid = sum(bills)
+        assert limit - 2 * max(bills) < paid < limit + max(bills), "one call may cost more than any before"
         asked = len(server.requests)
         more = prepared.memskill("train", "--run", "m", "--resume", "--max-cost", "1", "--json")
         assert more.code == 0, more.err

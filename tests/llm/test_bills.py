@@ -49,7 +49,7 @@ def mumble(request: Request) -> str:
 def lose_the_line_of(bench: Bench, url: str, text: str) -> None:
     """The reply to ``text`` is stored, and the process dies before its line is written."""
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
-        patch.setattr(Ledger, "enter", _die)
+        patch.setattr(Ledger, "write", _die)
         bench.ask(url, text, cache=True)
 
 
@@ -146,7 +146,7 @@ def mortal(do):
 if place == "before the reply is stored":
     ResponseCache.put = mortal(ResponseCache.put)
 else:
-    Ledger.enter = mortal(Ledger.enter)
+    Ledger.write = mortal(Ledger.write)
 
 async def main():
     ledger = Ledger(folder / "usage.jsonl", scope="test", max_cost=0, owner="run of today")

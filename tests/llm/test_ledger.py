@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,18 +46,44 @@ def test_it_goes_on_where_it_was_left_in_its_own_scope(tmp_path: Path) -> None:
     assert Ledger(file, scope="train", max_cost=0).usage().calls == 2
 
 
-def test_the_budget_counts_what_is_in_flight() -> None:
-    ledger = Ledger(None, scope="train", max_cost=1.0)
-    ledger.record(PAID)
-    with ledger.reserve("answer", 0.0), ledger.reserve("answer", 0.0):  # as dear as the one before: 0.25 each
-        with ledger.reserve("judge", 0.2):
-            pass
-        with ledger.reserve("answer", 0.0), pytest.raises(BudgetExceededError) as caught:
-            ledger.reserve("judge", 0.01).__enter__()
-    assert caught.value.exit_code == 3
-    assert "$1" in str(caught.value)
-    with ledger.reserve("answer", 0.7):  # what was reserved is free again
-        pass
+def test_near_the_limit_of_the_budget_calls_go_one_after_another() -> None:
+    ledger, begun = Ledger(None, scope="train", max_cost=10), []
+
+    async def call(name: str, usd: float) -> None:
+        async with ledger.reserve("answer", 0, ceiling=3):
+            begun.append(name)
+            await asyncio.sleep(0)
+        ledger.record(replace(PAID, usd=usd))
+
+    async def near_the_limit() -> None:
+        async with ledger.reserve("judge", 0, ceiling=3):
+            waiting = [asyncio.create_task(call(name, 2)) for name in "abcd"]
+            await asyncio.sleep(0)
+            assert begun == ["a", "b"], "9 are reserved"
+            await asyncio.sleep(0.2)
+            assert begun == ["a", "b", "c"], "6 are spent and 3 reserved"
+        await asyncio.gather(*waiting)
+        assert ledger.spent == 8
+        await call("e", 3)  # no room for its ceiling, but for as much as the dearest before it
+        with pytest.raises(BudgetExceededError) as caught:
+            await call("f", 2)
+        assert caught.value.exit_code == 3
+        assert "$10 is used up ($11" in str(caught.value)
+
+    asyncio.run(near_the_limit())
+    assert begun == list("abcde")
+
+
+def test_a_call_counts_as_soon_as_its_bill_is_made(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "usage.jsonl", scope="s", max_cost=1.0, owner="me")
+    bill = ledger.bill(PAID)
+    assert ledger.spent == PAID.usd
+    assert not ledger.lost(bill)
+    ledger.write(bill)
+    assert ledger.spent == PAID.usd
+    again = Ledger(tmp_path / "usage.jsonl", scope="s", max_cost=1.0, owner="me")
+    assert again.spent == PAID.usd
+    assert Ledger(None, scope="s", max_cost=1.0, owner="me").lost(bill)
 
 
 def test_an_unknown_price_counts_as_nothing(tmp_path: Path) -> None:
