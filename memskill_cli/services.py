@@ -111,6 +111,7 @@ async def services(
             "using the embedded model, a small one for demonstrations (Qwen2.5-Coder-1.5B); "
             "choose another with --model, for example: --model openai/gpt-4o-mini"
         )
+    from memskill_cli.llm.connections import close_connections
     from memskill_cli.llm.embedded import register  # imports litellm
 
     keys = KeyRing.collect(access.api_keys, access.keys_file)
@@ -120,6 +121,7 @@ async def services(
         cluster = stack.enter_context(_cluster(settings, notice))
         cache = stack.enter_context(closing(ResponseCache(access.cache, notice=notice)))
         spaces = _spaces(settings, access, keys, ledger, notice, stack, cluster)
+        stack.push_async_callback(close_connections)
         gateway = Gateway(settings.models, settings.limits, keys=keys, ledger=ledger, cache=cache, notice=notice)
         stack.push_async_callback(lambda: stopping.to_the_end(gateway.aclose()))
         stack.enter_context(stopping.first(gateway.hold))

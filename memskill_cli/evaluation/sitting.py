@@ -77,6 +77,8 @@ async def sit(method: Method, desk: Desk, trace: Trace, queries: Sequence[Query]
         return
     await desk.remembered(trace.trace_id, memory.size, dict(memory.counts))
     await asyncio.gather(*(_query(method, desk, memory, query) for query in queries))
+    if memory.keep is not None:
+        await memory.keep()
 
 
 def spans_of(trace: Trace, method: Method) -> list[Span]:

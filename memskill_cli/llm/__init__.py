@@ -29,17 +29,22 @@ def load_litellm() -> Any:
     transport.install()
     litellm.telemetry = False
     litellm.suppress_debug_info = True
-    litellm.disable_aiohttp_transport = True  # its connections complain on stderr when a loop ends; httpx does not
+    litellm.disable_aiohttp_transport = True  # the transport above is in its place
     # Costs are counted in prices.py. litellm would do it, too, and search all its prices for why a call was free.
     logs = litellm.litellm_core_utils.litellm_logging.Logging
     logs.response_cost_calculator = logs._response_cost_calculator = _nothing
     litellm.DEFAULT_MAX_RETRIES = 0  # what embeddings take a max_retries of 0 for
     warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)  # they quote malformed replies
-    # its logging worker, which has nothing to log, is left behind by each event loop that ends
-    logging.getLogger("asyncio").addFilter(lambda record: "LoggingWorker" not in record.getMessage())
+    logging.getLogger("asyncio").addFilter(lambda record: not _left_behind(record.getMessage()))
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return litellm
+
+
+def _left_behind(complaint: str) -> bool:
+    """Whether asyncio complains of what litellm leaves to an event loop that ends: a worker that has nothing to log,
+    connections that go with the loop."""
+    return any(name in complaint for name in ("LoggingWorker", "Unclosed client session", "Unclosed connector"))
 
 
 def _nothing(*_: Any, **__: Any) -> None:

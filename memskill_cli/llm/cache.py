@@ -30,7 +30,7 @@ class Stored(NamedTuple):
 class ResponseCache:
     """One SQLite file, ``<folder>/responses.sqlite``, which several processes may use at once.
 
-    :meth:`get` costs some 20 µs. :meth:`put` may wait for the disk or for another process: call it in a thread.
+    :meth:`get` costs some 20 µs, :meth:`put` 100 and, once in a thousand, a wait for the disk.
     A damaged file is set aside and a new one begun; a disk that takes no more costs the caching, not the run; of
     both ``notice`` is told. ModelError if the file cannot be opened at all.
     """

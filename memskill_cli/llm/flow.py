@@ -10,6 +10,8 @@ Roles that have the same keys learn together, others apart: a judge whose key is
 What has the longest way to go is sent first. The calls of a trace are a chain, so one executor call that waits behind
 five hundred answers delays all that follows it; after an answer comes a judge, after a judge nothing; a designer is
 waited for by everything. Nobody starves: chains end, and a trace whose answers wait keeps the next from beginning.
+A call takes milliseconds of this process before it leaves. So calls leave one by one, each in a turn of the event loop:
+a hundred questions that come at once do not keep a chain's next call waiting for all of them.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class Flow:
         self._ceiling = self._free = ceiling
         self._lanes = {role: shared[lanes[role]] for role in sorted(lanes, key=PRECEDENCE.index)}
         self._waiting: dict[Purpose, deque[asyncio.Future[None]]] = {role: deque() for role in self._lanes}
+        self._admitting = False
 
     @asynccontextmanager
     async def place(self, role: Purpose) -> AsyncIterator[Place]:
@@ -95,7 +98,16 @@ class Flow:
             lane.limit, lane.replies = lane.limit + 1, 0
 
     def _admit(self) -> None:
-        """Give what places there are to those who wait."""
+        """Give what places there are to those who wait, one in each turn of the event loop."""
+        if not self._admitting and self._admit_one():
+            self._admitting = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._admitting = False
+        self._admit()
+
+    def _admit_one(self) -> bool:
         for role, waiting in self._waiting.items():
             lane = self._lanes[role]
             while waiting and self._free and lane.in_flight < lane.limit:
@@ -104,3 +116,5 @@ class Flow:
                     lane.in_flight += 1
                     self._free -= 1
                     turn.set_result(None)
+                    return True
+        return False

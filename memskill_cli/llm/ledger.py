@@ -7,6 +7,7 @@ killed between the two leaves a reply whose line can be written late (:meth:`Led
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import threading
 import time
@@ -62,6 +63,7 @@ class Ledger:
         self.path = path
         self.owner = owner
         self.max_cost = max_cost
+        self._name, self._numbers = secrets.token_hex(6), itertools.count(1)
         self._lock = threading.Lock()  # encoders that are called live in a thread of their own
         self.rescope(scope)
 
@@ -87,7 +89,7 @@ class Ledger:
     def bill(self, call: Call) -> Bill:
         """Count a call; its line, not yet written. Nothing is awaited between a reply and its bill: a budget that
         looked meanwhile would see the call neither in flight nor paid for."""
-        name = "" if call.cached else secrets.token_hex(8)
+        name = "" if call.cached else f"{self._name}{next(self._numbers):x}"
         row = {"time": round(time.time(), 3), "scope": self.scope, "id": name, **asdict(call)}
         self._add(row)
         return row | {"owner": self.owner}

@@ -11,9 +11,10 @@ from typing import Any
 
 import httpx
 
+from memskill_cli.llm.connections import AiohttpTransport
+
 MAX_BYTES = 16 * 2**20
 """Bytes of a reply that are read at most."""
-POOL = 2  # calls at a time to one pool of connections
 
 
 class WireError(httpx.TransportError):
@@ -51,63 +52,41 @@ class BoundedTransport(httpx.AsyncBaseTransport):
 
     Replies are asked for, and taken, uncompressed, since a small one may unpack to anything. Redirects are refused:
     what is sent, keys included, goes to the address that was given and to no other.
-
-    There are as many pools of connections as it takes to have few calls in each: a pool looks at all of its connections
-    at each call, which with 64 of them was a third of what a call costs, and it holds no more than a hundred. A call
-    goes to the first pool with room, so that connections are used again before the server or httpx lets go of them.
     """
 
     def __init__(self, verify: ssl.SSLContext | bool | str = True, **options: Any) -> None:
-        context = verify if isinstance(verify, ssl.SSLContext) else httpx.create_ssl_context(verify=verify)
-        self._options = {"verify": context, **options}
-        self._pools: list[_Pool] = []
+        context = httpx.create_ssl_context(verify=verify, cert=options.get("cert"))
+        through_proxy = options.get("proxy") is not None
+        self._transport = (
+            httpx.AsyncHTTPTransport(verify=context, **options) if through_proxy else AiohttpTransport(context)
+        )
 
     async def aclose(self) -> None:
-        for pool in self._pools:
-            await pool.transport.aclose()
+        await self._transport.aclose()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         wire = _WIRE.get() or Wire()
         request.headers["accept-encoding"] = "identity"
-        pool = self._with_room()
-        pool.calls += 1
         try:
-            response = await pool.transport.handle_async_request(request)
-        except BaseException as error:
-            pool.calls -= 1
-            if not isinstance(error, (httpx.NetworkError, httpx.ProtocolError, httpx.ProxyError)):
-                raise
+            response = await self._transport.handle_async_request(request)
+        except (httpx.NetworkError, httpx.ProtocolError, httpx.ProxyError) as error:
             wire.error = SilentError(f"the connection fails: {error or type(error).__name__}")
             raise wire.error from error
         wire.status = response.status_code
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _Bounded(response.stream, wire, pool)
+        response.stream = _Bounded(response.stream, wire)
         if refusal := _refusal(response):
             await response.aclose()
             wire.error = WireError(refusal)
             raise wire.error
         return response
 
-    def _with_room(self) -> _Pool:
-        for pool in self._pools:
-            if pool.calls < POOL:
-                return pool
-        self._pools.append(_Pool(httpx.AsyncHTTPTransport(**self._options)))
-        return self._pools[-1]
-
-
-@dataclass
-class _Pool:
-    transport: httpx.AsyncHTTPTransport
-    calls: int = 0
-    """Whose replies are not yet read to the end."""
-
 
 class _Bounded(httpx.AsyncByteStream):
     """The bytes of a reply, up to :data:`MAX_BYTES`."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, wire: Wire, pool: _Pool) -> None:
-        self._stream, self._wire, self._pool = stream, wire, pool
+    def __init__(self, stream: httpx.AsyncByteStream, wire: Wire) -> None:
+        self._stream, self._wire = stream, wire
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
@@ -123,7 +102,6 @@ class _Bounded(httpx.AsyncByteStream):
             raise self._wire.error from error
 
     async def aclose(self) -> None:
-        self._pool.calls -= 1
         await self._stream.aclose()
 
 

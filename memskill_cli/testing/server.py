@@ -34,7 +34,8 @@ class ScriptedServer:
     """A model server for one ``with`` block.
 
     ``replies``: a function of the request, or a script for each role (a role without one gets rule-made replies).
-    ``latency``: seconds before each reply. ``keys``: only these are let in (401 for others); None lets anyone in.
+    ``latency``: seconds from a request to its reply, thinking included. ``keys``: only these are let in (401 for
+    others); None lets anyone in.
     ``faults``: asked first; what it returns is played in place of a reply. A function runs on the server's loop, so it
     must be quick; one that raises is answered with 500 and raised again on leaving the block.
 
@@ -155,6 +156,7 @@ class ScriptedServer:
         return request
 
     async def _answer(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        came = time.monotonic()
         try:
             delay = self._latency(request) if callable(self._latency) else self._latency
             reply = self._reply(request)
@@ -162,7 +164,7 @@ class ScriptedServer:
             self._failure = self._failure or error
             delay, reply = 0.0, Fault.server_error(message=f"The script failed: {type(error).__name__}")
         if delay:
-            await asyncio.sleep(delay)
+            await asyncio.sleep(came + delay - time.monotonic())
         if isinstance(reply, Fault):
             return await play(reply, request.key, completion(request, "cut off"), reader, writer)
         return await send(writer, 200, reply)
@@ -196,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
         description="Rule-made models behind an OpenAI-compatible address, for trying memskill without any model.",
     )
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each reply")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds from a request to its reply")
     parser.add_argument("--key", action="append", help="let in only this key (repeatable)")
     parser.add_argument("--log", type=Path, help="append each call, without its key, to this JSON-lines file")
     options = parser.parse_args(arguments)

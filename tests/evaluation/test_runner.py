@@ -11,10 +11,11 @@ import pytest
 
 from memskill_cli.config import load
 from memskill_cli.errors import AuthError, MemskillError, ModelError
+from memskill_cli.evaluation.shelf import Shelf
 from memskill_cli.evaluation.subject import Subject
 from memskill_cli.evaluation.task import Task, evaluation_id, plan
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.memory.store import MemoryStore
+from memskill_cli.memory.store import MemoryStore, StoredBank
 from memskill_cli.records import Query, Trace
 from memskill_cli.testing import rules
 from memskill_cli.testing.server import Fault, Request
@@ -94,6 +95,19 @@ def test_memories_are_kept_under_names_of_their_own(tmp_path: Path) -> None:
         assert sum(len(bank) for bank in banks if bank) == summary["memories"]
         assert MemoryBank.open("Ana", store) is None
     assert {item.history[0].provenance.trace_id for bank in banks if bank for item in bank.items} == {"Ana", "Ben"}
+
+
+def test_questions_do_not_wait_for_a_memory_to_be_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, write = [], Shelf.write_bank
+
+    async def written(shelf: Shelf, trace_id: str, bank: StoredBank) -> None:
+        asked.append([row["query_id"] for row in rig.rows() if row["trace_id"] == trace_id])
+        await write(shelf, trace_id, bank)
+
+    monkeypatch.setattr(Shelf, "write_bank", written)
+    rig = Rig(tmp_path)
+    rig.evaluate()
+    assert sorted(map(len, asked)) == [3, 3], "a trace's memory is written once, after its questions"
 
 
 def test_a_second_try_reads_no_trace_again(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ async def rounds(count: int) -> None:
 
 
 async def settled() -> None:
-    await rounds(6)
+    await rounds(16)  # a place is given in each turn of the loop
 
 
 async def follow(ceiling: int, events: Sequence[tuple[str, Purpose, int]]) -> None:
@@ -140,6 +140,26 @@ async def follow(ceiling: int, events: Sequence[tuple[str, Purpose, int]]) -> No
 def test_in_any_order_of_events_the_rules_are_kept(ceiling: int, events: list[tuple[str, Purpose, int]]) -> None:
     """Never more in flight than the limit, nobody waiting where there is room, precedence, cuts and growth."""
     asyncio.run(follow(ceiling, events))
+
+
+def test_a_chain_does_not_wait_for_all_of_a_crowd() -> None:
+    """Each call that is let out costs the event loop a while: whoever comes next must not find a hundred let out."""
+
+    async def crowd() -> None:
+        flow, answers, executor = Flow(64, LANES), [Call("answer") for _ in range(40)], Call("executor")
+        for call in answers:
+            call.task = asyncio.create_task(call.hold(flow))
+        await rounds(4)
+        executor.task = asyncio.create_task(executor.hold(flow))
+        await rounds(4)
+        assert executor.got
+        assert 0 < sum(bool(call.got) for call in answers) < 10
+        await rounds(60)
+        assert all(call.got for call in answers), "nobody needs to push for that"
+        for call in (*answers, executor):
+            call.cancel()
+
+    asyncio.run(crowd())
 
 
 # --- as servers see it ---

@@ -6,7 +6,7 @@ The harness does everything else: which traces and queries, when, the answer pro
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -47,6 +47,8 @@ class Memory(NamedTuple):
     where nothing is ever cut."""
     counts: Mapping[str, int] = MappingProxyType({})
     """What else is counted of a trace; sums over traces go into the summary."""
+    keep: Callable[[], Awaitable[None]] | None = None
+    """What is still to be written down when its queries have been asked. (It can be made again for nothing.)"""
 
 
 @dataclass(frozen=True)

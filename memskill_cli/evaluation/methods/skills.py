@@ -38,13 +38,13 @@ class Written(Method):
     async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
         stored = await self.site.keeper.read_bank(trace.trace_id)
         bank = MemoryBank(trace.trace_id) if stored is None else MemoryBank.of(stored)
-        if stored is None:
-            await read(self.site.world, spans, self.site.subject.bank, self.chooser(trace), bank, advance)
-            await self.site.keeper.write_bank(trace.trace_id, bank.stored())
-        else:
+        recall = recall_from(bank, self.site.world.spaces, self.site.settings.memory.top_k)
+        if stored is not None:
             for _ in spans:
                 advance()
-        return Memory(recall_from(bank, self.site.world.spaces, self.site.settings.memory.top_k), len(bank))
+            return Memory(recall, len(bank))
+        await read(self.site.world, spans, self.site.subject.bank, self.chooser(trace), bank, advance)
+        return Memory(recall, len(bank), keep=lambda: self.site.keeper.write_bank(trace.trace_id, bank.stored()))
 
 
 class MemSkill(Written):
