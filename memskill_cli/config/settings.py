@@ -46,7 +46,7 @@ class ModelsConfig:
 @dataclass(frozen=True)
 class EncodersConfig:
     """Text encoders: ``minilm``, ``contriever``, ``dpr``, ``dragon``, ``hashing``, a sentence-transformers name or
-    folder, or ``litellm:<model>``."""
+    folder, or ``litellm:<model>``; with ``@bfloat16`` behind it a transformer computes in half the bits."""
 
     state: str = "minilm"
     """Embeds spans, memories and skill descriptions for the controller."""

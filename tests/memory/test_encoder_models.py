@@ -169,3 +169,20 @@ def test_minilm_is_what_sentence_transformers_makes_of_it():
     assert encoder.dim == 384
     again = load_encoder("minilm", cache_dir=None, device="cpu")
     assert np.array_equal(np.concatenate([again.encode([text]) for text in texts[::-1]])[::-1], rows)
+
+
+@pytest.mark.parametrize("kind", ["contriever", "sentence-transformers"])
+def test_half_the_bits_are_nearly_the_same_vectors_under_another_name(bert, tmp_path, kind):
+    spec, texts = (
+        f"contriever:{bert[0]}" if kind == "contriever" else str(bert[0]),
+        ["the cat", "a dog in the house", ""],
+    )
+    whole = load_encoder(spec, cache_dir=tmp_path, device="cpu")
+    short = load_encoder(f"{spec}@bfloat16", cache_dir=tmp_path, device="cpu")
+    rows = short.encode(texts)
+    assert short.encoded == 3, "the cache has none of the other's"
+    assert rows.dtype == np.float32
+    assert not np.array_equal(rows, whole.encode(texts))
+    assert (rows * whole.encode(texts)).sum(axis=1) == pytest.approx(1, abs=0.01)
+    again = load_encoder(f"{spec}@bfloat16", cache_dir=None, device="cpu")
+    assert np.array_equal(np.concatenate([again.encode([text]) for text in texts]), rows)
