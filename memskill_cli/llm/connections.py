@@ -12,7 +12,7 @@ import aiohttp
 import httpx
 from yarl import URL
 
-_Sessions = dict[asyncio.AbstractEventLoop, aiohttp.ClientSession]
+_TRANSPORTS: WeakSet[AiohttpTransport] = WeakSet()
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
@@ -23,7 +23,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        self._sessions: _Sessions = {}
+        self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
         _TRANSPORTS.add(self)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -40,12 +40,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         return httpx.Response(reply.status, headers=reply.raw_headers, stream=_Stream(reply))
 
     async def aclose(self) -> None:
-        here, sessions, self._sessions = asyncio.get_running_loop(), self._sessions, {}
-        for loop, session in sessions.items():
-            if loop is here:
-                await session.close()
-            elif loop.is_running():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(session.close(), loop))
+        if session := self._sessions.pop(asyncio.get_running_loop(), None):
+            await session.close()
 
     def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -61,7 +57,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
 
 async def close_connections() -> None:
-    """Close all there are, in every event loop; who makes a call later opens new ones."""
+    """Close those of the running event loop; who makes a call later opens new ones."""
     for transport in list(_TRANSPORTS):
         await transport.aclose()
 
@@ -77,9 +73,6 @@ class _Stream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._reply.close()  # nothing is done to a connection that was read to its end, and is in the pool again
-
-
-_TRANSPORTS: WeakSet[AiohttpTransport] = WeakSet()
 
 
 @contextmanager

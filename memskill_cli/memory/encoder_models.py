@@ -181,8 +181,8 @@ class LoadedTower:
         import torch
 
         with torch.inference_mode():
-            hidden = [of_text.float() if self._mean else of_text for of_text in self._hidden(texts)]
-            rows = torch.stack([of_text.mean(dim=0) if self._mean else of_text[0] for of_text in hidden])
+            hidden = self._hidden(texts)
+            rows = torch.stack([text.float().mean(dim=0) if self._mean else text[0] for text in hidden])
             if self._project is not None:
                 rows = torch.cat([self._project(row) for row in rows.split(1)])  # one by one, for the last bits' sake
             return rows.float().cpu().numpy()
