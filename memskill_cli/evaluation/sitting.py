@@ -20,6 +20,8 @@ from memskill_cli.memory.store import StoredBank
 from memskill_cli.records import Answer, Query, Span, Trace
 from memskill_cli.training.rollout import World, ask, expect, with_verdict
 
+Answered = Callable[[Row, ModelError | None], Awaitable[None]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Desk:
@@ -33,7 +35,7 @@ class Desk:
     """One of them was read."""
     remembered: Callable[[str, int, Mapping[str, int]], Awaitable[None]]
     """A trace's memory is there: its size, and what else its method counts."""
-    answered: Callable[[Row, ModelError | None], Awaitable[None]]
+    answered: Answered
     """A query's row, and the error it failed with. Raises when there is no use in going on."""
     forgotten: Callable[[Sequence[Row], ModelError], Awaitable[None]]
     """A trace could not be remembered: its queries' rows, and why. Raises likewise."""
@@ -76,9 +78,16 @@ async def sit(method: Method, desk: Desk, trace: Trace, queries: Sequence[Query]
         await desk.forgotten([_row(world, answer, None) for answer in answers], error)
         return
     await desk.remembered(trace.trace_id, memory.size, dict(memory.counts))
-    await asyncio.gather(*(_query(method, desk, memory, query) for query in queries))
-    if memory.keep is not None:
-        await memory.keep()
+    asked = 0
+
+    async def answered(row: Row, failure: ModelError | None) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == len(queries) and memory.keep is not None:
+            await memory.keep()  # before the last row: a trace that has all of them is never read again
+        await desk.answered(row, failure)
+
+    await asyncio.gather(*(_query(method, memory, query, answered) for query in queries))
 
 
 def spans_of(trace: Trace, method: Method) -> list[Span]:
@@ -97,7 +106,7 @@ def spans_of(trace: Trace, method: Method) -> list[Span]:
     )
 
 
-async def _query(method: Method, desk: Desk, memory: Memory, query: Query) -> None:
+async def _query(method: Method, memory: Memory, query: Query, answered: Answered) -> None:
     world = method.site.world
     answer, what, failure = Answer(query, "", (), None), "answer", None
     try:
@@ -106,7 +115,7 @@ async def _query(method: Method, desk: Desk, memory: Memory, query: Query) -> No
             answer = await with_verdict(world, answer, settled=False)  # a row with an error heals
     except ModelError as error:
         failure, answer = error, dataclasses.replace(answer, error=f"{what}: {error.message}")
-    await desk.answered(_row(world, answer, memory), failure)
+    await answered(_row(world, answer, memory), failure)
 
 
 def _row(world: World, answer: Answer, memory: Memory | None) -> Row:

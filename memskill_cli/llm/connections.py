@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from weakref import WeakSet
 
 import aiohttp
@@ -23,7 +24,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+        self.sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
         _TRANSPORTS.add(self)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -40,26 +41,34 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         return httpx.Response(reply.status, headers=reply.raw_headers, stream=_Stream(reply))
 
     async def aclose(self) -> None:
-        if session := self._sessions.pop(asyncio.get_running_loop(), None):
+        if session := self.sessions.pop(asyncio.get_running_loop(), None):
             await session.close()
 
     def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
-        if loop not in self._sessions:
-            self._sessions = {other: session for other, session in self._sessions.items() if not other.is_closed()}
-            self._sessions[loop] = aiohttp.ClientSession(
+        if loop not in self.sessions:
+            self.sessions = {other: session for other, session in self.sessions.items() if not other.is_closed()}
+            self.sessions[loop] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=self._context, limit=0),  # how many calls there are is flow's to say
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 skip_auto_headers=["User-Agent", "Content-Type"],
             )
-        return self._sessions[loop]
+        return self.sessions[loop]
 
 
 async def close_connections() -> None:
     """Close those of the running event loop; who makes a call later opens new ones."""
     for transport in list(_TRANSPORTS):
         await transport.aclose()
+
+
+@atexit.register
+def _hang_up() -> None:
+    """Close what other loops have left open: aiohttp complains of it when the interpreter is half gone."""
+    for session in [session for transport in list(_TRANSPORTS) for session in transport.sessions.values()]:
+        with suppress(RuntimeError):  # its loop is closed
+            asyncio.run(session.close())
 
 
 class _Stream(httpx.AsyncByteStream):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
-import contextlib
 import functools
 import sys
 import threading
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 
 _BATCH = 64
 _COMMANDS = 4
-_FAREWELL = 1.0  # seconds for hanging up when the process ends
 _ROUTERS: dict[Hashable, MeteredRouter] = {}  # of the last few commands of this process (there is one, but in tests)
 
 
@@ -57,15 +54,7 @@ def _background() -> asyncio.AbstractEventLoop:
     """The one loop of all encoding. litellm keeps connections for each loop: a new loop a call would leak them."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="embeddings", daemon=True).start()
-    atexit.register(_hang_up, loop)
     return loop
-
-
-def _hang_up(loop: asyncio.AbstractEventLoop) -> None:
-    from memskill_cli.llm.connections import close_connections
-
-    with contextlib.suppress(TimeoutError):
-        asyncio.run_coroutine_threadsafe(close_connections(), loop).result(_FAREWELL)
 
 
 async def _embed(

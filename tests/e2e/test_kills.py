@@ -141,13 +141,13 @@ def test_an_evaluation_killed_many_times_ends_as_if_undisturbed(settle: Settle) 
     assert done.code == 0, done.err
     for faults in (
         "kill before replace untrained/run.json",
+        "kill before call memskill_cli.llm.cache:ResponseCache.put 3",
+        "kill half write usage.jsonl 4",
+        "kill half write results.jsonl 2",
+        "kill after write results.jsonl 2",
         "kill before call memskill_cli.memory.store:MemoryStore.write 1",
         "kill before call memskill_cli.memory.store:MemoryStore._fill 2",
         "kill after call memskill_cli.memory.store:MemoryStore.write 1",
-        "kill half write results.jsonl 2",
-        "kill after write results.jsonl 2",
-        "kill before call memskill_cli.llm.cache:ResponseCache.put 3",
-        "kill half write usage.jsonl 4",
         "kill before replace results.jsonl 1",
         "kill before replace summary.json 1",
         "kill half write tries.jsonl 1",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from memskill_cli.config import load
-from memskill_cli.errors import AuthError, MemskillError, ModelError
+from memskill_cli.errors import AuthError, MemoryBankError, MemskillError, ModelError
 from memskill_cli.evaluation.shelf import Shelf
 from memskill_cli.evaluation.subject import Subject
 from memskill_cli.evaluation.task import Task, evaluation_id, plan
@@ -107,7 +107,26 @@ def test_questions_do_not_wait_for_a_memory_to_be_written_down(tmp_path: Path, m
     monkeypatch.setattr(Shelf, "write_bank", written)
     rig = Rig(tmp_path)
     rig.evaluate()
-    assert sorted(map(len, asked)) == [3, 3], "a trace's memory is written once, after its questions"
+    assert sorted(map(len, asked)) == [2, 2], "a trace's memory is written once, after its questions"
+
+
+def test_a_trace_has_all_its_rows_only_when_its_memory_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(shelf: Shelf, trace_id: str, bank: StoredBank) -> None:
+        raise MemoryBankError("the disk is full")
+
+    rig = Rig(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Shelf, "write_bank", full)
+        with pytest.raises(MemoryBankError):
+            rig.evaluate()
+    assert len(rig.rows()) <= 4, "at least one of each trace's three is owed"
+    summary = rig.evaluate()
+    with MemoryStore(rig.run.memory / rig.id) as store:
+        banks = [store.read(f"r@{rig.run.manifest().created}/{rig.id}/{name}") for name in ("Ana", "Ben")]
+    assert sum(len(bank.items) for bank in banks if bank) == summary["memories"] > 0
+    assert len(rig.rows()) == 6
 
 
 def test_a_second_try_reads_no_trace_again(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Memory(NamedTuple):
     counts: Mapping[str, int] = MappingProxyType({})
     """What else is counted of a trace; sums over traces go into the summary."""
     keep: Callable[[], Awaitable[None]] | None = None
-    """What is still to be written down when its queries have been asked. (It can be made again for nothing.)"""
+    """What is still to be written down when its queries have been asked."""
 
 
 @dataclass(frozen=True)
