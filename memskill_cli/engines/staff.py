@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +22,8 @@ MANY = 100_000
 """Calls that an actor may have under way: it is for others to bound them."""
 TELL_AFTER, PATIENCE = 20.0, 600.0
 """Seconds of waiting for a cluster that has no room: until it is said, and until it is given up."""
-_GATHERING = 10.0  # seconds in which the first jobs wait for all workers, so that the first to come does not get all
+_GATHERING = 10.0
+"""Seconds in which the first worker waits for the others, so that it does not get all of the first jobs."""
 _TRIES = 3  # workers in a row that do not come up; and workers that one job may lose
 
 
@@ -55,7 +57,7 @@ class Staff:
         self._news = asyncio.Condition()
         self._failed: list[str] = []  # why workers did not come up, since the last that did
         self._told = False  # that there is no room
-        self._gathered = time.monotonic() + _GATHERING
+        self._gathered = math.inf
 
     def hire(self) -> None:
         """Ask the cluster for those who are missing, unless it has failed to make any several times in a row."""
@@ -112,11 +114,12 @@ class Staff:
     async def _least_busy(self) -> _Member:
         waited = 0.0
         async with self._news:
-            while self._coming and (left := self._gathered - time.monotonic()) > 0:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(left):
-                        await self._news.wait()
-            while not self._members:
+            while not self._members or (self._coming and time.monotonic() < self._gathered):
+                if self._members:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(self._gathered - time.monotonic()):
+                            await self._news.wait()
+                    continue
                 self.hire()
                 if not self._coming:
                     raise RunError(
@@ -160,6 +163,7 @@ class Staff:
             else:
                 self._failed.clear()
                 self._told = False
+                self._gathered = min(self._gathered, time.monotonic() + _GATHERING)
                 self._members[name] = _Member(name, handle, said.where)
             self.hire()
             self._news.notify_all()
