@@ -111,7 +111,7 @@ def nodes() -> Iterator[Nodes]:
                     patch.setenv(name, value)
                 yield opened
         finally:
-            opened.kill(*opened.raylets, *opened.stores)
+            opened.kill(*opened.raylets, *opened.stores, *_pids("", folder))  # a killed node leaves some behind
 
 
 def texts(requests: Sequence[Request]) -> Counter[str]:
