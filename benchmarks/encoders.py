@@ -8,6 +8,7 @@ Compared, on short texts (about 15 words, as memories are) and long ones (about 
   Ours puts several short texts through in one pass on each core, but without padding and with attention text by text,
   which makes a text's vector the same to the last bit whatever is encoded beside it. The column *rows that changed* is
   why: rows whose bits differ when each text is given alone.
+- ``minilm@bfloat16``: the same weights in half the bits, which some processors have instructions for (AMX).
 - ``hashing``, which is no model: what everything around a model costs.
 - The cache: the same texts again, from a new encoder that finds them on disk.
 - A training run in small: 5 epochs over the same 8 traces through one cache. *Encoded again* must be 0: a text is

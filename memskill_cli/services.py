@@ -26,7 +26,7 @@ from memskill_cli.llm.ledger import Ledger
 from memskill_cli.memory.encoder_specs import plan
 from memskill_cli.memory.encoders import CachedEncoder, load_encoder
 from memskill_cli.memory.spaces import Spaces
-from memskill_cli.records import ROLES
+from memskill_cli.records import ROLES, Matrix
 from memskill_cli.runs.run_dir import created_at
 from memskill_cli.training.rollout import World
 
@@ -79,11 +79,10 @@ def check_access(settings: Config, access: Access) -> None:
     keys, models = KeyRing.collect(access.api_keys, access.keys_file), settings.models
     found = [d for role in ROLES for d in keys.deployments(role, getattr(models, role), models.api_base)]
     for spec in {settings.encoders.state, settings.encoders.retrieval}:
+        plan(spec, settings.encoders.device, _nothing_yet)
         kind, _, model = spec.partition(":")
-        if kind == "litellm" and model:
+        if kind == "litellm":
             found += keys.deployments("embedding", model, models.api_base)
-        else:
-            plan(spec, settings.encoders.device, None)
     unpriced(found, settings.limits.max_cost)
     if settings.controller.device == "cuda":
         devices.pick("cuda", "controller.device")
@@ -91,6 +90,10 @@ def check_access(settings: Config, access: Access) -> None:
         from memskill_cli.engines.cluster import require
 
         require()
+
+
+def _nothing_yet(model: str, texts: Sequence[str]) -> Matrix:
+    raise AssertionError("nothing is encoded while a command is checked")
 
 
 @asynccontextmanager

@@ -124,6 +124,8 @@ def test_after_a_signal_nothing_is_sent_and_what_was_sent_is_written_down(tmp_pa
         ({"models.judge": "groq/llama-3.3-70b-versatile"}, AuthError, "role judge"),
         ({"encoders.retrieval": "litellm:groq/an-encoder"}, AuthError, "role embedding"),
         ({"encoders.retrieval": "litellm:"}, EncoderError, "no model is named"),
+        ({"encoders.retrieval": "litellm:groq/an-encoder@bfloat16"}, EncoderError, "nothing in bfloat16"),
+        ({"encoders.state": "hashing@bfloat16"}, EncoderError, "nothing in bfloat16"),
         ({"encoders.state": "no/such/folder"}, EncoderError, "no such folder"),
         (
             {"models.judge": "openai/local", "models.api_base": "http://h/v1", "limits.max_cost": 1.0},

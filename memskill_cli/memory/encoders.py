@@ -11,7 +11,7 @@ An encoder is named by a *spec*:
 ``hashing``           hashed words and pairs of words, 512-d: no model at all, for tests and benchmarks
 ``litellm:MODEL``     an embedding model behind an API
 anything else         a sentence-transformers name or folder
-``…@bfloat16``        any of the transformers in half the bits: two to three times as fast on a CPU with AMX
+``…@bfloat16``        any of the transformers in half the bits: about twice as fast on a CPU with AMX
 ===================== ===========================================================================================
 
 Nothing heavy is imported, and no model is loaded, before a text really needs encoding.

@@ -95,6 +95,8 @@ def test_a_folder_is_called_by_the_name_it_has_everywhere(tmp_path: Path, monkey
         (tmp_path / name).mkdir()
     assert absolute("a") == f"{tmp_path}/a"
     assert absolute("dpr:a,b") == f"dpr:{tmp_path}/a,{tmp_path}/b"
+    assert absolute("contriever:a@bfloat16") == f"contriever:{tmp_path}/a@bfloat16"
+    assert absolute("a@bfloat16") == f"{tmp_path}/a@bfloat16"
     assert absolute("contriever:a") == f"contriever:{tmp_path}/a"
     assert [absolute(spec) for spec in ("minilm", "BAAI/bge-small-en-v1.5")] == ["minilm", "BAAI/bge-small-en-v1.5"]
 
