@@ -21,7 +21,7 @@ import numpy as np
 
 from memskill_cli import devices
 from memskill_cli.errors import EncoderError, MemskillError
-from memskill_cli.memory.spread import AT_ONCE, Spread
+from memskill_cli.memory.spread import Spread, over_cores
 from memskill_cli.records import Matrix, Side
 
 Embed = Callable[[str, Sequence[str]], Matrix]
@@ -29,8 +29,8 @@ Embed = Callable[[str, Sequence[str]], Matrix]
 Pooling = Literal["mean", "cls", "pooler"]
 
 HASHED_DIM = 512
-PACKED_TOKENS = 128
-"""Tokens that go through a CPU's core together: more gain little, and leave the other cores idle."""
+PACKED_TOKENS = 320
+"""Tokens that go through a CPU's core together, at most: more gain little, and keep who comes next waiting."""
 _API_BATCH = 96  # the most that every provider takes
 
 
@@ -132,7 +132,7 @@ class Tower:
     @property
     def at_once(self) -> int:
         """See :class:`Encoder`."""
-        return self._loaded.spread.at_once if self._loaded else AT_ONCE
+        return self._loaded.spread.at_once if self._loaded else over_cores()
 
     @property
     def loaded(self) -> LoadedTower:
@@ -166,9 +166,9 @@ class LoadedTower:
             whole.base_model.encode_proj if tower.pooling == "pooler" and whole.config.projection_dim else None
         )
         self._model = whole.base_model.bert_model if tower.pooling == "pooler" else whole
-        self._hidden, together = self._padded, 0
+        self._rows, together = self._padded, 0
         if self._device == "cpu" and PackedBert.fits(self._model):
-            self._hidden = self._model = packed = PackedBert(self._model)
+            self._rows = self._model = packed = PackedBert(self._model, self._mean)
             together = PACKED_TOKENS if packed.keeps_bits() else 0
         self.spread = Spread(self._device, together)
 
@@ -181,21 +181,24 @@ class LoadedTower:
         import torch
 
         with torch.inference_mode():
-            hidden = self._hidden(texts)
-            rows = torch.stack([text.float().mean(dim=0) if self._mean else text[0] for text in hidden])
+            rows = self._rows(texts)
             if self._project is not None:
+                rows = rows.to(self._project.weight.dtype)
                 rows = torch.cat([self._project(row) for row in rows.split(1)])  # one by one, for the last bits' sake
             return rows.float().cpu().numpy()
 
-    def _padded(self, texts: Sequence[Sequence[int]]) -> list[Any]:
+    def _padded(self, texts: Sequence[Sequence[int]]) -> Any:
         """As ``PackedBert``, by any model."""
         import torch
 
         ids = [torch.tensor(text) for text in texts]
         padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=self._tokenizer.pad_token_id)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(text) for text in ids], batch_first=True)
-        output = self._model(input_ids=padded.to(self._device), attention_mask=mask.to(self._device))
-        return [hidden[: len(text)] for hidden, text in zip(output.last_hidden_state, texts, strict=True)]
+        hidden = self._model(input_ids=padded.to(self._device), attention_mask=mask.to(self._device)).last_hidden_state
+        return torch.stack([
+            row[: len(text)].float().mean(dim=0) if self._mean else row[0].float()
+            for row, text in zip(hidden, texts, strict=True)
+        ])  # fmt: skip
 
 
 class SentenceEncoder:

@@ -157,17 +157,20 @@ class CachedEncoder:
         """The next of those that somebody waits for, as many as are best encoded together."""
         batch: list[_Request] = []
         room = self._room()
-        while self._waiting and (room > 0 or not batch):
-            request = self._waiting.popleft()
+        while self._waiting:
+            request = self._waiting[0]
+            room -= sum(map(len, request.texts))
+            if room < 0 and batch:
+                break
+            self._waiting.popleft()
             if request.result is not None and not request.result.done():
                 batch.append(request)
-                room -= sum(map(len, request.texts))
         return batch
 
     def _hinted(self) -> list[_Request]:
         """The next hints; few, because somebody may come and wait."""
         batch: list[_Request] = []
-        room = self._room() // 4
+        room = self._room() // 2
         while self._hints and (room > 0 or not batch):
             _, _, side, text = heapq.heappop(self._hints)
             if self._key(side, text) not in self._recent:

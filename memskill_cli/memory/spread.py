@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +18,8 @@ from memskill_cli.records import Matrix
 
 Forward = Callable[[list[int]], Matrix]
 """Indices of texts to their rows, in one pass of a model."""
-AT_ONCE = 16_000
-"""Characters that a small model on two cores encodes in about a quarter of a second."""
 _CHARS_A_TOKEN = 4  # of English text
+_TOKENS_A_CORE = 256  # a twentieth of a second for a small model: more at once gain little, and keep others waiting
 _GPU_TOKENS = 65_536
 _BYTES_A_TOKEN = 131_072  # on a GPU, with room to spare: a BERT-base layer keeps about 60 kB
 
@@ -37,26 +38,23 @@ class Spread:
     @property
     def at_once(self) -> int:
         """Characters best encoded together: on a GPU, what goes into one batch."""
-        return max(AT_ONCE, _CHARS_A_TOKEN * self._together) if self._gpu else AT_ONCE
+        return max(over_cores(), _CHARS_A_TOKEN * self._together) if self._gpu else over_cores()
 
     def over(self, forward: Forward, lengths: Sequence[int]) -> Matrix:
-        """(N, D): rows of ``forward(indices)``, put in order. Texts of like length go together, to save padding."""
+        """(N, D): rows of ``forward(indices)``, put in order."""
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-        passes = self._in_batches if self._gpu else self._over_cores
-        rows = np.concatenate(list(passes(forward, order, lengths)))
+        if self._gpu:
+            done = list(self._in_batches(forward, order, lengths))
+        else:
+            passes = _passes(order, lengths, self._together, _cores())
+            done, order = list(self._pool.map(forward, passes)), [index for part in passes for index in part]
+        rows = np.concatenate(done)
         back = np.empty_like(rows)
         back[order] = rows
         return back
 
-    def _over_cores(self, forward: Forward, order: list[int], lengths: Sequence[int]) -> Iterator[Matrix]:
-        parts = []
-        while order:
-            size = self._size(lengths[order[0]])
-            parts.append(order[:size])
-            order = order[size:]
-        return self._pool.map(forward, parts)
-
     def _in_batches(self, forward: Forward, order: list[int], lengths: Sequence[int]) -> Iterator[Matrix]:
+        """Texts of like length go together, to save padding."""
         import torch
 
         while order:
@@ -76,6 +74,31 @@ class Spread:
 
     def _size(self, longest: int) -> int:
         return max(1, self._together // max(1, longest))
+
+
+def _passes(longest_first: Sequence[int], lengths: Sequence[int], together: int, cores: int) -> list[list[int]]:
+    """Texts in passes of one text or of at most ``together`` tokens: a core has as many as another, of like length.
+
+    Each text goes where there is least so far (Graham's rule), since what is waited for is the last core.
+    """
+    enough = cores * max(1, math.ceil(sum(lengths) / (cores * max(1, together))))
+    passes: list[list[int]] = []
+    sizes: list[tuple[int, int]] = []  # a heap: the tokens of a pass, its place
+    for index in longest_first:
+        size = lengths[index]
+        if len(passes) < enough or sizes[0][0] + size > together:
+            heapq.heappush(sizes, (size, len(passes)))
+            passes.append([index])
+        else:
+            filled, place = sizes[0]
+            heapq.heapreplace(sizes, (filled + size, place))
+            passes[place].append(index)
+    return passes
+
+
+def over_cores() -> int:
+    """Characters best encoded together on a CPU."""
+    return _CHARS_A_TOKEN * _TOKENS_A_CORE * _cores()
 
 
 def _gpu_tokens() -> int:

@@ -216,7 +216,7 @@ async def idle(encoder: CachedEncoder) -> None:
     await until(lambda: encoder._drain is not None and encoder._drain.done())
 
 
-def slow_model(api: Gate, monkeypatch: pytest.MonkeyPatch, at_once: int = 40) -> CachedEncoder:
+def slow_model(api: Gate, monkeypatch: pytest.MonkeyPatch, at_once: int = 20) -> CachedEncoder:
     """An encoder that takes few characters at a time, as a model on a CPU does."""
     monkeypatch.setattr(ApiEncoder, "at_once", at_once)
     monkeypatch.setattr(encoders, "_A_GLANCE", at_once)
@@ -281,23 +281,25 @@ def test_what_was_expected_is_at_hand_at_once():
     assert len(api.texts) == len(TEXTS)
 
 
-def test_a_burst_is_answered_piece_by_piece(monkeypatch):
+@pytest.mark.parametrize(("characters", "together"), [(5, 8), (20, 2), (21, 1), (50, 1)])
+def test_a_burst_is_answered_piece_by_piece(monkeypatch, characters, together):
+    """Nobody is kept waiting by texts of others that are more than is best encoded together (here 40 characters)."""
     api = Gate()
-    encoder = slow_model(api, monkeypatch)
+    encoder = slow_model(api, monkeypatch, at_once=40)
     api.open.set()
 
     async def go() -> list[int]:
         seen = []
 
         async def ask(number: int) -> None:
-            await encoder.aencode([f"{number:020}"])
+            await encoder.aencode([f"{number:0{characters}}"])
             seen.append(len(api.calls))
 
-        await asyncio.gather(*(ask(number) for number in range(10)))
+        await asyncio.gather(*(ask(number) for number in range(16)))
         return seen
 
     seen = asyncio.run(go())
-    assert [len(call) for call in api.calls] == [2] * 5  # two of 20 characters are 40
+    assert [len(call) for call in api.calls] == [together] * (16 // together)
     assert seen[0] < len(api.calls)  # the first did not wait for the last
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from memskill_cli.errors import EncoderError
 from memskill_cli.memory.encoders import load_encoder
 from memskill_cli.memory.packed_bert import PackedBert
-from memskill_cli.memory.spread import _BYTES_A_TOKEN, Spread
+from memskill_cli.memory.spread import _BYTES_A_TOKEN, Spread, _passes
 
 from . import berts
 
@@ -44,17 +47,23 @@ def some_texts(rng: np.random.Generator, count: int, most: int = 90) -> list[lis
     return [[2, *rng.integers(5, 205, size - 2).tolist(), 3] for size in sizes]
 
 
-def test_a_pass_is_what_transformers_makes_of_each_text(model):
+@pytest.mark.parametrize("mean", [True, False], ids=["mean", "first"])
+@pytest.mark.parametrize("scripted", [True, False], ids=["TorchScript", "Python"])
+def test_a_pass_is_what_transformers_makes_of_each_text(model, monkeypatch, mean, scripted):
+    if not scripted:
+        monkeypatch.delattr(torch.jit, "script")
     texts = some_texts(np.random.default_rng(0), 12)
     with torch.no_grad():
-        expected = [model(torch.tensor([ids])).last_hidden_state[0].numpy() for ids in texts]
-    for ours, theirs in zip(PackedBert(model)(texts), expected, strict=True):
-        assert ours.numpy() == pytest.approx(theirs, abs=2e-5)
+        tokens = [model(torch.tensor([ids])).last_hidden_state[0].numpy() for ids in texts]
+    expected = np.stack([rows.mean(axis=0) if mean else rows[0] for rows in tokens])
+    packed = PackedBert(model, mean)
+    assert isinstance(packed._pass, torch.jit.ScriptModule) == scripted
+    assert packed(texts).numpy() == pytest.approx(expected, abs=2e-5)
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 12), (torch.bfloat16, 3)])
 def test_no_bit_of_a_text_depends_on_its_company_or_its_place(model, dtype, most):
-    rng, packed = np.random.default_rng(1), PackedBert(copy.deepcopy(model).to(dtype))
+    rng, packed = np.random.default_rng(1), PackedBert(copy.deepcopy(model).to(dtype), mean=True)
     if dtype == torch.bfloat16 and not packed.keeps_bits():
         pytest.skip("on this processor texts go one by one in bfloat16")
     assert packed.keeps_bits()
@@ -75,6 +84,22 @@ def test_no_bit_of_a_text_depends_on_its_company_or_its_place(model, dtype, most
         assert list(pool.map(in_company, [rng.permutation(len(texts)) for _ in range(6)])) == [[]] * 6
 
 
+@given(
+    lengths=st.lists(st.integers(1, 512), min_size=1, max_size=60),
+    together=st.sampled_from([0, 100, 320]),
+    cores=st.integers(1, 16),
+)
+def test_each_core_has_as_many_passes_as_another_and_none_is_too_long(lengths, together, cores):
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    passes = _passes(order, lengths, together, cores)
+    assert sorted(itertools.chain.from_iterable(passes)) == list(range(len(lengths)))
+    sizes = [sum(lengths[index] for index in part) for part in passes]
+    assert all(size <= together or len(part) == 1 for size, part in zip(sizes, passes, strict=True))
+    assert len(passes) >= min(cores, len(lengths)), "no core is idle"
+    if len(passes) <= cores:  # without its shortest text none would be longer than another
+        assert all(size - lengths[part[-1]] <= min(sizes) for size, part in zip(sizes, passes, strict=True))
+
+
 def test_texts_share_passes(folder, monkeypatch):
     sizes = []
     whole = PackedBert.__call__
@@ -84,7 +109,6 @@ def test_texts_share_passes(folder, monkeypatch):
     sizes.clear()
     encoder.encode([f"w{number} w2 w3" for number in range(50)] + [" ".join(WORDS[:100])])
     assert sum(sizes) == 51
-    assert sorted(sizes) == [1, 25, 25]  # 50 texts of 5 tokens, 128 tokens a pass; a long text goes alone
 
 
 @pytest.mark.parametrize("product", ["oneDNN", "torch"])
