@@ -1,8 +1,23 @@
-"""Which device networks run on."""
+"""Which device networks run on, and in how many threads."""
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 from memskill_cli.errors import DeviceError
+
+
+def torch_in_one_thread() -> Any:
+    """Torch, with one thread inside an operation (of the whole process: the last bits of a sum depend on it).
+
+    Waiting threads must sleep: spinning ones slow a busy machine down tenfold, and torch reads this when imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    torch.set_num_threads(1)
+    return torch
 
 
 def pick(device: str, setting: str) -> str:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from memskill_cli import devices
 from memskill_cli.records import Choice, Matrix, Vector
 
 
@@ -53,7 +54,7 @@ class Controller(nn.Module):
         From now on torch uses one thread inside an operation, as for encoders: the last bits of what a controller
         learns and says would depend on their number, and its products are too small to gain from more.
         """
-        torch.set_num_threads(1)
+        devices.torch_in_one_thread()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(2 * embedding_dim, embedding_dim, hidden)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
-from memskill_cli import __version__
+from memskill_cli import __version__, devices
 from memskill_cli.engines.mail import Correspondent, Office
 from memskill_cli.engines.standins import Charter, DeskPlan, Line
 from memskill_cli.errors import MemskillError
@@ -55,9 +55,7 @@ class Worker:
         self._crews: dict[str, asyncio.Task[_Open]] = {}
 
     async def begin(self) -> Introduction:
-        import torch
-
-        torch.set_num_threads(1)  # as wherever a controller is used: last bits depend on it
+        devices.torch_in_one_thread()  # as wherever a controller is used: last bits depend on it
         where, games = f"{socket.gethostname()} (process {os.getpid()})", self._charter.games
         if games and not games.root.is_dir():
             return Introduction(__version__, where, f"{where} has no folder {games.root}, where the games are")

@@ -9,7 +9,6 @@ On a GPU texts go in padded batches: there the last bits may differ from run to 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -146,7 +145,7 @@ class LoadedTower:
     """Tokenizer and model in memory; truncates as the model does."""
 
     def __init__(self, tower: Tower) -> None:
-        torch = _torch()
+        torch = devices.torch_in_one_thread()
         import transformers
 
         from memskill_cli.memory.packed_bert import PackedBert
@@ -206,7 +205,7 @@ class SentenceEncoder:
 
     def __init__(self, model: str, how: How) -> None:
         with _loading(model):
-            torch = _torch()
+            torch = devices.torch_in_one_thread()
             import transformers
             from sentence_transformers import SentenceTransformer
 
@@ -229,18 +228,6 @@ class SentenceEncoder:
             return np.asarray(rows, np.float32)
 
         return self._spread.over(forward, [len(text) for text in texts])
-
-
-def _torch() -> Any:
-    """Torch, with one thread inside an operation (of the whole process: the last bits of a sum depend on it).
-
-    Waiting threads must sleep: spinning ones slow a busy machine down tenfold, and torch reads this when imported.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch
-
-    torch.set_num_threads(1)
-    return torch
 
 
 @contextmanager

@@ -33,7 +33,7 @@ class Spread:
     def __init__(self, device: str, together: int = 0) -> None:
         self._gpu = device != "cpu"
         self._together = _gpu_tokens() if self._gpu else together
-        self._pool = ThreadPoolExecutor(1 if self._gpu else _cores(), thread_name_prefix="encode")
+        self._pool = ThreadPoolExecutor(1 if self._gpu else cores(), thread_name_prefix="encode")
 
     @property
     def at_once(self) -> int:
@@ -46,7 +46,7 @@ class Spread:
         if self._gpu:
             done = list(self._in_batches(forward, order, lengths))
         else:
-            passes = _passes(order, lengths, self._together, _cores())
+            passes = _passes(order, lengths, self._together, cores())
             done, order = list(self._pool.map(forward, passes)), [index for part in passes for index in part]
         rows = np.concatenate(done)
         back = np.empty_like(rows)
@@ -98,7 +98,7 @@ def _passes(longest_first: Sequence[int], lengths: Sequence[int], together: int,
 
 def over_cores() -> int:
     """Characters best encoded together on a CPU."""
-    return _CHARS_A_TOKEN * _TOKENS_A_CORE * _cores()
+    return _CHARS_A_TOKEN * _TOKENS_A_CORE * cores()
 
 
 def _gpu_tokens() -> int:
@@ -108,5 +108,5 @@ def _gpu_tokens() -> int:
     return min(_GPU_TOKENS, free // 2 // _BYTES_A_TOKEN)
 
 
-def _cores() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
