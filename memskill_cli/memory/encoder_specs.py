@@ -147,8 +147,8 @@ def _sentence_transformer(model: str, how: How) -> EncoderPlan:
 
 
 def _mark(how: How) -> str:
-    """What a name says of how vectors are computed."""
-    return "" if how.dtype == "float32" else f":{how.dtype}"
+    """What a name says of how vectors are computed (in bfloat16 for the second time: GELU came after rounding once)."""
+    return "" if how.dtype == "float32" else f":{how.dtype}-2"
 
 
 def _hashing() -> EncoderPlan:
