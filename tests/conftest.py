@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from .saboteur import Done
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts with "&", and its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
