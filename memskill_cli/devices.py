@@ -11,7 +11,8 @@ from memskill_cli.errors import DeviceError
 def torch_in_one_thread() -> Any:
     """Torch, with one thread inside an operation (of the whole process: the last bits of a sum depend on it).
 
-    Waiting threads must sleep: spinning ones slow a busy machine down tenfold, and torch reads this when imported.
+    Waiting threads must sleep: spinning ones slow a busy machine down tenfold. Torch reads that when it is imported:
+    who imports it elsewhere has to have said so before (as the command does).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Space = Literal["state", "retrieval"]
 SPACES: tuple[Space, ...] = ("state", "retrieval")
 _FIRST_CAPACITY = 64
+_MANY = 8  # of so many rows one may be put aside to be compared: more take longer to copy than all to read
 
 
 class MemoryBank:
@@ -222,26 +223,33 @@ class VectorTable:
 
         ``vecdot`` takes one dot product a row: equal vectors get equal scores to the last bit wherever they lie, which
         a matrix product does not promise. It also uses no threads: those of a matrix product wait for each other, which
-        on a busy machine takes twenty times as long as the work (8 ms instead of 0.5 for 10,000 rows).
+        on a busy machine takes twenty times as long as the work (8 ms instead of 0.5 for 10,000 rows). (The coarse look
+        at tables of 32,768 rows and more does use some.)
         """
         k = min(k, self._count - self._dropped)
         if k <= 0:
             return [], []
         vector = self.checked(vector)
         rows = self._worth_a_look(vector, k)
-        scores = np.vecdot(self._matrix[: self._count] if rows is None else self._matrix[rows], vector)
+        if rows is not None:
+            scores = np.vecdot(self._matrix[rows], vector)
+        else:
+            scores = np.vecdot(self._matrix[: self._count], vector)
+            if self._dropped:
+                scores[~self._alive[: self._count]] = -np.inf
         place = len(scores) - k
         best = (scores >= np.partition(scores, place)[place]).nonzero()[0]  # more than k if the last ones tie
         best = best[(-scores[best]).argsort(kind="stable")[:k]]
         return (best if rows is None else rows[best]).tolist(), scores[best].tolist()
 
     def _worth_a_look(self, vector: Vector, k: int) -> npt.NDArray[np.intp] | None:
-        """The rows among which the k best are, in order, none that was dropped; None for all there are."""
+        """The few rows among which the k best are, in order, none that was dropped; None where all must be seen."""
         if self._count < sketch.WORTH_IT or not sketch.usable():
-            return self._alive[: self._count].nonzero()[0] if self._dropped else None
+            return None
         self._sketch = self._sketch or sketch.Sketch(*self._matrix.shape)
         dropped = (~self._alive[: self._count]).nonzero()[0]
-        return self._sketch.candidates(self._matrix[: self._count], dropped, vector, k)
+        rows = self._sketch.candidates(self._matrix[: self._count], dropped, vector, k)
+        return rows if len(rows) < self._count / _MANY else None
 
     def _grow(self, dim: int) -> None:
         capacity = max(_FIRST_CAPACITY, 2 * self._count)

@@ -109,7 +109,7 @@ def _minilm(how: How) -> EncoderPlan:
         tower = Tower(source, "mean", how, max_tokens=MINILM_TOKENS)
         return TransformerEncoder(tower, tower)
 
-    return EncoderPlan(f"{MINILM}@{MINILM_REVISION}:mean:packed{_mark(how)}", False, load)
+    return EncoderPlan(f"{MINILM}@{MINILM_REVISION}:mean:packed{_mark(how, packed=True)}", False, load)
 
 
 def _retriever(kind: str, folders: Sequence[Path], how: How) -> EncoderPlan:
@@ -133,7 +133,7 @@ def _retriever(kind: str, folders: Sequence[Path], how: How) -> EncoderPlan:
         return TransformerEncoder(*towers)
 
     name = "+".join(_identity(source) for source in dict.fromkeys((query, context)))
-    return EncoderPlan(f"{name}:{retriever.pooling}:packed{_mark(how)}", query != context, load)
+    return EncoderPlan(f"{name}:{retriever.pooling}:packed{_mark(how, packed=True)}", query != context, load)
 
 
 def _sentence_transformer(model: str, how: How) -> EncoderPlan:
@@ -146,9 +146,9 @@ def _sentence_transformer(model: str, how: How) -> EncoderPlan:
     return EncoderPlan(_identity(Source(model)) + _mark(how), True, lambda: SentenceEncoder(model, how))
 
 
-def _mark(how: How) -> str:
-    """What a name says of how vectors are computed (in bfloat16 for the second time: GELU came after rounding once)."""
-    return "" if how.dtype == "float32" else f":{how.dtype}-2"
+def _mark(how: How, packed: bool = False) -> str:
+    """What a name says of how vectors are computed. 2: in packed passes GELU is now computed before rounding."""
+    return "" if how.dtype == "float32" else f":{how.dtype}{'-2' if packed else ''}"
 
 
 def _hashing() -> EncoderPlan:

@@ -11,7 +11,7 @@ An encoder is named by a *spec*:
 ``hashing``           hashed words and pairs of words, 512-d: no model at all, for tests and benchmarks
 ``litellm:MODEL``     an embedding model behind an API
 anything else         a sentence-transformers name or folder
-``…@bfloat16``        any of the transformers in half the bits: about twice as fast on a CPU with AMX
+``…@bfloat16``        any of the transformers in half the bits: two to three times as fast on a CPU with AMX
 ===================== ===========================================================================================
 
 Nothing heavy is imported, and no model is loaded, before a text really needs encoding.
@@ -159,12 +159,12 @@ class CachedEncoder:
         room = self._room()
         while self._waiting:
             request = self._waiting[0]
-            room -= sum(map(len, request.texts))
-            if room < 0 and batch:
-                break
-            self._waiting.popleft()
             if request.result is not None and not request.result.done():
+                room -= sum(map(len, request.texts))
+                if room < 0 and batch:
+                    break
                 batch.append(request)
+            self._waiting.popleft()
         return batch
 
     def _hinted(self) -> list[_Request]:

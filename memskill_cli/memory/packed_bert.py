@@ -10,8 +10,8 @@ tries it on the machine at hand.
 
 A pass is some 300 short operations. Called from Python, each of them gives the interpreter away and waits for it again,
 behind an event loop that may be busy for milliseconds, and threads that wait so for each other end up on one core. As
-TorchScript a pass is one operation: twice as fast beside an idle event loop, six times beside a busy one. The modules
-are ordinary ones, and stay so where TorchScript can't take them.
+TorchScript a pass is one operation, and takes two thirds of the time, or a tenth beside a busy thread (docs/speed.md).
+The modules are ordinary ones, and stay so where TorchScript can't take them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TRIAL = (2, 5, 16, 33, 64, 3, 21, 170)  # lengths of the texts that are tried: 
 
 
 class PackedBert:
-    """A ``transformers.BertModel``, whose weights are copied, and what makes one row of a text's tokens.
+    """A ``transformers.BertModel``, whose products are copied, and what makes one row of a text's tokens.
 
     That is their mean, or else (``mean=False``) the first.
     """

@@ -21,7 +21,7 @@ from memskill_cli.records import Matrix, Vector
 
 WORTH_IT = 2048
 """Rows from which on the coarse look saves more than it takes."""
-_SHARED_OUT = 32_768  # rows from which on all cores look: below, handing them over takes longer
+_SHARED_OUT = 32_768  # rows from which on all cores look (below, handing them over takes longer), and taken up at once
 _MOST = 127  # a byte's largest number
 
 
@@ -75,7 +75,8 @@ class Sketch:
 
 @cache
 def usable() -> bool:
-    """Whether this machine multiplies bytes, rightly, and faster than it reads numbers (AVX-512 with VNNI, or AMX)."""
+    """Whether this machine multiplies bytes fast (AVX-512 with VNNI, or AMX) and rightly: without VNNI, sums of bytes
+    saturate."""
     torch = devices.torch_in_one_thread()
     if not hasattr(torch, "_int_mm") or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
@@ -87,12 +88,16 @@ def usable() -> bool:
 def _coarse(rows: Matrix | Vector) -> tuple[Any, Any]:
     """Numbers from -127 to 127 in the shape of ``rows``, and their scale: one a row (N, 1), or one of a vector."""
     most = np.abs(rows).max(axis=-1, keepdims=rows.ndim > 1)
-    scale = np.where(most > 0, most / _MOST, 1).astype(np.float32)
+    scale = (most / _MOST).astype(np.float32)
+    scale = np.where(scale > 0, scale, np.float32(1))  # of numbers too small to be divided, too
     return np.rint(rows / scale).astype(np.int8), scale
 
 
 def _products(rows: npt.NDArray[np.int8], scales: Vector, columns: npt.NDArray[np.int8], weights: Vector) -> Vector:
-    """(N,): rows (N, D) by their scales with the sum of columns (D, M) by their weights. Sums of bytes are exact."""
+    """(N,): rows (N, D) by their scales with the sum of columns (D, M) by their weights.
+
+    Sums of bytes are exact; as float32, which holds them up to D of 1,040, off by the last bit.
+    """
     import torch
 
     def some(start: int, stop: int) -> Vector:
@@ -107,4 +112,4 @@ def _products(rows: npt.NDArray[np.int8], scales: Vector, columns: npt.NDArray[n
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cores(), thread_name_prefix="search")
+    return ThreadPoolExecutor(cores(), "search", devices.torch_in_one_thread)  # OpenMP counts by thread

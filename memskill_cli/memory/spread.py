@@ -76,12 +76,13 @@ class Spread:
         return max(1, self._together // max(1, longest))
 
 
-def _passes(longest_first: Sequence[int], lengths: Sequence[int], together: int, cores: int) -> list[list[int]]:
-    """Texts in passes of one text or of at most ``together`` tokens: a core has as many as another, of like length.
+def _passes(longest_first: Sequence[int], lengths: Sequence[int], together: int, workers: int) -> list[list[int]]:
+    """Texts in passes of one text or of at most ``together`` tokens; as many and as long as gives each worker as much
+    as the others, or one pass more where they do not fit.
 
-    Each text goes where there is least so far (Graham's rule), since what is waited for is the last core.
+    Each text goes where there is least so far (Graham's rule), since what is waited for is the last worker.
     """
-    enough = cores * max(1, math.ceil(sum(lengths) / (cores * max(1, together))))
+    enough = workers * max(1, math.ceil(sum(lengths) / (workers * max(1, together))))
     passes: list[list[int]] = []
     sizes: list[tuple[int, int]] = []  # a heap: the tokens of a pass, its place
     for index in longest_first:

@@ -303,6 +303,24 @@ def test_a_burst_is_answered_piece_by_piece(monkeypatch, characters, together):
     assert seen[0] < len(api.calls)  # the first did not wait for the last
 
 
+def test_who_gave_up_takes_no_room(monkeypatch):
+    api = Gate()
+    encoder = slow_model(api, monkeypatch, at_once=40)
+
+    async def go() -> None:
+        busy = asyncio.create_task(encoder.aencode(["busy"]))
+        await until(lambda: len(api.calls) == 1)
+        first, gone, second = (asyncio.create_task(encoder.aencode([text])) for text in ("first", "x" * 99, "second"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        api.open.set()
+        await asyncio.gather(busy, first, second)
+
+    asyncio.run(go())
+    assert api.calls == [["busy"], ["first", "second"]]
+
+
 def test_an_expectation_that_fails_is_told_to_who_asks_and_to_nobody_else(monkeypatch):
     broken = True
 

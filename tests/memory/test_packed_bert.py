@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.errors import EncoderError
+from memskill_cli.memory import spread
 from memskill_cli.memory.encoders import load_encoder
 from memskill_cli.memory.packed_bert import PackedBert
 from memskill_cli.memory.spread import _BYTES_A_TOKEN, Spread, _passes
@@ -89,18 +90,35 @@ def test_no_bit_of_a_text_depends_on_its_company_or_its_place(model, dtype, most
     together=st.sampled_from([0, 100, 320]),
     cores=st.integers(1, 16),
 )
-def test_each_core_has_as_many_passes_as_another_and_none_is_too_long(lengths, together, cores):
+def test_passes_are_equally_long_on_each_core_and_none_is_too_long(lengths, together, cores):
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     passes = _passes(order, lengths, together, cores)
     assert sorted(itertools.chain.from_iterable(passes)) == list(range(len(lengths)))
     sizes = [sum(lengths[index] for index in part) for part in passes]
     assert all(size <= together or len(part) == 1 for size, part in zip(sizes, passes, strict=True))
     assert len(passes) >= min(cores, len(lengths)), "no core is idle"
-    if len(passes) <= cores:  # without its shortest text none would be longer than another
+    if len(passes) % cores == 0:  # without its shortest text none would be longer than another
         assert all(size - lengths[part[-1]] <= min(sizes) for size, part in zip(sizes, passes, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("lengths", "sizes"),
+    [
+        ([45] * 8, [180, 180]),
+        ([30] * 2, [30, 30]),
+        ([45] * 16, [180, 180, 180, 180]),
+        ([300, 20, 20, 20], [300, 60]),
+        ([400, 10], [400, 10]),
+    ],
+)
+def test_two_cores_have_much_the_same_to_do(lengths, sizes):
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    passes = _passes(order, lengths, together=320, workers=2)
+    assert [sum(lengths[index] for index in part) for part in passes] == sizes
+
+
 def test_texts_share_passes(folder, monkeypatch):
+    monkeypatch.setattr(spread, "cores", lambda: 2)
     sizes = []
     whole = PackedBert.__call__
     monkeypatch.setattr(PackedBert, "__call__", lambda self, texts: sizes.append(len(texts)) or whole(self, texts))
@@ -108,6 +126,7 @@ def test_texts_share_passes(folder, monkeypatch):
     encoder.encode(["w1"])
     sizes.clear()
     encoder.encode([f"w{number} w2 w3" for number in range(50)] + [" ".join(WORDS[:100])])
+    assert len(sizes) == 2  # 352 tokens for two cores
     assert sum(sizes) == 51
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,13 @@ from memskill_cli.memory import sketch
 from memskill_cli.memory.bank import VectorTable
 from memskill_cli.records import Matrix, Vector
 
-pytestmark = pytest.mark.skipif(not sketch.usable(), reason="this processor has no fast products of bytes")
+
+@pytest.fixture(autouse=True)
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processor multiplies bytes wrongly, or not at all, the sums are made of larger numbers."""
+    if not sketch.usable():
+        monkeypatch.setattr(sketch, "usable", lambda: True)
+        monkeypatch.setattr(torch, "_int_mm", lambda left, right: left.to(torch.int32) @ right.to(torch.int32))
 
 
 def unit(rows: Matrix) -> Matrix:
@@ -78,6 +85,34 @@ def test_it_finds_what_looking_at_all_rows_finds(seed, dim, count):
             alive, count = set(range(len(alive))), len(alive)
 
 
+@pytest.mark.parametrize("exact", [False, True], ids=["wild", "rows that bytes hold exactly"])
+@pytest.mark.parametrize("dim", [2, 3, 16, 384, 1536])
+def test_coarse_cosines_are_not_further_off_than_they_say(dim, exact):
+    rng = np.random.default_rng(dim)
+    rows = unit(np.sign(rng.standard_normal((2000, dim)))) if exact else wild(rng, 2000, dim)
+    coarse = sketch.Sketch(len(rows), dim)
+    for vector in wild(rng, 50, dim):
+        coarse.candidates(rows, np.zeros(0, np.intp), vector, 1)
+        near, off = coarse._look(vector)
+        assert np.abs(near - np.vecdot(rows, vector)).max() <= off
+
+
+@pytest.mark.parametrize("dim", [2, 4])
+def test_a_row_that_looks_worse_by_nearly_all_it_may_is_found(dim):
+    """Pairs of rows whose order changes when they are rounded to bytes: the better one looks worse."""
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(300):
+        vector = unit(rng.standard_normal((1, dim)))[0]
+        rows = unit(vector + 0.02 * rng.standard_normal((40, dim)))
+        coarse = sketch.Sketch(len(rows), dim)
+        found = coarse.candidates(rows, np.zeros(0, np.intp), vector, 1)
+        near, _ = coarse._look(vector)
+        best = np.vecdot(rows, vector).argmax()
+        wrong += near.argmax() != best
+        assert best in found
+    assert wrong > 50
+
+
 def test_few_rows_are_looked_at_twice():
     rng, table = np.random.default_rng(0), VectorTable("t")
     rows = unit(rng.standard_normal((10_000, 384)))
@@ -87,6 +122,21 @@ def test_few_rows_are_looked_at_twice():
     assert table._sketch is not None
     none = np.zeros(0, np.intp)
     assert all(20 <= len(table._sketch.candidates(rows, none, vector, 20)) < 200 for vector in rows[:50])
+
+
+def test_where_most_rows_may_be_the_best_all_are_looked_at():
+    both = Both()
+    for row in unit(np.random.default_rng(0).standard_normal((900, 8))):
+        both.change("append", row)
+    both.change("drop", 3)
+    found, scores = both.search(np.zeros(8, np.float32), 5)
+    assert (found, scores) == ([0, 1, 2, 4, 5], [0.0] * 5)
+
+
+def test_numbers_too_small_to_be_divided():
+    rows = np.array([[1, 1e-44, 0], [0, 1, 1e-44]], np.float32)
+    coarse = sketch.Sketch(2, 3)
+    assert coarse.candidates(rows, np.zeros(0, np.intp), rows[0], 1).tolist() == [0]
 
 
 def test_where_bytes_are_not_multiplied_fast_all_rows_are_looked_at(monkeypatch):
