@@ -63,14 +63,15 @@ class Sketch:
         return near, 1.001 * self._off + 2 * missing + rounding  # lengths are 1 to the third place
 
     def _catch_up(self, matrix: Matrix) -> None:
-        rows = [row for row in self._changed if row < self._count] + list(range(self._count, len(matrix)))
+        late = [row for row in self._changed if row < self._count] + list(range(self._count, len(matrix)))
         self._count = len(matrix)
         self._changed.clear()
-        for start in range(0, len(rows), _SHARED_OUT):
-            part = rows[start : start + _SHARED_OUT]
-            coarse, scales = _coarse(matrix[part])
+        for start in range(0, len(late), _SHARED_OUT):
+            part = late[start : start + _SHARED_OUT]
+            rows = matrix[part]
+            coarse, scales = _coarse(rows)
             self._bytes[part], self._scales[part] = coarse, scales[:, 0]
-            self._off = max(self._off, *np.linalg.norm(matrix[part] - scales * coarse, axis=1).tolist())
+            self._off = max(self._off, float(np.linalg.norm(rows - scales * coarse, axis=1).max()))
 
 
 @cache

@@ -124,19 +124,22 @@ def test_few_rows_are_looked_at_twice():
     assert all(20 <= len(table._sketch.candidates(rows, none, vector, 20)) < 200 for vector in rows[:50])
 
 
-def test_where_most_rows_may_be_the_best_all_are_looked_at():
-    both = Both()
+def test_where_most_rows_may_be_the_best_all_are_looked_at(monkeypatch):
+    both, anywhere = Both(), np.zeros(8, np.float32)
     for row in unit(np.random.default_rng(0).standard_normal((900, 8))):
         both.change("append", row)
     both.change("drop", 3)
-    found, scores = both.search(np.zeros(8, np.float32), 5)
+    found, scores = both.search(anywhere, 5)
     assert (found, scores) == ([0, 1, 2, 4, 5], [0.0] * 5)
+    monkeypatch.setattr(sketch, "WORTH_IT", 1)
+    assert both.tables[0]._worth_a_look(anywhere, 5) is None
 
 
 def test_numbers_too_small_to_be_divided():
     rows = np.array([[1, 1e-44, 0], [0, 1, 1e-44]], np.float32)
     coarse = sketch.Sketch(2, 3)
-    assert coarse.candidates(rows, np.zeros(0, np.intp), rows[0], 1).tolist() == [0]
+    with np.errstate(divide="raise", invalid="raise"):
+        assert coarse.candidates(rows, np.zeros(0, np.intp), rows[0], 1).tolist() == [0]
 
 
 def test_where_bytes_are_not_multiplied_fast_all_rows_are_looked_at(monkeypatch):
