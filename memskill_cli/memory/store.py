@@ -11,6 +11,7 @@ there, and a folder whose database is damaged is set aside; both with a notice.
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 _AT_ONCE = 64
 """Items that are written at once. Chroma lets nothing else run in this process meanwhile: 0.4 ms an item."""
+_PAUSE = 0.1
+"""Seconds before a client is opened anew."""
 _BREATH = 0.03
 """Seconds between two writes, for others."""
 # Inner product: on unit vectors it is the cosine, and Chroma gives the vectors back bit for bit, which its "cosine"
@@ -72,6 +75,7 @@ class MemoryStore:
 
     def __init__(self, location: Path | str, notice: Callable[[str], None] = lambda text: None) -> None:
         self._location, self._notice = str(location), notice
+        self._using = threading.Lock()  # one bank at a time: a read may have to open the client anew
         self._hint = "see that the folder can be written, and the disk is not full"
         if is_server(location):
             self._hint = "see that a Chroma server runs there: chroma run --path FOLDER --port PORT"
@@ -92,7 +96,7 @@ class MemoryStore:
 
     def write(self, bank: StoredBank) -> None:
         """Replace the bank of this id. Only when all of it is written does it count as there."""
-        with self._failing(f"written (bank {bank.bank_id})"):
+        with self._using, self._failing(f"written (bank {bank.bank_id})"):
             self._drop(bank.bank_id)
             heads = {space: self._create(bank.bank_id, space) for space in SPACES}
             for space, collection in heads.items():
@@ -109,7 +113,7 @@ class MemoryStore:
         """
         from chromadb.errors import ChromaError
 
-        with self._failing(f"read (bank {bank_id})"):
+        with self._using, self._failing(f"read (bank {bank_id})"):
             collection = self._find(bank_id, "state")
             head = (collection and collection.metadata) or {}
             if not head.get("complete"):
@@ -117,11 +121,26 @@ class MemoryStore:
             if head["format"] != FORMAT:
                 raise MemoryBankError(f"memory bank {bank_id} has format {head['format']}, this program reads {FORMAT}")
             try:
-                return self._whole(bank_id, head)
+                return self._whole_if_found(bank_id, head)
             except (_DamagedError, ChromaError, LookupError, TypeError, ValueError) as error:
                 what = f"memory bank {bank_id} in {self._location} is damaged ({_line(error)})"
                 self._notice(f"{what}: it is built again, from replies that are cached")
                 return None
+
+    def _whole_if_found(self, bank_id: str, head: Mapping[str, Any]) -> StoredBank:
+        """:meth:`_whole`; Chroma's client now and then finds no index that is there, and does when opened anew.
+
+        (Seen with chromadb 1.5 on a busy machine in 2 of 100 folders: "Nothing found on disk".)
+        """
+        from chromadb.errors import InternalError
+
+        try:
+            return self._whole(bank_id, head)
+        except InternalError:
+            self._client.close()
+            time.sleep(_PAUSE)
+            self._client = connect(self._location, self._notice)
+            return self._whole(bank_id, head)
 
     def _whole(self, bank_id: str, head: Mapping[str, Any]) -> StoredBank:
         """All of a bank, unless it is other than what its head says."""

@@ -246,12 +246,14 @@ def test_chroma_alone_can_read_a_bank(store):
 @pytest.mark.parametrize("kind", ["file", "nobody"])
 def test_a_place_that_cannot_be_used_is_an_error_with_a_hint(tmp_path, kind):
     location: Path | str = tmp_path / "memory"
-    if kind == "file":
-        location.write_text("a file")
-    else:
-        location = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(MemoryBankError, match=str(location)) as caught:
-        MemoryStore(location)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # taken, so that nobody else can listen there
+        if kind == "file":
+            location.write_text("a file")
+        else:
+            location = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(MemoryBankError, match=str(location)) as caught:
+            MemoryStore(location)
     assert "\n" not in caught.value.message
     assert caught.value.hint
 
@@ -303,3 +305,24 @@ def test_a_chroma_server_works_the_same(server):
         again = MemoryBank.open("a", store)
         assert_same(again, bank)
         assert again.complete == {"checkpoint": "7"}
+
+
+def test_an_index_that_chroma_does_not_find_at_first_is_found_by_a_client_opened_anew(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chromadb.errors import InternalError
+
+    bank = filled("t", store)
+    bank.save({})
+    failures = iter([InternalError("Error creating hnsw segment reader: Nothing found on disk")])
+    whole = MemoryStore._whole
+
+    def flaky(self: MemoryStore, *given: Any) -> Any:
+        for failure in failures:
+            raise failure
+        return whole(self, *given)
+
+    monkeypatch.setattr(MemoryStore, "_whole", flaky)
+    before = store._client
+    assert_same(MemoryBank.open("t", store), bank)
+    assert store._client is not before
