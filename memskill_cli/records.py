@@ -115,6 +115,7 @@ class Outcome(StrEnum):
     TOO_MANY = "too_many"  # more actions than one reply may hold
     DUPLICATE = "duplicate"  # the same index twice, or an UPDATE beside a DELETE of the same index
     UNKNOWN_ACTION = "unknown_action"
+    CUT = "cut"  # the last action of a reply that the token limit ended: it may be half of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,8 @@ class Execution:
     applied: tuple[MemoryAction, ...]
     rejected: dict[Outcome, int]
     unreadable: bool = False  # the reply could not be read even when asked again
+    cut: bool = False  # the token limit ended the reply
+    asked: bool = True  # False: only noop was chosen in an evaluation, which needs no call
 
     @property
     def attempted(self) -> int:

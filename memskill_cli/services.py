@@ -78,7 +78,7 @@ def check_access(settings: Config, access: Access) -> None:
     load_litellm()  # which reads a file .env, where keys may be
     keys, models = KeyRing.collect(access.api_keys, access.keys_file), settings.models
     found = [d for role in ROLES for d in keys.deployments(role, getattr(models, role), models.api_base)]
-    for spec in {settings.encoders.state, settings.encoders.retrieval}:
+    for spec in {settings.encoders.state, settings.encoders.retrieval, settings.encoders.skill} - {""}:
         plan(spec, settings.encoders.device, _nothing_yet)
         kind, _, model = spec.partition(":")
         if kind == "litellm":
@@ -129,7 +129,8 @@ async def services(
         stack.push_async_callback(lambda: stopping.to_the_end(gateway.aclose()))
         stack.enter_context(stopping.first(gateway.hold))
         playground = await stack.enter_async_context(_playground(settings, gateway, games, notice)) if games else None
-        world = World(gateway, spaces, settings.memory, settings.reward, settings.dataset, playground)
+        judge_prompt = settings.eval.judge_prompt
+        world = World(gateway, spaces, settings.memory, settings.reward, settings.dataset, playground, judge_prompt)
         engine = await stack.enter_async_context(_engine(settings, world, cluster, games, notice))
         gc.freeze()  # libraries are no garbage: to look through them takes a third of a second, now and then
         yield Services(world, ledger, engine)
@@ -165,7 +166,7 @@ def _games(settings: Config, world: World, root: Path | None, workers: int) -> G
     if root is None or world.playground is None:
         return None
     how, each = settings.alfworld, -(-settings.alfworld.workers // workers)
-    return Games(root.resolve(), each, how.deadline, how.steps, how.query, world.playground.max_chars)
+    return Games(root.resolve(), each, how, world.playground.max_chars)
 
 
 @asynccontextmanager
@@ -179,7 +180,7 @@ async def _playground(
     pool = GamePool(games, workers=how.workers, deadline=how.deadline, notice=notice)
     room = chars_that_fit(gateway.window("answer"), settings.models.answer_max_tokens)
     try:
-        yield Playground(pool, how.steps, how.query, room)
+        yield Playground(pool, how, room)
     finally:
         await pool.aclose()
 
@@ -193,7 +194,7 @@ def _spaces(
     stack: AsyncExitStack,
     cluster: Cluster | None,
 ) -> Spaces:
-    """The two encoders, which are one if they have one name; ``stack`` closes them."""
+    """The encoders, which are one if they have one name; ``stack`` closes them."""
     base, encoders = settings.models.api_base, settings.encoders
     embed = partial(embed_texts, keys=keys, api_base=base, ledger=ledger, notice=notice)
 
@@ -215,4 +216,5 @@ def _spaces(
         return stack.enter_context(closing(encoder))
 
     state = load(encoders.state)
-    return Spaces(state, state if encoders.retrieval == encoders.state else load(encoders.retrieval))
+    retrieval = state if encoders.retrieval == encoders.state else load(encoders.retrieval)
+    return Spaces(state, retrieval, load(encoders.skill) if encoders.skill not in ("", encoders.state) else None)

@@ -32,7 +32,19 @@ PUBLISHED = {
     "controller.hidden": 256,
     "controller.p_min": 0.3,
     "controller.new_skill_epochs": 25,
-    "controller.noop_seed": False,
+    "controller.noop_seed": True,
+    "memory.fuse": "mean",
+    "memory.tau": 1.0,
+    "models.executor_max_tokens": 2048,
+    "models.judge_max_tokens": 1024,
+    "models.temperature": 0.0,
+    "ppo.clip_vloss": False,
+    "designer.every": 1,
+    "designer.capacity": 30,
+    "designer.refine_only": False,
+    "designer.prefer_new_skills": True,
+    "designer.judged_share": 0.25,
+    "eval.judge_prompt": "general",
     "reward.kind": "f1",
     "reward.final_share": 0.6,
     "reward.decay": 0.9,
@@ -80,7 +92,10 @@ ELSEWHERE = {
     "hotpotqa": {"eval.top_k": 7, "models.answer_max_tokens": 512},
     "alfworld": {
         "eval.top_k": 5,
-        "models.answer_max_tokens": 512,
+        "models.answer_max_tokens": 32,
+        "train.chunk_size": 2048,
+        "alfworld.memory": "all",
+        "alfworld.inventory": True,
         "train.batch_size": 16,
         "alfworld.trajectories_min": 40,
         "alfworld.trajectories_max": 60,
@@ -129,7 +144,7 @@ def answering(found: config.Config) -> tuple[int, int]:
 
 @pytest.mark.parametrize(
     ("dataset", "expected"),
-    [("locomo", (7, 32)), ("longmemeval", (5, 512)), ("hotpotqa", (7, 512)), ("alfworld", (5, 512))],
+    [("locomo", (7, 32)), ("longmemeval", (5, 512)), ("hotpotqa", (7, 512)), ("alfworld", (5, 32))],
 )
 def test_each_benchmark_has_its_own_defaults_below_everything_else(
     tmp_path: Path, dataset: str, expected: tuple[int, int]
@@ -234,3 +249,43 @@ def test_an_address_with_harmless_parameters_is_a_setting() -> None:
 def test_a_settings_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read: Is a directory"):
         config.load(file=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("reward.final_share=1.7", "from 0 to 1"),
+        ("reward.final_share=-0.1", "from 0 to 1"),
+        ("reward.decay=0", "above 0 and at most 1"),
+        ("reward.query_ratio=1.01", "above 0 and at most 1"),
+        ("designer.judged_share=0", "above 0 and at most 1"),
+        ("controller.p_min=1", "between 0 and 1"),
+        ("ppo.gamma=1.01", "from 0 to 1"),
+        ("ppo.clip=0", "above 0"),
+        ("ppo.minibatch=-1", "0 or above"),
+        ("ppo.learning_rate=nan", "a finite number"),
+        ("memory.tau=inf", "a finite number"),
+        ("memory.parallel_spans=0", "above 0"),
+        ("designer.every=0", "above 0"),
+        ("eval.num_memories=-1", "0 or above"),
+        ("alfworld.top_p=0", "above 0 and at most 1"),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused_by_name(setting: str, told: str) -> None:
+    with pytest.raises(UsageError) as failure:
+        config.load(sets=[setting])
+    assert failure.value.message.startswith(f"{setting.partition('=')[0]} must be {told}")
+
+
+def test_the_ends_of_a_range_are_allowed() -> None:
+    ends = ("reward.final_share=0", "reward.final_share=1", "ppo.minibatch=0", "ppo.target_kl=0", "ppo.gamma=1")
+    assert all(config.load(sets=[setting]) for setting in ends)
+
+
+def test_an_evaluation_has_its_own_number_of_memories() -> None:
+    both = config.load(sets=["memory.top_k=9", "eval.num_memories=4"])
+    assert config.for_evaluation(both).memory.top_k == 4
+    assert both.memory.top_k == 9, "training keeps its own"
+    one = config.load(sets=["memory.top_k=4"])
+    assert config.for_evaluation(one) == config.for_evaluation(both), "asked for in either way, it is one evaluation"
+    assert config.for_evaluation(one, judge=False).eval.judge is False

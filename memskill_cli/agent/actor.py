@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from memskill_cli.agent.prompts import Message, messages, numbered
-from memskill_cli.agent.reply_blocks import MAX_SAID, without_thoughts
-from memskill_cli.llm.gateway import Gateway
+from memskill_cli.agent.reply_blocks import MAX_SAID
+from memskill_cli.config import AlfworldConfig
+from memskill_cli.errors import UnreadableReplyError
+from memskill_cli.llm.gateway import Gateway, Reply, Sampling
 from memskill_cli.llm.grammars import command_grammar
 from memskill_cli.records import Move, Playthrough, Retrieved
 
@@ -34,11 +36,10 @@ _LABEL = re.compile(r"\A(?:the )?(?:next )?(?:action|command)\s*:\s*", re.IGNORE
 
 @dataclass(frozen=True)
 class Playground:
-    """Where tasks are played, and how: ``steps`` commands at most, with memory asked by goal or first observation."""
+    """Where tasks are played, and how."""
 
     games: GamePool
-    steps: int = 50
-    query: Literal["goal", "observation"] = "goal"
+    acting: AlfworldConfig
     max_chars: int = MAX_CHARS
 
 
@@ -48,20 +49,37 @@ def chars_that_fit(window: int | None, reply: int) -> int:
 
 
 async def act(
-    gateway: Gateway, game: Game, goal: str, retrieved: Sequence[Retrieved], *, steps: int, max_chars: int = MAX_CHARS
+    gateway: Gateway,
+    game: Game,
+    goal: str,
+    retrieved: Sequence[Retrieved],
+    acting: AlfworldConfig,
+    *,
+    max_chars: int = MAX_CHARS,
 ) -> Playthrough:
-    """Play ``game`` to its end or for ``steps`` commands.
+    """Play ``game`` to its end or for ``acting.steps`` commands.
 
     Raises ModelError when a call fails for good, GameError when the environment does.
     """
     opening, moves = game.scene.observation, list[Move]()
-    while len(moves) < steps and not game.scene.done:
-        prompt = act_messages(goal, opening, retrieved, moves, game.scene, max_chars)
-        reply = (await gateway.ask("answer", prompt, grammar=command_grammar(game.scene.commands))).text
-        command = understand(reply, game.scene.commands)
+    while len(moves) < acting.steps and not game.scene.done:
+        prompt = act_messages(goal, opening, retrieved, moves, game.scene, max_chars, inventory=acting.inventory)
+        command = await _command(gateway, prompt, game.scene.commands, acting)
         scene = await game.play(command or LOOK)
         moves.append(Move(command or LOOK, scene.observation, command is not None))
     return Playthrough(opening, tuple(moves), game.scene.won)
+
+
+async def _command(
+    gateway: Gateway, prompt: list[Message], commands: Sequence[str], acting: AlfworldConfig
+) -> str | None:
+    """The command that the model chose; None for a reply that is none, or that ends inside its reasoning."""
+    sampling = Sampling(acting.temperature, acting.top_p)
+    try:
+        reply: Reply[str] = await gateway.ask("answer", prompt, grammar=command_grammar(commands), sampling=sampling)
+    except UnreadableReplyError:
+        return None
+    return understand(reply.text, commands)
 
 
 def understand(reply: str, commands: Sequence[str]) -> str | None:
@@ -72,7 +90,7 @@ def understand(reply: str, commands: Sequence[str]) -> str | None:
     equally long the last). ``look`` or ``inventory`` in the middle of prose is no command.
     """
     known = {_plain(command): command for command in commands}
-    said = without_thoughts(reply)[:MAX_SAID]
+    said = reply[:MAX_SAID]
     for line in (said, *reversed(said.splitlines())):
         if command := known.get(_plain(line)):
             return command
@@ -93,14 +111,22 @@ def _plain(line: str) -> str:
 
 
 def act_messages(
-    goal: str, opening: str, retrieved: Sequence[Retrieved], moves: Sequence[Move], scene: Scene, max_chars: int
+    goal: str,
+    opening: str,
+    retrieved: Sequence[Retrieved],
+    moves: Sequence[Move],
+    scene: Scene,
+    max_chars: int,
+    *,
+    inventory: bool = True,
 ) -> list[Message]:
     """The prompt, what repeats before what changes. Of ``max_chars`` memories get half, the rest bounds the history."""
+    carried = scene.inventory if inventory else ""
     memories = _memories([found.item.text for found in retrieved], max_chars // 2)
     commands = "\n".join(scene.commands)
-    room = max_chars - len(memories) - len(commands) - len(goal) - len(scene.inventory)
+    room = max_chars - len(memories) - len(commands) - len(goal) - len(carried)
     history = next((text for text in _histories(opening, moves) if len(text) <= room), _FORGOTTEN)
-    return messages("act", memories=memories, goal=goal, history=history, inventory=scene.inventory, commands=commands)
+    return messages("act", memories=memories, goal=goal, history=history, inventory=carried, commands=commands)
 
 
 def _memories(texts: Sequence[str], room: int) -> str:

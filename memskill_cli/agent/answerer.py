@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memskill_cli.agent.prompts import Message, blocks, messages
-from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.gateway import Gateway, Reply
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.spaces import Spaces
 from memskill_cli.records import Query, Recall, Retrieved
@@ -24,12 +24,16 @@ def recall_from(bank: MemoryBank, spaces: Spaces, top_k: int) -> Recall:
     return recall
 
 
-async def answer(gateway: Gateway, query: Query, retrieved: Sequence[Retrieved], prompt: str = "answer") -> str:
+async def answer(
+    gateway: Gateway, query: Query, retrieved: Sequence[Retrieved], prompt: str = "answer", *, settled: bool = True
+) -> str:
     """The answering model's reply, as it is up to :data:`MAX_ANSWER`; ``prompt`` is the template it is asked with.
 
-    Raises ModelError when there is none.
+    Raises UnreadableReplyError for a reply that ends inside its reasoning, ModelError when there is none; ``settled``
+    as in :meth:`Gateway.ask`.
     """
-    return shortened((await gateway.ask("answer", answer_messages(query, retrieved, prompt))).text.strip(), MAX_ANSWER)
+    reply: Reply[str] = await gateway.ask("answer", answer_messages(query, retrieved, prompt), settled=settled)
+    return shortened(reply.text.strip(), MAX_ANSWER)
 
 
 def answer_messages(query: Query, retrieved: Sequence[Retrieved], prompt: str = "answer") -> list[Message]:

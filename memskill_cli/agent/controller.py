@@ -48,8 +48,10 @@ class Controller(nn.Module):
         self.critic_head = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
     @classmethod
-    def seeded(cls, embedding_dim: int, hidden: int, seed: int) -> Controller:
+    def seeded(cls, embedding_dim: int, hidden: int, seed: int, *, skill_dim: int | None = None) -> Controller:
         """A fresh controller for states of two embeddings; the same weights for the same seed.
+
+        ``skill_dim`` is the width of skill embeddings where it is another one.
 
         From now on torch uses one thread inside an operation, as for encoders: the last bits of what a controller
         learns and says would depend on their number, and its products are too small to gain from more.
@@ -57,7 +59,7 @@ class Controller(nn.Module):
         devices.torch_in_one_thread()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(2 * embedding_dim, embedding_dim, hidden)
+            return cls(2 * embedding_dim, skill_dim or embedding_dim, hidden)
 
     def forward(self, states_N2D: Tensor, skills_SD: Tensor) -> Policy:
         states_NH, skills_SH = self.state_net(states_N2D), self.op_net(skills_SD)
@@ -148,7 +150,7 @@ def gumbel(size: int, generator: torch.Generator) -> Tensor:
     return -torch.log(-torch.log(uniform)).float()
 
 
-def make_state(span: Vector, retrieved: Matrix, *, fuse: str = "mean", tau: float = 0.1) -> Vector:
+def make_state(span: Vector, retrieved: Matrix, *, fuse: str = "mean", tau: float = 1.0) -> Vector:
     """The state [ e(x_t) ; fuse(e(m)) ], shape (2D,); the second half is zeros when nothing was retrieved.
 
     ``fuse`` is the mean of the retrieved embeddings, or their average weighted by softmax of cosine similarity / tau.

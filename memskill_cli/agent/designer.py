@@ -112,19 +112,25 @@ class _Cycle:
         faults: list[str] = []
         analysis = None
         while analysis is None and len(faults) < self._config.tries:
-            analysis = await self._ask(parse, faults, task=template("designer_analyse"))
+            analysis = await self._ask(parse, faults, task=self._task("designer_analyse"))
         for _ in range(self._config.rounds - 1 if analysis else 0):
             before = analysis
-            parts = {"analysis": _to_json(before), "task": template("designer_reflect")}
+            parts = {"analysis": _to_json(before), "task": self._task("designer_reflect")}
             analysis = await self._ask(parse, [], **parts) or before
             if analysis == before:
                 break
         return analysis
 
+    def _task(self, name: str) -> str:
+        hint = "\n\n" + template("designer_prefer_new") if self._config.prefer_new_skills else ""
+        return template(name) + hint
+
     async def refine(self, bank: SkillBank, analysis: dict[str, Any], bodies: str) -> tuple[str, list[Change]]:
         """Summary and changes of the first reply with something to accept, or with an empty list."""
         most = self._config.max_changes
         limit = "1 change" if most == 1 else f"{most} changes"
+        if self._config.refine_only:
+            limit += ', each of them "refine": no skill may be added'
         parts = {"analysis": _to_json(analysis), "bodies": bodies, "limit": limit, "task": template("designer_refine")}
         faults: list[str] = []
         summary = ""
@@ -141,19 +147,19 @@ class _Cycle:
 
     def _accept(self, bank: SkillBank, reply: Refinement, last: bool) -> tuple[list[Change], list[str]]:
         """What to make of a reply. Too many changes are all sent back, but of a last reply the first ones stand."""
-        changes, wrong = review(bank, reply.changes)
+        changes, wrong = review(bank, reply.changes, refine_only=self._config.refine_only)
         most = self._config.max_changes
         if len(changes) <= most:
             return changes, wrong
         wrong.append(f"{len(changes)} changes, at most {most} allowed: keep only the most valuable")
         return (changes[:most] if last else []), wrong
 
-    async def _ask(self, parse: Callable[[str], T], faults: list[str], **parts: str) -> T | None:
+    async def _ask(self, parse: Callable[..., T], faults: list[str], **parts: str) -> T | None:
         """A reply as parsed, None if it can't be read. ``faults`` are those of earlier tries; this one's are added."""
         told = "Your earlier replies were refused:\n" + "\n".join(faults) + "\nReply anew, without these faults."
         prompt = messages(self._system, **self._evidence, **parts, refused=told if faults else "")
         try:
-            return (await self._gateway.ask("designer", prompt, parse=parse)).value
+            return (await self._gateway.ask("designer", prompt, parse=lambda text: parse(text, cut=text.cut))).value
         except UnreadableReplyError as error:
             self._refuse([error.message], faults)
             return None

@@ -89,7 +89,9 @@ def make(bank: SkillBank, changes: Sequence[Change], stage: int) -> SkillBank:
     return copy
 
 
-def review(bank: SkillBank, drafts: Sequence[Mapping[str, Any]]) -> tuple[list[Change], list[str]]:
+def review(
+    bank: SkillBank, drafts: Sequence[Mapping[str, Any]], *, refine_only: bool = False
+) -> tuple[list[Change], list[str]]:
     """The changes that may be made of those a model wrote, in order, and for each other one why not.
 
     Of several changes of one skill the first stands; a skill that is added is not refined in the same reply.
@@ -98,6 +100,8 @@ def review(bank: SkillBank, drafts: Sequence[Mapping[str, Any]]) -> tuple[list[C
     refused = []
     for number, draft in enumerate(drafts[:MAX_DRAFTS], start=1):
         verdict = _judge(bank, draft, {_fold(change.name): change for change in good})
+        if refine_only and isinstance(verdict, Change) and verdict.kind == "add":
+            verdict = "no skill may be added here: refine a present one, or reply with an empty list"
         if isinstance(verdict, Change):
             good.append(verdict)
         else:

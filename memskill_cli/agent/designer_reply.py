@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from memskill_cli.agent.reply_blocks import MAX_SAID, without_thoughts
+from memskill_cli.agent.reply_blocks import MAX_SAID
 from memskill_cli.agent.reply_json import MAX_OPENINGS, mended
 from memskill_cli.errors import UnreadableReplyError
 
@@ -63,13 +63,14 @@ class Refinement:
     changes: tuple[dict[str, Any], ...]
 
 
-def parse_analysis(reply: str, cases: int) -> dict[str, Any]:
+def parse_analysis(reply: str, cases: int, *, cut: bool = False) -> dict[str, Any]:
     """The analysis (or reflection) in a reply: ``patterns``, ``recommendations`` and ``summary`` as in the contract.
 
-    ``cases`` is how many were shown, numbered from 1: other numbers are left out. Raises UnreadableReplyError for
+    ``cases`` is how many were shown, numbered from 1: other numbers are left out. Of a reply that the token limit has
+    ``cut`` only JSON that is whole is read. Raises UnreadableReplyError for
     anything without patterns, or with a pattern whose cause is none of :data:`CAUSES`.
     """
-    found = _read(reply, "patterns", _ANALYSIS)
+    found = _read(reply, "patterns", _ANALYSIS, cut)
     return {
         "patterns": [
             {
@@ -92,25 +93,27 @@ def parse_analysis(reply: str, cases: int) -> dict[str, Any]:
     }
 
 
-def parse_refinement(reply: str) -> Refinement:
-    """The refinement in a reply. Raises UnreadableReplyError for anything without a list of changes."""
-    found = _read(reply, "changes", _REFINEMENT)
+def parse_refinement(reply: str, *, cut: bool = False) -> Refinement:
+    """The refinement in a reply; ``cut`` as above. Raises UnreadableReplyError if there is no list of changes."""
+    found = _read(reply, "changes", _REFINEMENT, cut)
     return Refinement(_short(found.get("summary")), tuple(found["changes"]))
 
 
-def _read(reply: str, key: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _read(text: str, key: str, schema: dict[str, Any], cut: bool) -> dict[str, Any]:
     """The last object with ``key`` in a reply, of the shape that ``schema`` describes."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    text = without_thoughts(reply)
     if len(text) > MAX_SAID:
         raise UnreadableReplyError(f"{len(text)} characters, at most {MAX_SAID} are read")
     sound = [(value, end) for value, end in _objects(text) if key in value]
     rest = text[sound[-1][1] :] if sound else text  # a sound draft does not hide a final version with an error
-    found = [value for value, _ in sound] + [value for value in _mended(rest, key) if key in value]
+    mended = [] if cut else [value for value in _mended(rest, key) if key in value]
+    found = [value for value, _ in sound] + mended
+    if not found and cut:
+        raise UnreadableReplyError(f'the reply was cut by the token limit before its JSON with "{key}" was complete')
     if not found:
-        raise UnreadableReplyError(f'expected a JSON object with "{key}", found none in {reply.strip()[:80]!r}')
+        raise UnreadableReplyError(f'expected a JSON object with "{key}", found none in {text.strip()[:80]!r}')
     if error := best_match(Draft202012Validator(schema).iter_errors(found[-1])):
         raise UnreadableReplyError(f"at {error.json_path}: {_cut(error.message, 200)}")
     return found[-1]

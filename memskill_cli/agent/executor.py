@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 from memskill_cli.agent.designer_evidence import Style
 from memskill_cli.agent.parsing import ParsedReply, check_actions, parse_reply
@@ -11,9 +12,10 @@ from memskill_cli.config import MemoryConfig
 from memskill_cli.errors import UnreadableReplyError
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.llm.grammars import executor_grammar
+from memskill_cli.llm.reasoning import ReplyText
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.spaces import Spaces
-from memskill_cli.records import Action, Execution, MemoryAction, Provenance, Retrieved, Span
+from memskill_cli.records import Action, Execution, MemoryAction, Outcome, Provenance, Retrieved, Span
 from memskill_cli.skills.skill import Skill
 
 GRAMMAR_ACTIONS = 8
@@ -36,6 +38,10 @@ class Executor:
         What is rejected is counted by reason; a reply that stays unreadable changes nothing and says so. Raises
         ModelError when the call itself fails: that is never "no memory written".
         """
+        return await self.apply(bank, span, shown, skills, await self.propose(span, shown, skills))
+
+    async def propose(self, span: Span, shown: Sequence[Retrieved], skills: Sequence[Skill]) -> Execution:
+        """What the model wants done, nothing of it applied yet; raises as :meth:`execute` does."""
         allowed = {skill.action for skill in skills}
         try:
             reply = await self._gateway.ask(
@@ -53,11 +59,23 @@ class Executor:
             max_chars=self._config.max_chars,
             max_actions=self._config.max_actions,
         )
-        for outcome, count in reply.value.rejected.items():
-            rejected[outcome] = rejected.get(outcome, 0) + count
+        return Execution(tuple(actions), _sum(reply.value.rejected, rejected), cut=reply.text.cut)
+
+    async def apply(
+        self,
+        bank: MemoryBank,
+        span: Span,
+        shown: Sequence[Retrieved],
+        skills: Sequence[Skill],
+        proposed: Execution,
+    ) -> Execution:
+        """Make the proposed changes; those of memories that have gone since they were shown are rejected."""
+        there = [action for action in proposed.applied if action.index is None or _item(shown, action) in bank]
+        gone = len(proposed.applied) - len(there)
         provenance = Provenance(span.trace_id, span.index, tuple(skill.name for skill in skills), span.index)
-        await self._apply(bank, actions, shown, provenance)
-        return Execution(tuple(actions), rejected)
+        await self._apply(bank, there, shown, provenance)
+        rejected = _sum(proposed.rejected, {Outcome.DUPLICATE: gone} if gone else {})
+        return dataclasses.replace(proposed, applied=tuple(there), rejected=rejected)
 
     async def _apply(
         self, bank: MemoryBank, actions: Sequence[MemoryAction], shown: Sequence[Retrieved], provenance: Provenance
@@ -67,7 +85,7 @@ class Executor:
         vectors = dict(zip(map(id, writes), zip(state, retrieval, strict=True), strict=True))
         for action in actions:
             # Ids, not positions, are what is changed: an index means the memory that was shown there.
-            item_id = shown[action.index].item.item_id if action.index is not None else ""
+            item_id = _item(shown, action)
             match action.action:
                 case Action.INSERT:
                     bank.insert(action.text, *vectors[id(action)], provenance)
@@ -79,6 +97,15 @@ class Executor:
                     pass
 
 
+def _item(shown: Sequence[Retrieved], action: MemoryAction) -> str:
+    """The id of the memory that an action changes; "" of one that changes none."""
+    return shown[action.index].item.item_id if action.index is not None else ""
+
+
+def _sum(one: Mapping[Outcome, int], other: Mapping[Outcome, int]) -> dict[Outcome, int]:
+    return {outcome: one.get(outcome, 0) + other.get(outcome, 0) for outcome in (*one, *other)}
+
+
 def executor_messages(
     span: Span, shown: Sequence[Retrieved], skills: Sequence[Skill], style: Style = "conversational"
 ) -> list[Message]:
@@ -88,8 +115,8 @@ def executor_messages(
     return messages(system, skills=described, memories=numbered(m.item.text for m in shown), span=span.text)
 
 
-def _parse(text: str) -> ParsedReply:
-    reply = parse_reply(text)
+def _parse(text: ReplyText) -> ParsedReply:
+    reply = parse_reply(text, cut=text.cut)
     if not reply.found:
         raise UnreadableReplyError("no memory action found; expected blocks that start with ACTION: INSERT (or NOOP)")
     return reply

@@ -118,10 +118,11 @@ def select(cases: Sequence[HardCase], vectors: Matrix, config: DesignerConfig, s
 
     ``vectors`` (N, D) are the embeddings of the questions of ``cases`` (N). Of each cluster the ``per_cluster`` cases
     of the highest priority are chosen, then the best of the rest until there are ``config.cases`` (if that is too
-    few for all, each cluster's first goes before any second). Clusters and the cases in them are ordered by priority,
-    ties by query id; the result depends on neither the order of ``cases`` nor the number of processors.
+    few for all, each cluster's first goes before any second). Of equal questions one is shown. Clusters and the cases
+    in them are ordered by priority, ties by query id; the result depends on neither the order of ``cases`` nor the
+    number of processors.
     """
-    order = sorted(range(len(cases)), key=lambda i: cases[i].query_id)
+    order = _distinct(cases)
     labels = _clusters(vectors[order], config.clusters, seed)
     groups: dict[int, list[HardCase]] = {}
     for label, i in zip(labels, order, strict=True):
@@ -134,6 +135,14 @@ def select(cases: Sequence[HardCase], vectors: Matrix, config: DesignerConfig, s
     chosen = {query_id for _, _, query_id, _ in sorted(ranked)[: config.cases]}
     kept = [sorted((c for c in group if c.query_id in chosen), key=_by_priority) for group in groups.values()]
     return sorted(filter(None, kept), key=lambda group: _by_priority(group[0]))
+
+
+def _distinct(cases: Sequence[HardCase]) -> list[int]:
+    """The places of ``cases`` in order of query id; of equal questions only the one with the highest priority."""
+    best: dict[str, int] = {}
+    for i in sorted(range(len(cases)), key=lambda i: _by_priority(cases[i])):
+        best.setdefault(" ".join(cases[i].question.lower().split()), i)
+    return sorted(best.values(), key=lambda i: cases[i].query_id)
 
 
 def _by_priority(case: HardCase) -> tuple[float, str]:

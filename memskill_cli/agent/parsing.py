@@ -3,8 +3,8 @@
 Models are asked for blocks separated by blank lines (``ACTION: INSERT`` + ``MEMORY: text`` and so on) and understood
 when they add chatter, code fences, Markdown or numbering, or reply in JSON. Three rules keep memories whole and clean:
 only a known key at the start of a line ends a memory text, so "Her reaction to…" stays as it is; a blank line ends it
-too, so that what the model says between and after its blocks is not remembered; what it thinks aloud inside
-``<think>`` is never obeyed.
+too, so that what the model says between and after its blocks is not remembered; of a reply that the token limit has
+cut the last action, which may be half of one, is rejected. (Reasoning is removed before: see ``llm/reasoning.py``.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from memskill_cli.agent.reply_blocks import MAX_SAID, block_entries, without_thoughts
+from memskill_cli.agent.reply_blocks import MAX_SAID, block_entries
 from memskill_cli.agent.reply_entry import Entry
 from memskill_cli.agent.reply_json import json_entries, sound_json
 from memskill_cli.records import Action, MemoryAction, Outcome
@@ -35,21 +35,25 @@ class ParsedReply:
     found: bool
 
 
-def parse_reply(text: str) -> ParsedReply:
-    """Every action that can be read in an executor's reply, in order. Never raises.
+def parse_reply(text: str, *, cut: bool = False) -> ParsedReply:
+    """Every action that can be read in an executor's reply, in order; all but the last of one that was ``cut``.
+
+    Never raises.
 
     A NOOP beside other actions says nothing and is left out; several NOOPs are one. What looks like an action of
     an unknown type is counted in ``rejected``. Indices and texts are as found: :func:`check_actions` judges them.
     Of a reply beyond ``MAX_SAID`` nothing is read.
     """
-    said = without_thoughts(text)
-    entries = _read_entries(said) if len(said) <= MAX_SAID else None
+    entries = _read_entries(text) if len(text) <= MAX_SAID else None
     if entries is None:
         return ParsedReply((), {}, found=False)
+    half = entries[len(entries) - 1 :] if cut else []
+    entries = entries[: len(entries) - len(half)]
     actions = [action for entry in entries if (action := _to_action(entry)) is not None]
     unknown = len(entries) - len(actions)
     does = [action for action in actions if action.action is not Action.NOOP]
-    return ParsedReply(tuple(does or actions[:1]), {Outcome.UNKNOWN_ACTION: unknown} if unknown else {}, found=True)
+    rejected = {Outcome.UNKNOWN_ACTION: unknown, Outcome.CUT: len(half)}
+    return ParsedReply(tuple(does or actions[:1]), {why: count for why, count in rejected.items() if count}, found=True)
 
 
 def _read_entries(reply: str) -> list[Entry] | None:
@@ -89,14 +93,12 @@ def check_actions(
     """The actions to apply, in order, and how many of the others were rejected for which reason (section 3, step 5).
 
     ``shown`` is the number of memories the executor saw. Of several UPDATEs or DELETEs of one index the first is
-    applied, and a DELETE beats an UPDATE. NOOP without a skill that allows it is neither applied nor rejected: it
-    asks for nothing.
+    applied, and a DELETE beats an UPDATE. NOOP changes nothing, so it is never rejected: it is an action of its own
+    type, whichever skills were chosen.
     """
     rejected: Counter[Outcome] = Counter()
     good = []
     for action in actions:
-        if action.action is Action.NOOP and Action.NOOP not in allowed:
-            continue
         if (fault := _fault(action, allowed, shown, max_chars)) is None:
             good.append(action)
         else:
@@ -108,6 +110,8 @@ def check_actions(
 
 
 def _fault(action: MemoryAction, allowed: Collection[Action], shown: int, max_chars: int) -> Outcome | None:
+    if action.action is Action.NOOP:
+        return None
     if action.action not in allowed:
         return Outcome.NOT_ALLOWED
     if action.action in _CHANGES and (action.index is None or not 0 <= action.index < shown):

@@ -13,12 +13,24 @@ MAX_MENDED = 40_000
 MAX_OPENINGS = 500
 """Brackets that may begin something in a text with errors: each false one costs as much as the text is long."""
 _OPENING = re.compile(r"[{\[](?=\s*[{\"'}\]])")
+_ACTION_KEYS = ("actions", "action", "operations", "operation", "action_type")
+_MEMORY_KEYS = (
+    "memory",
+    "updated_memory",
+    "new_memory",
+    "memory_item",
+    "memory_text",
+    "memory_content",
+    "text",
+    "content",
+)
 
 
 def json_entries(reply: str) -> list[Entry] | None:
     """The entries of JSON anywhere in the reply, with small errors mended; None if it has no actions in JSON."""
     entries, broken = sound_json(reply)
-    found = _entries(mended(broken)) if "action" in broken.lower() else None
+    said = broken.lower()
+    found = _entries(mended(broken)) if "action" in said or "operation" in said else None
     return found if found is not None and len(found) > len(entries or []) else entries
 
 
@@ -70,15 +82,16 @@ def _from_json(value: Any) -> list[Entry] | None:
     if not isinstance(value, dict):
         return None
     fields = {re.sub(r"\W", "_", str(key).strip().lower()): item for key, item in value.items()}
-    actions = fields.get("actions", fields.get("action"))
+    actions = next((fields[name] for name in _ACTION_KEYS if fields.get(name) is not None), None)
+    if actions is None and isinstance(kind := fields.get("type"), str) and read_verb(kind):
+        actions = kind
     if actions is None:
         return None
     if isinstance(actions, dict | list):
         items = actions if isinstance(actions, list) else [actions]
         return [entry for item in items for entry in _from_json(item) or _bare(item)]
     index = next((fields[name] for name in ("index", "memory_index") if fields.get(name) is not None), None)
-    names = ("memory", "updated_memory", "memory_item", "text")
-    memory = next((fields[name] for name in names if isinstance(fields.get(name), str)), None)
+    memory = next((fields[name] for name in _MEMORY_KEYS if isinstance(fields.get(name), str)), None)
     return [Entry(str(actions), None if index is None else _whole(index), memory)]
 
 

@@ -31,6 +31,14 @@ Abstention = Annotated[
     o.option("--include-abstention", panel=o.METHOD, help="Judge LongMemEval's unanswerable questions, too, apart."),
 ]
 Limit = Annotated[int, o.option("--limit", panel=o.LIMITS, help="Ask only the first N queries (0: all).")]
+InitSkills = Annotated[
+    str | None,
+    o.option(
+        "--init-skills",
+        panel=o.METHOD,
+        help="Other skills for the controller: a bank's JSON, a folder of SKILL.md, or the word seeds.",
+    ),
+]
 Which = Annotated[str, o.option("--checkpoint", panel=o.WHERE, help="best, latest, or a checkpoint's folder.")]
 
 
@@ -44,6 +52,7 @@ def eval_(
     include_abstention: Abstention = False,
     limit: Limit = 0,
     checkpoint: Which = "best",
+    init_skills: InitSkills = None,
     preset: o.Preset = "default",
     config: o.ConfigFile = None,
     set_: o.Set = None,
@@ -86,14 +95,19 @@ def eval_(
         from memskill_cli import stopping
         from memskill_cli.cli import eval_tables
         from memskill_cli.cli.prepare import ensure_prepared
+        from memskill_cli.config import for_evaluation
         from memskill_cli.datasets.base import load_manifest
         from memskill_cli.evaluation import alfworld, launch, task
         from memskill_cli.runs.run_dir import RunDir, find_run
         from memskill_cli.services import check_access
+        from memskill_cli.skills.release_skills import starting_bank
 
         names = task.method_names(method)
         path = find_run(runs_dir, run, trained=True)
-        settings = o.settings_of(ctx.params, "eval", RunDir.open(path).settings() if path else None)
+        settings = for_evaluation(o.settings_of(ctx.params, "eval", RunDir.open(path).settings() if path else None))
+        bank = starting_bank(init_skills, noop=settings.controller.noop_seed) if init_skills is not None else None
+        if bank is not None:
+            out.notice(f"evaluating with the {len(bank)} skills of {init_skills}, not with the run's own")
         task.check_abstention(settings.dataset, include_abstention)
         alfworld.check_methods(settings.dataset, names)
         ensure_prepared(out, settings.dataset, data_dir)
@@ -106,7 +120,7 @@ def eval_(
         opened = launch.open_run(runs_dir, run, settings, tasks[0].data_digest)
         with Bars(out) as bars:
             progress = launch.Progress(bars.begin, out.notice)
-            work = launch.evaluate(opened, tasks, settings, checkpoint, data_dir, access, progress)
+            work = launch.evaluate(opened, tasks, settings, checkpoint, data_dir, access, progress, bank)
             summaries = stopping.run(work, out.notice)
         if len(summaries) == 1:
             out.result(summaries[0], *eval_tables.one(summaries[0]))
@@ -116,7 +130,7 @@ def eval_(
             out.result(document, *eval_tables.several(summaries, gains))
         if owed := sum(sum(summary["errors"].values()) for summary in summaries):
             asked = sum(summary["queries"] for summary in summaries)
-            out.warn(f"{owed} of {asked} queries are owed; the same command again asks only these")
+            out.warn(f"{owed} of {asked} queries failed; run the same command again to retry them")
         flag = f" --runs-dir {runs_dir}" if runs_dir != Path("runs") else ""
         out.next_command(f"memskill inspect-skills --run {opened.name}{flag}")
 

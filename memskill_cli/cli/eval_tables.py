@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from memskill_cli.cli.console import percent, safe
+from memskill_cli.reports.executor_replies import executor_notes
 
 Summary = dict[str, Any]
 _ANSWERED = {"f1": "F1", "judge": "judge"}
@@ -136,7 +137,13 @@ def _caveats(summary: Summary) -> list[str]:
     lines = []
     if summary["errors"]:
         failed = ", ".join(f"{count} {what}" for what, count in summary["errors"].items())
-        lines.append(f"without a score, and in no mean: {failed}")
+        lines.append(f"without a score and excluded from averages: {failed}")
+    if summary["errors"].get("unreadable"):
+        lines.append(
+            "an unreadable answer ends inside the model's reasoning: "
+            "raise models.answer_max_tokens, or switch reasoning off"
+        )
+    lines += executor_notes(summary)
     if cut := summary.get("cut"):
         lines.append(
             f"{cut['queries']} of {summary['queries']} queries did not have all that belongs to them: "

@@ -116,8 +116,8 @@ def _shown(cycle: Cycle) -> list[RenderableType]:
             parts.append(Text.from_markup(safe(line), style=colours.get(line[:1], ""), emoji=False))
     if cycle.judged:
         for name in ("before", "after"):
-            score = cycle.judged[name]
-            measure, called = ("success_rate", "success") if "success_rate" in score else ("f1", "F1")
+            score, measure = cycle.judged[name], cycle.judged["measure"]
+            called = {"success_rate": "success", "f1": "F1"}.get(measure, measure)
             low, high = score["ci95"][measure] or (None, None)
             shown = f"{percent(score[measure])} ({percent(low)}–{percent(high)})"
             parts.append(f"{name}: {called} {shown} on {cycle.judged['split']}")

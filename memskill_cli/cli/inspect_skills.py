@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from memskill_cli.cli import options
-from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, safe
+from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, percent, safe
 from memskill_cli.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ def _text(text: str, style: str = "") -> Text:
 
 
 def _reward(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    """A reward × 100, as everywhere that a person reads one."""
+    return percent(value)
 
 
 def _show_bank(out: Console, shown: _Shown) -> None:
@@ -213,10 +214,8 @@ def _branch(stage: Stage, kinds: dict[str, list[str]]) -> Text:
 
 def _outcome(stage: Stage) -> tuple[str, str]:
     """In words, and in which colour."""
-    if stage.is_best:
-        return "best", "green"
-    words = {None: ("not judged yet", "dim"), True: ("kept", ""), False: ("rolled back", "red")}
-    return words[stage.kept]
+    colours = {"best": "green", "not judged": "dim", "rolled back": "red"}
+    return stage.outcome, colours.get(stage.outcome, "")
 
 
 def _facts(stage: Stage) -> dict[str, Any]:

@@ -89,7 +89,7 @@ SETTINGS = {
     "chunk_size": "{section}.chunk_size",
     "chunk_overlap": "{section}.chunk_overlap",
     "top_k": "{section}.top_k",
-    "mem_top_k": "memory.top_k",
+    "mem_top_k": "{memories}",
     "reward": "reward.kind",
     "judge": "eval.judge",
     "outer_epochs": "train.outer_epochs",
@@ -104,7 +104,8 @@ SETTINGS = {
     "tracker": "tracker",
     "dataset": "dataset",
 }
-"""Which setting each flag is; ``{section}`` is the command's own (train or eval)."""
+"""Which setting each flag is; ``{section}`` is the command's own (train or eval), so is the number of memories."""
+MEMORIES = {"train": "memory.top_k", "eval": "eval.num_memories"}
 
 
 def settings_of(flags: dict[str, Any], section: str, base: Config | None = None) -> Config:
@@ -116,7 +117,7 @@ def settings_of(flags: dict[str, Any], section: str, base: Config | None = None)
 
     roles = {f"models.{role}": flags["model"] for role in ("executor", "answer", "judge", "designer")}
     named = {
-        setting.format(section=section): flags[flag]
+        setting.format(section=section, memories=MEMORIES[section]): flags[flag]
         for flag, setting in SETTINGS.items()
         if flags.get(flag) is not None
     }

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from memskill_cli.runs.run_dir import RunDir
 
 Resume = Annotated[bool, o.option("--resume", panel=o.WHERE, help="Go on with a run (the newest, or --run).")]
+InitFrom = Annotated[
+    str | None,
+    o.option("--init-from", panel=o.METHOD, help="Start from the controller and skills of another run's best stage."),
+]
 InitSkills = Annotated[
     Path | None, o.option("--init-skills", panel=o.METHOD, help="Start from a bank's JSON or a folder of SKILL.md.")
 ]
@@ -28,6 +32,7 @@ def train(
     run: o.Run = None,
     resume: Resume = False,
     override: Override = False,
+    init_from: InitFrom = None,
     init_skills: InitSkills = None,
     preset: o.Preset = "default",
     config: o.ConfigFile = None,
@@ -83,14 +88,15 @@ def train(
         if resume:
             opened = launch.reopen(runs_dir, run, data_dir)
             before = opened.settings()
-            settings = launch.agree(opened, _resumed(ctx.params, opened), override)
+            settings = launch.agree(opened, _resumed(ctx, opened), override)
             finished = opened.manifest().status == "finished" and not _longer(before, settings)
         else:
             settings = o.settings_of(ctx.params, "train")
             require(settings.tracker)
             ensure_prepared(out, settings.dataset, data_dir)
             check_access(settings, access)
-            opened = launch.start(runs_dir, run, settings, data_dir, init_skills)
+            source = launch.policy_of(runs_dir, init_from, settings, out.notice) if init_from else None
+            opened = launch.start(runs_dir, run, settings, data_dir, init_skills, source)
             finished = False
         out.goes_on_with(again.training(opened.name, ctx))
         if finished:
@@ -104,11 +110,21 @@ def train(
         out.next_command(f"memskill eval --dataset {settings.dataset} --run {opened.name}{flag}")
 
 
-def _resumed(flags: dict[str, Any], run: RunDir) -> Config:
-    """What the flags of a resuming command ask for, on top of the run's own settings."""
-    own = run.settings()
-    given = {**flags, "dataset": own.dataset if flags["dataset"] == "locomo" else flags["dataset"]}
-    return o.settings_of(given, "train", own)
+def _resumed(ctx: typer.Context, run: RunDir) -> Config:
+    """What the flags of a resuming command ask for, on top of the run's own settings.
+
+    Raises RunError for a ``--dataset`` that is not the run's.
+    """
+    from memskill_cli.errors import RunError
+
+    own, source = run.settings(), ctx.get_parameter_source("dataset")
+    asked = ctx.params["dataset"]
+    if source is not None and source.name != "DEFAULT" and asked != own.dataset:
+        raise RunError(
+            f"run {run.name} is trained on {own.dataset}, not on {asked}",
+            hint=f"leave --dataset out to resume it, or start a new run: memskill train --dataset {asked}",
+        )
+    return o.settings_of({**ctx.params, "dataset": own.dataset}, "train", own)
 
 
 def _longer(before: Config, after: Config) -> bool:
@@ -167,9 +183,8 @@ def show(out: Console, run: RunDir) -> None:
     for stage in found:
         inner = [row["episode_reward_mean"] for row in rows if row["stage"] == stage.number]
         first, last = (percent(inner[0]), percent(inner[-1])) if inner else ("–", "–")
-        outcome = {None: "not judged", True: "kept", False: "rolled back"}[stage.kept]
         numbers = (str(len(inner)), first, last, percent(stage.reward))
-        table.add_row(f"{stage.number:03d}", *numbers, "best" if stage.is_best else outcome)
+        table.add_row(f"{stage.number:03d}", *numbers, stage.outcome)
     out.result(
         {
             "run": run.name,

@@ -1,6 +1,15 @@
 """Settings: what they are (settings.py), what they start from (presets.py), how a command gets them (loading.py)."""
 
-from memskill_cli.config.loading import digest, from_dict, load, read_toml, setting_names, to_dict, to_toml
+from memskill_cli.config.loading import (
+    digest,
+    for_evaluation,
+    from_dict,
+    load,
+    read_toml,
+    setting_names,
+    to_dict,
+    to_toml,
+)
 from memskill_cli.config.presets import DATASET_DEFAULTS, PRESETS
 from memskill_cli.config.settings import (
     EMBEDDED,
@@ -10,6 +19,7 @@ from memskill_cli.config.settings import (
     DesignerConfig,
     EncodersConfig,
     EvalConfig,
+    JudgePrompt,
     LimitsConfig,
     MemoryConfig,
     ModelsConfig,
@@ -30,6 +40,7 @@ __all__ = [
     "DesignerConfig",
     "EncodersConfig",
     "EvalConfig",
+    "JudgePrompt",
     "LimitsConfig",
     "MemoryConfig",
     "ModelsConfig",
@@ -39,6 +50,7 @@ __all__ = [
     "SpanMode",
     "TrainConfig",
     "digest",
+    "for_evaluation",
     "from_dict",
     "load",
     "read_toml",

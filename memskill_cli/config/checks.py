@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,15 +13,29 @@ from memskill_cli.redaction import bare
 
 _ABOVE_0 = (
     *("train.outer_epochs", "train.inner_epochs", "train.batch_size", "train.top_k", "train.chunk_size"),
-    *("train.keep_checkpoints", "eval.top_k", "eval.chunk_size", "memory.top_k", "limits.concurrency"),
-    *("ppo.minibatch", "ppo.epochs", "controller.hidden", "designer.max_changes", "designer.rounds"),
-    *("designer.tries", "designer.clusters", "models.timeout", "memory.tau", "alfworld.trajectories_min"),
-    *("alfworld.tasks_min", "alfworld.steps", "alfworld.workers", "alfworld.deadline"),
+    *("train.keep_checkpoints", "eval.top_k", "eval.chunk_size", "eval.bootstrap", "memory.top_k", "memory.tau"),
+    *("memory.parallel_spans", "memory.max_chars", "memory.max_actions", "limits.concurrency", "controller.hidden"),
+    *("controller.new_skill_epochs", "ppo.clip", "ppo.learning_rate", "ppo.epochs", "ppo.max_grad_norm"),
+    *("designer.max_changes", "designer.every", "designer.capacity", "designer.rounds", "designer.tries"),
+    *("designer.patience", "designer.pool", "designer.clusters", "designer.per_cluster", "designer.cases"),
+    *("models.timeout", "models.executor_max_tokens", "models.answer_max_tokens", "models.judge_max_tokens"),
+    *("models.designer_max_tokens", "alfworld.trajectories_min", "alfworld.tasks_min", "alfworld.steps"),
+    *("alfworld.workers", "alfworld.deadline"),
 )
 _NOT_BELOW_0 = (
-    *("train.chunk_overlap", "eval.chunk_overlap", "eval.context_tokens", "limits.max_cost"),
-    *("models.retries", "models.temperature", "ray.workers", "ray.encoders"),
+    *("train.chunk_overlap", "train.max_spans", "eval.chunk_overlap", "eval.max_spans", "eval.context_tokens"),
+    *("eval.num_memories", "limits.max_cost", "models.retries", "models.temperature", "alfworld.temperature"),
+    *("reward.process_quality", "reward.process_failure", "ppo.value_weight", "ppo.entropy_weight", "ppo.minibatch"),
+    *("ppo.target_kl", "designer.max_cycles", "designer.window", "designer.retrieved", "ray.workers", "ray.encoders"),
 )
+_FROM_0_TO_1 = (
+    "reward.final_share",
+    "ppo.gamma",
+    "ppo.lam",
+    "designer.f1_threshold",
+    "alfworld.same_type",
+)
+_ABOVE_0_TO_1 = ("reward.decay", "reward.query_ratio", "designer.judged_share", "alfworld.top_p")
 
 
 def check(config: Config) -> None:
@@ -34,14 +49,19 @@ def check(config: Config) -> None:
     tables = {part: table for part, table in asdict(config).items() if isinstance(table, dict)}
     values = {f"{part}.{name}": value for part, table in tables.items() for name, value in table.items()}
     _check_secrets(values)
-    for name in _ABOVE_0:
-        if values[name] <= 0:
-            raise UsageError(f"{name} must be above 0, not {values[name]}")
-    for name in _NOT_BELOW_0:
-        if values[name] < 0:
-            raise UsageError(f"{name} must not be below 0, not {values[name]}")
-    if not 0 < config.reward.query_ratio <= 1:
-        raise UsageError(f"reward.query_ratio must be above 0 and at most 1, not {config.reward.query_ratio}")
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{name} must be a finite number, not {value}")
+    for names, fits, range_ in (
+        (_ABOVE_0, lambda value: value > 0, "above 0"),
+        (_NOT_BELOW_0, lambda value: value >= 0, "0 or above"),
+        (_FROM_0_TO_1, lambda value: 0 <= value <= 1, "from 0 to 1"),
+        (_ABOVE_0_TO_1, lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        (("controller.p_min",), lambda value: 0 < value < 1, "between 0 and 1"),
+    ):
+        for name in names:
+            if not fits(values[name]):
+                raise UsageError(f"{name} must be {range_}, not {values[name]}")
     _check_games(config.alfworld)
 
 
@@ -61,5 +81,3 @@ def _check_games(played: AlfworldConfig) -> None:
     ):
         if least > most:
             raise UsageError(f"alfworld.{name}_min {least} must not be above alfworld.{name}_max {most}")
-    if not 0 <= played.same_type <= 1:
-        raise UsageError(f"alfworld.same_type must be from 0 to 1, not {played.same_type}")

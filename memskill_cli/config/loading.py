@@ -60,6 +60,17 @@ def load(
     return config
 
 
+def for_evaluation(config: Config, *, judge: bool | None = None) -> Config:
+    """The settings that an evaluation works with: memories retrieved are those of the evaluation.
+
+    So two ways to ask for the same number of memories are one evaluation. ``judge`` says anew whether there is one.
+    """
+    asked = config.eval
+    memory = dataclasses.replace(config.memory, top_k=asked.num_memories or config.memory.top_k)
+    evaluation = dataclasses.replace(asked, num_memories=0, judge=asked.judge if judge is None else judge)
+    return dataclasses.replace(config, memory=memory, eval=evaluation)
+
+
 def _chosen(sets: typing.Sequence[str], overrides: dict[str, Any]) -> dict[str, Any]:
     """What was given on the command line: flags, and over them ``--set``."""
     chosen = {name: value for name, value in overrides.items() if value is not None}

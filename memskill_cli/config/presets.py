@@ -12,7 +12,7 @@ DATASET_DEFAULTS: dict[str, Settings] = {
     "locomo": {**_READ, "eval.top_k": 7, "models.answer_max_tokens": 32},
     "longmemeval": {**_READ, "eval.top_k": 5, "models.answer_max_tokens": 512},
     "hotpotqa": {**_READ, "eval.top_k": 7, "models.answer_max_tokens": 512},
-    "alfworld": {**_READ, "eval.top_k": 5, "models.answer_max_tokens": 512},
+    "alfworld": {**_READ, "eval.top_k": 5, "models.answer_max_tokens": 32, "train.chunk_size": 2048},
 }
 """What depends on the benchmark, as published. A run evaluated on another benchmark takes that one's values."""
 
@@ -28,6 +28,7 @@ PRESETS: dict[str, Settings] = {
         "train.batch_size": 3,
         "train.max_spans": 2,
         "train.top_k": 1,
+        "controller.noop_seed": False,  # every one of these few spans has something to remember
         "memory.top_k": 6,
         "memory.max_actions": 6,
         "reward.query_ratio": 0.3,
@@ -48,18 +49,22 @@ PRESETS: dict[str, Settings] = {
         "models.answer": _LLAMA,
         "models.designer": _LLAMA,
         "models.judge": "openai/openai/gpt-oss-120b",
-        "models.judge_max_tokens": 4096,  # ours: what this judge thinks before its verdict counts as reply
+        "models.executor_max_tokens": 2048,
+        "models.judge_max_tokens": 1024,
         "models.temperature": 0.0,
         "encoders.state": "Qwen/Qwen3-Embedding-0.6B",
+        "encoders.skill": "",
         "encoders.retrieval": "contriever",
         # section 3: one step
         "memory.top_k": 20,
         "memory.fuse": "mean",
+        "memory.tau": 1.0,
+        "memory.parallel_spans": 1,
         # section 4: controller
         "controller.hidden": 256,
         "controller.p_min": 0.30,
         "controller.new_skill_epochs": 25,
-        "controller.noop_seed": False,
+        "controller.noop_seed": True,
         # section 5: reward
         "reward.kind": "f1",
         "reward.final_share": 0.60,
@@ -72,6 +77,7 @@ PRESETS: dict[str, Settings] = {
         "ppo.lam": 0.95,
         "ppo.clip": 0.2,
         "ppo.value_weight": 0.5,
+        "ppo.clip_vloss": False,
         "ppo.entropy_weight": 0.01,
         "ppo.learning_rate": 1e-4,
         "ppo.minibatch": 32,
@@ -80,6 +86,11 @@ PRESETS: dict[str, Settings] = {
         "ppo.target_kl": 0.02,
         # section 7: designer
         "designer.max_changes": 3,
+        "designer.every": 1,
+        "designer.capacity": 30,
+        "designer.refine_only": False,
+        "designer.prefer_new_skills": True,
+        "designer.judged_share": 0.25,
         "designer.rounds": 3,
         "designer.tries": 3,
         "designer.max_cycles": 20,
@@ -101,7 +112,9 @@ PRESETS: dict[str, Settings] = {
         "train.top_k": 3,
         "train.max_spans": 0,
         "train.evolve": True,
+        "eval.num_memories": 0,
         "eval.judge": True,
+        "eval.judge_prompt": "general",
         "eval.max_spans": 0,
     },
 }
@@ -123,6 +136,10 @@ _PRESETS_BY_DATASET: dict[str, dict[str, Settings]] = {
             "alfworld.tasks_min": 5,
             "alfworld.tasks_max": 5,
             "alfworld.same_type": 1.0,
+            "alfworld.memory": "all",
+            "alfworld.temperature": 0.0,
+            "alfworld.top_p": 1.0,
+            "alfworld.inventory": True,
             "alfworld.steps": 50,
         },
     },

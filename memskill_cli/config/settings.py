@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+JudgePrompt = Literal["category", "general"]
+"""What the judge goes by: a category's own rule where it has one, or one prompt for all."""
 SpanMode = Literal["turn", "turn-pair", "full-session", "fixed-length", "paragraph"]
 EMBEDDED = "embedded"
 
@@ -33,11 +35,11 @@ class ModelsConfig:
     """Seconds one HTTP call may take."""
     retries: int = 4
     """How often litellm tries a failed call again, over all healthy keys, before the call has failed."""
-    executor_max_tokens: int = 1024
+    executor_max_tokens: int = 2048
     """Longest reply of the executor, in tokens."""
     answer_max_tokens: int = 32
-    """Longest answer, in tokens (the paper: 32 on LoCoMo, 512 elsewhere)."""
-    judge_max_tokens: int = 256
+    """Longest answer, in tokens (the paper: 32 on LoCoMo and for a command in ALFWorld, 512 elsewhere)."""
+    judge_max_tokens: int = 1024
     """Longest verdict, in tokens."""
     designer_max_tokens: int = 4096
     """Longest reply of the designer, in tokens."""
@@ -49,7 +51,9 @@ class EncodersConfig:
     folder, or ``litellm:<model>``; with ``@bfloat16`` behind it a transformer computes in half the bits."""
 
     state: str = "minilm"
-    """Embeds spans, memories and skill descriptions for the controller."""
+    """Embeds spans and memories for the controller."""
+    skill: str = ""
+    """Embeds skill descriptions for the controller, perhaps in another width; "" is the state encoder."""
     retrieval: str = "minilm"
     """Embeds queries and memories when answering."""
     device: str = "auto"
@@ -64,8 +68,11 @@ class MemoryConfig:
     """Memories shown to the executor for a span, and to the answering model for a query."""
     fuse: Literal["mean", "softmax"] = "mean"
     """How the embeddings of retrieved memories become the second half of the controller's state."""
-    tau: float = 0.1
+    tau: float = 1.0
     """Temperature of ``fuse = "softmax"``."""
+    parallel_spans: int = 1
+    """Spans of a trace read at the same time, each from the memory before all of them, and merged in order. More is
+    faster and costs quality: a span does not see what the others beside it have written."""
     max_chars: int = 2000
     """A longer memory text is rejected and counted."""
     max_actions: int = 32
@@ -84,8 +91,8 @@ class ControllerConfig:
     """Total probability that skills new to the bank are raised to."""
     new_skill_epochs: int = 50
     """Inner epochs over which that exploration fades to nothing."""
-    noop_seed: bool = False
-    """Whether the starting bank has the ``noop`` skill."""
+    noop_seed: bool = True
+    """Whether the starting bank has the ``noop`` skill beside insert, update and delete."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where PPO updates it. On CUDA the last bits may differ from run to run. (Skills are always chosen on the CPU.)"""
 
@@ -124,14 +131,16 @@ class PPOConfig:
     """Weight of the entropy bonus."""
     learning_rate: float = 1e-4
     """Adam's step size."""
+    clip_vloss: bool = False
+    """Whether the value loss is clipped around the old values, by the same range."""
     minibatch: int = 32
-    """Steps in a minibatch."""
+    """Steps in a minibatch; 0 is the whole batch."""
     epochs: int = 4
     """Passes over a batch."""
     max_grad_norm: float = 0.5
     """Gradients are clipped to this norm."""
     target_kl: float = 0.02
-    """An epoch whose mean approximate KL exceeds this is the last one."""
+    """An epoch whose mean approximate KL exceeds this is the last one; 0 never stops early."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +175,16 @@ class DesignerConfig:
 
     max_changes: int = 1
     """Changes of one designer cycle at most (2 or 3 in the published runs)."""
+    every: int = 1
+    """Outer epochs from one designer cycle to the next: the length of a stage."""
+    capacity: int = 30
+    """Skills that the bank holds at most."""
+    refine_only: bool = False
+    """Whether the designer may only reword skills and never add one."""
+    prefer_new_skills: bool = False
+    """Whether analysis and reflection are told that a missing ability is better met by a new skill."""
+    judged_share: float = 0.25
+    """Last part of a stage's inner epochs whose mean reward judges it."""
     rounds: int = 3
     """Analysis and the reflections that improve it, together."""
     tries: int = 3
@@ -202,8 +221,12 @@ class EvalConfig:
     """Tokens a fixed-length span shares with the one before."""
     top_k: int = 7
     """Skills the controller picks for a span."""
+    num_memories: int = 0
+    """Memories retrieved while evaluating; 0 is as many as while training (``memory.top_k``)."""
     judge: bool = True
     """Whether the judge model scores answers beside F1."""
+    judge_prompt: JudgePrompt = "category"
+    """``category``: the judge is told a category's own rule where there is one; ``general``: one prompt for all."""
     max_spans: int = 0
     """Read only so many spans of a trace (0: all). For demonstrations; said in every result that it was used."""
     context_tokens: int = 0
@@ -229,6 +252,15 @@ class AlfworldConfig:
     """Most of them (5 in the published runs)."""
     same_type: float = 1.0
     """Probability that A and B are of one task type (0.8 is the other published setting)."""
+    memory: Literal["by-type", "all"] = "by-type"
+    """What an evaluation reads: up to ``trajectories_max`` training trajectories for each task type into a memory of
+    its own, or ``all`` of them into one memory (as published)."""
+    temperature: float = 0.0
+    """Sampling temperature of the acting model."""
+    top_p: float = 1.0
+    """Nucleus sampling of the acting model: the share of probability that it draws from."""
+    inventory: bool = True
+    """Whether the acting model is shown what it carries."""
     query: Literal["goal", "observation"] = "goal"
     """What memory is asked with, once a task: its goal, or the first observation."""
     steps: int = 50

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from memskill_cli.agent.actor import Playground
-from memskill_cli.config import MemoryConfig, RewardConfig
+from memskill_cli.config import AlfworldConfig, JudgePrompt, MemoryConfig, RewardConfig
 from memskill_cli.engines.mail import COMMAND, Correspondent
 from memskill_cli.llm.gateway import Gateway, Reply
 from memskill_cli.memory.encoders import CachedEncoder
@@ -25,9 +25,7 @@ class Games(NamedTuple):
 
     root: Path
     workers: int
-    deadline: float
-    steps: int
-    query: Any
+    acting: AlfworldConfig
     max_chars: int
 
 
@@ -41,21 +39,28 @@ class Charter:
     windows: Mapping[Role, int | None]
     one_space: bool
     """Whether both embedding spaces are one."""
+    dims: Mapping[str, int]
+    """Widths of the embedding spaces by name; skills are among them where they have an encoder of their own."""
+    judge_prompt: JudgePrompt
     games: Games | None
 
     @classmethod
     def of(cls, world: World, games: Games | None) -> Charter:
         windows = {role: world.gateway.window(role) for role in ROLES}
         one_space = world.spaces.state is world.spaces.retrieval
-        return cls(world.memory, world.reward, world.dataset, windows, one_space, games)
+        dims = {name: encoder.dim for name, encoder in world.spaces._asdict().items() if encoder is not None}
+        return cls(world.memory, world.reward, world.dataset, windows, one_space, dims, world.judge_prompt, games)
 
     def world(self, mail: Correspondent) -> World:
         """The world as it is seen from the other end of ``mail``."""
         line = Line(mail)
-        state = cast(CachedEncoder, RemoteEncoder(line, "state"))
-        spaces = Spaces(state, state if self.one_space else cast(CachedEncoder, RemoteEncoder(line, "retrieval")))
+        encoders = {name: cast(CachedEncoder, RemoteEncoder(line, name, dim)) for name, dim in self.dims.items()}
+        if self.one_space:
+            encoders["retrieval"] = encoders["state"]
+        spaces = Spaces(**encoders)
         gateway = cast(Gateway, RemoteGateway(line, self.windows))
-        return World(gateway, spaces, self.memory, self.reward, self.dataset, self._playground(line))
+        playground = self._playground(line)
+        return World(gateway, spaces, self.memory, self.reward, self.dataset, playground, self.judge_prompt)
 
     def _playground(self, line: Line) -> Playground | None:
         if self.games is None:
@@ -63,15 +68,18 @@ class Charter:
         from memskill_cli.games.pool import GamePool
 
         at = self.games
-        pool = GamePool(at.root, workers=at.workers, deadline=at.deadline, notice=partial(line.tell, "notice"))
-        return Playground(pool, at.steps, at.query, at.max_chars)
+        deadline, notice = at.acting.deadline, partial(line.tell, "notice")
+        return Playground(
+            GamePool(at.root, workers=at.workers, deadline=deadline, notice=notice), at.acting, at.max_chars
+        )
 
 
 def functions_of(world: World, notice: Callable[[str], None]) -> dict[str, Callable[..., Any]]:
     """What the stand-ins of ``world`` ask for."""
     functions: dict[str, Callable[..., Any]] = {"ask": world.gateway.ask, "notice": notice}
     for name, encoder in world.spaces._asdict().items():
-        functions |= {f"{name}.aencode": encoder.aencode, f"{name}.ahead": encoder.ahead}
+        if encoder is not None:
+            functions |= {f"{name}.aencode": encoder.aencode, f"{name}.ahead": encoder.ahead}
     return functions
 
 
@@ -109,8 +117,8 @@ class RemoteGateway:
 class RemoteEncoder:
     """Of :class:`~memskill_cli.memory.encoders.CachedEncoder`, what a trace needs. The command has the cache."""
 
-    def __init__(self, line: Line, space: str) -> None:
-        self._line, self._space = line, space
+    def __init__(self, line: Line, space: str, dim: int) -> None:
+        self._line, self._space, self.dim = line, space, dim
 
     async def aencode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
         return cast(Matrix, await self._line.call(f"{self._space}.aencode", list(texts), side))

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from memskill_cli.config import AlfworldConfig
 from memskill_cli.datasets.trajectories import by_type, gathered
 from memskill_cli.errors import UsageError
 from memskill_cli.evaluation.scoring import bootstrap_ci
@@ -33,22 +34,27 @@ def check_methods(dataset: str, names: Sequence[str]) -> None:
 
 
 def traces_of(
-    train: Iterable[Trace], split: Iterable[Trace], *, trajectories: int, limit: int, seed: int
+    train: Iterable[Trace], split: Iterable[Trace], acting: AlfworldConfig, *, limit: int, seed: int
 ) -> list[Trace]:
-    """One trace for each task type of ``split``: up to ``trajectories`` from ``train`` and all tasks of the split.
+    """One trace for each task type of ``split``: up to ``trajectories_max`` from ``train`` and all tasks of the split.
 
-    Which trajectories follows from ``seed``. A ``limit`` (0: none) takes tasks of all types in turn, so that a few are
-    still of every type. A type without trajectories has an empty memory.
+    Which trajectories follows from ``seed``. With ``acting.memory`` "all" it is one trace of all trajectories and all
+    tasks, as published. A ``limit`` (0: none) takes tasks of all types in turn, so that a few are still of every type.
+    A type without trajectories has an empty memory.
     """
     tasks, experts = by_type(split), by_type(train)
     chosen = _in_turn(
         {kind: [query for game in games for query in game.queries] for kind, games in tasks.items()}, limit
     )
+    if acting.memory == "all":
+        games = [game for known in experts.values() for game in known]
+        asked = [query for queries in chosen.values() for query in queries]
+        return [gathered("alfworld-all", next(iter(tasks.values()))[0].split, games, asked)] if asked else []
     found = []
     for kind, queries in chosen.items():
         known = experts.get(kind, [])
         rng = random.Random(seed_from(seed, "memory", kind))  # noqa: S311 - not for secrets
-        read = rng.sample(known, min(trajectories, len(known)))
+        read = rng.sample(known, min(acting.trajectories_max, len(known)))
         found.append(gathered(f"alfworld-{kind}", tasks[kind][0].split, read, queries))
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from memskill_cli.config import JudgePrompt
+
 ABSTENTION = "abstention"
 """Category of questions that cannot be answered: the right answer says so. Judged, never scored by F1."""
 
@@ -19,6 +21,10 @@ def answer_prompt(dataset: str) -> str:
     return _ANSWER_PROMPTS.get(dataset, "answer")
 
 
-def judge_rubric(category: str) -> str:
-    """The template that says how answers of ``category`` are judged; "" for the judge's own rule."""
-    return _RUBRICS.get(category, "")
+def judge_rubric(category: str, prompt: JudgePrompt) -> str:
+    """The template that says how answers of ``category`` are judged; "" for the judge's general rule.
+
+    With the ``general`` prompt no category has a rule of its own but abstention, whose true answer is an explanation:
+    the paper leaves those questions out.
+    """
+    return _RUBRICS.get(category, "") if prompt == "category" or category == ABSTENTION else ""

@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
-import math
-
 from memskill_cli.agent.prompts import messages, template
-from memskill_cli.agent.reply_json import mended
-from memskill_cli.errors import UnreadableReplyError
+from memskill_cli.config import JudgePrompt
 from memskill_cli.evaluation.asking import judge_rubric
-from memskill_cli.evaluation.scoring import tagged_answer
+from memskill_cli.evaluation.scoring import scored_text, true_answers
+from memskill_cli.evaluation.verdict import SCORES, parse_verdict
 from memskill_cli.llm.gateway import Gateway
 from memskill_cli.llm.grammars import judge_grammar
+from memskill_cli.llm.reasoning import ReplyText
 from memskill_cli.records import Query
 
-SCORES = (0.0, 0.5, 1.0)
+__all__ = ["SCORES", "judge", "parse_verdict"]
 
 
-def parse_verdict(text: str) -> float:
-    """The score of a judge's reply.
+async def judge(
+    gateway: Gateway, dataset: str, query: Query, prediction: str, *, prompt: JudgePrompt, settled: bool = True
+) -> float:
+    """How well ``prediction`` answers ``query``: 0, 0.5 or 1.
 
-    Raises UnreadableReplyError for anything that is not JSON with a score of 0, 0.5 or 1 (a 10, a NaN, a missing
-    score): such a reply is asked again, and counted, and never taken for a 0.
+    ``prompt`` says whether a category's own rule is told to the judge ("category") or one prompt serves all
+    ("general"). What is judged, and against which truth, is what F1 compares. An empty prediction is 0 without a call.
+    Raises UnreadableReplyError or ModelError when there is no verdict; ``settled``: as in :meth:`Gateway.ask`.
     """
-    start, end = text.find("{"), text.rfind("}")
-    verdict = mended(text[start : end + 1]) if 0 <= start < end else None
-    score = verdict.get("score") if isinstance(verdict, dict) else None
-    try:
-        value = float(score) if not isinstance(score, bool) else math.nan  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        value = math.nan
-    if value not in SCORES:
-        raise UnreadableReplyError(f'expected JSON with "score" 0, 0.5 or 1, not {text[:80]!r}')
-    return value
-
-
-async def judge(gateway: Gateway, query: Query, prediction: str, *, settled: bool = True) -> float:
-    """How well ``prediction`` answers ``query``: 0, 0.5 or 1, by the rule for its category where there is one.
-
-    Of a reply with an ``<answer>`` only that is judged. An empty prediction is 0 without a call. Raises
-    UnreadableReplyError or ModelError when there is no verdict; ``settled``: as in :meth:`Gateway.ask`.
-    """
-    prediction = tagged_answer(prediction)
-    if not prediction.strip():
+    answer = scored_text(dataset, prediction)
+    if not answer.strip():
         return 0.0
-    rubric = judge_rubric(query.category)
-    prompt = messages(
+    rubric = judge_rubric(query.category, prompt)
+    asked = messages(
         "judge",
         rule=template(rubric) if rubric else "",
         question=query.question,
-        truth=" / ".join(query.truths),
-        answer=prediction,
+        truth=" / ".join(true_answers(dataset, query)),
+        answer=answer,
     )
-    return (await gateway.ask("judge", prompt, parse=parse_verdict, grammar=judge_grammar(), settled=settled)).value
+    return (await gateway.ask("judge", asked, parse=_parse, grammar=judge_grammar(), settled=settled)).value
+
+
+def _parse(text: ReplyText) -> float:
+    return parse_verdict(text, cut=text.cut)

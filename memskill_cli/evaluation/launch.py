@@ -25,6 +25,7 @@ from memskill_cli.runs import checkpoint
 from memskill_cli.runs.checkpoint import Checkpoint
 from memskill_cli.runs.run_dir import UNTRAINED, RunDir, find_run, read_json
 from memskill_cli.services import Access, Services, games_of, services
+from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.training import stages
 from memskill_cli.training.stages import Stage
@@ -67,23 +68,36 @@ def open_run(runs_dir: Path, name: str | None, settings: Config, data_digest: st
     return run
 
 
-def find_subject(run: RunDir, which: str, settings: Config, notice: Callable[[str], None]) -> Subject:
+def find_subject(
+    run: RunDir, which: str, settings: Config, notice: Callable[[str], None], bank: SkillBank | None = None
+) -> Subject:
     """``best`` (the best stage; before one has been judged, the latest), ``latest``, or a checkpoint's folder.
+
+    ``bank`` is taken in place of the skills found.
 
     A run that has nothing yet gives the seed skills and an untrained controller for ``best``, and says so.
     Raises CheckpointError for a damaged checkpoint, RunError if there is no ``latest``.
     """
     if which not in ("best", "latest"):
-        return Subject.of(checkpoint.load(Path(which)), settings)
+        return Subject.of(checkpoint.load(Path(which)), settings, bank)
     if which == "best" and (champion := stages.best(stages.read_all(run.stages))) is not None:
         found = _measured_with(run, champion, notice)
         if stages.best(stages.read_all(run.stages)) != champion:  # a training has found a better one meanwhile
-            return find_subject(run, which, settings, notice)
-        return Subject.of(found, settings, champion.bank)
+            return find_subject(run, which, settings, notice, bank)
+        return Subject.of(found, settings, bank or champion.bank)
     if which == "best" and not checkpoint.all_of(run.checkpoints):
-        notice("nothing is trained here yet: using the seed skills and an untrained controller")
-        return Subject.of(None, settings)
-    return Subject.of(latest_checkpoint(run, notice), settings)
+        skills = "the seed skills" if bank is None else "the skills given"
+        notice(f"nothing is trained here yet: using {skills} and an untrained controller")
+        return Subject.of(None, settings, bank)
+    return Subject.of(latest_checkpoint(run, notice), settings, bank)
+
+
+def best_checkpoint(run: RunDir, notice: Callable[[str], None]) -> Checkpoint:
+    """The checkpoint of the best stage with that stage's bank; the latest before one has been judged."""
+    champion = stages.best(stages.read_all(run.stages))
+    if champion is None:
+        return latest_checkpoint(run, notice)
+    return dataclasses.replace(_measured_with(run, champion, notice), bank=champion.bank)
 
 
 def latest_checkpoint(run: RunDir, notice: Callable[[str], None]) -> Checkpoint:
@@ -106,13 +120,21 @@ def _measured_with(run: RunDir, champion: Stage, notice: Callable[[str], None]) 
 
 
 def subjects_of(
-    names: Sequence[str], run: RunDir, which: str, settings: Config, notice: Callable[[str], None]
+    names: Sequence[str],
+    run: RunDir,
+    which: str,
+    settings: Config,
+    notice: Callable[[str], None],
+    bank: SkillBank | None = None,
 ) -> dict[str, Subject]:
-    """What of the run each method depends on; the checkpoint is looked at only if one of them needs it."""
+    """What of the run each method depends on; the checkpoint is looked at only if one of them needs it.
+
+    ``bank`` is taken in place of the run's skills.
+    """
     uses = {name: methods.get(name).uses for name in names}
     found = Subject.nothing()
     if {"controller", "skills"} & set(uses.values()):
-        found = find_subject(run, which, settings, notice)
+        found = find_subject(run, which, settings, notice, bank)
     table = {
         "controller": found,
         "skills": found.skills_only(),
@@ -123,11 +145,21 @@ def subjects_of(
 
 
 async def evaluate(
-    run: RunDir, tasks: Sequence[Task], settings: Config, which: str, data_dir: Path, access: Access, progress: Progress
+    run: RunDir,
+    tasks: Sequence[Task],
+    settings: Config,
+    which: str,
+    data_dir: Path,
+    access: Access,
+    progress: Progress,
+    bank: SkillBank | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluate a run's checkpoint in several ways and give back the summaries, as :func:`evaluate_jobs` does."""
+    """Evaluate a run's checkpoint in several ways and give back the summaries, as :func:`evaluate_jobs` does.
+
+    ``bank`` is taken in place of the run's skills.
+    """
     with run.logged(progress.notice) as notice:
-        subjects = subjects_of([task.method for task in tasks], run, which, settings, notice)
+        subjects = subjects_of([task.method for task in tasks], run, which, settings, notice, bank)
         jobs = [Job(task, subjects[task.method]) for task in tasks]
         return await evaluate_jobs(run, jobs, settings, data_dir, access, Progress(progress.begin, notice))
 
@@ -206,8 +238,8 @@ def _traces(task: Task, settings: Config, data_dir: Path) -> Sequence[Trace]:
     if not len(traces):
         raise DataError(f"{task.dataset} in {data_dir} has no split {task.split}", hint="--split train, val or test")
     if task.dataset == "alfworld":
-        train, most = load_split(task.dataset, data_dir, "train"), settings.alfworld.trajectories_max
-        return alfworld.traces_of(train, traces, trajectories=most, limit=task.limit, seed=settings.seed)
+        train = load_split(task.dataset, data_dir, "train")
+        return alfworld.traces_of(train, traces, settings.alfworld, limit=task.limit, seed=settings.seed)
     return traces
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from memskill_cli import files
+from memskill_cli.agent import prompts
 from memskill_cli.config import Config, to_toml
 from memskill_cli.engines.base import Crew, Engine, LocalEngine
 from memskill_cli.errors import AuthError, ModelError, UnknownModelError
@@ -24,12 +24,21 @@ from memskill_cli.evaluation.rows import Row
 from memskill_cli.evaluation.shelf import Shelf
 from memskill_cli.evaluation.sitting import Desk, Sittings, sit
 from memskill_cli.evaluation.subject import Subject
-from memskill_cli.evaluation.summary import summarise
-from memskill_cli.evaluation.task import Plan, Task, Work, evaluation_id, settings_digest
+from memskill_cli.evaluation.summary import add_counts, summarise
+from memskill_cli.evaluation.task import (
+    IDENTITY,
+    Plan,
+    Task,
+    Work,
+    changed_wording,
+    evaluation_id,
+    identity,
+    settings_digest,
+)
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.records import Query, Trace
 from memskill_cli.runs.run_dir import RunDir
-from memskill_cli.training.rollout import World
+from memskill_cli.training.rollout import UNREADABLE, World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +66,7 @@ class Evaluation:
         self.id = evaluation_id(task, settings, subject)
         self.folder = run.evals / self.id
         self.run, self.task, self.settings, self.subject = run, task, settings, subject
-        self.world, self.ledger, self.watcher = world, ledger, Watcher()
+        self.world, self.ledger, self.watcher, self.notice = world, ledger, Watcher(), notice
         # Runs of several people may share one Chroma server, and a run's name may be used again.
         owner = f"{run.name}@{run.manifest().created}/{self.id}"
         self.engine = engine or LocalEngine(world)
@@ -76,11 +85,21 @@ class Evaluation:
 
         Raises ModelError, with the files written, if not one query got an answer.
         """
+        self._write_identity()
         files.write_atomic(self.folder / "config.toml", to_toml(self.settings))
         began = time.monotonic()
         with files.at_last(lambda: files.append_line(self.tries, {"seconds": round(time.monotonic() - began, 3)})):
             await self._work(traces, self._owed(plan))
         return self._finish(plan)
+
+    def _write_identity(self) -> None:
+        """Say what the rows depend on; name evaluations that were made with other prompts, if this one is new."""
+        own, file = identity(self.task, self.settings, self.subject), self.folder / IDENTITY
+        if file.exists():
+            return
+        if others := changed_wording(self.run.evals, own):
+            self.notice(f"a new evaluation: {', '.join(others)} was made with other prompts, or by another version")
+        files.write_json(file, own)
 
     def _owed(self, plan: Plan) -> list[Work]:
         done = {row["query_id"] for row in files.read_jsonl(self.results) if not row["error"]}
@@ -132,7 +151,7 @@ class Evaluation:
         if count:
             self.watcher.span(0, total=round(sum(self._cut) / len(self._cut) * self._traces))
 
-    async def _remembered(self, trace_id: str, size: int, counts: Mapping[str, int]) -> None:
+    async def _remembered(self, trace_id: str, size: int, counts: Mapping[str, Any]) -> None:
         files.append_line(self.sizes, {"trace_id": trace_id, "memories": size, **counts})
 
     async def _has_answer(self, row: Row, error: ModelError | None) -> None:
@@ -164,17 +183,25 @@ class Evaluation:
     def _numbers(self, rows: list[Row]) -> dict[str, Any]:
         how = {"resamples": self.settings.eval.bootstrap, "seed": self.settings.seed}
         if self.world.playground is not None:
-            return alfworld.summarise(rows, steps=self.world.playground.steps, **how)
+            return alfworld.summarise(rows, steps=self.world.playground.acting.steps, **how)
         return summarise(rows, **how)
+
+    def _counts_by_trace(self) -> dict[str, dict[str, Any]]:
+        """The last word on each trace; what only the attempt that read it has counted is kept from that one."""
+        found: dict[str, dict[str, Any]] = {}
+        for row in files.read_jsonl(self.sizes):
+            trace_id = row.pop("trace_id")
+            found[trace_id] = {**found.get(trace_id, {}), **row}
+        return found
 
     def _finish(self, plan: Plan) -> dict[str, Any]:
         """Put the rows in the dataset's order, the last word on each query, and write the summary."""
         latest = {row["query_id"]: row for row in files.read_jsonl(self.results)}
         rows = [latest[query.query_id] for query in plan.queries]
         files.write_atomic(self.results, b"".join(map(files.to_json, rows)))
-        counts = Counter(memories=0)
-        for of_trace in {row.pop("trace_id"): row for row in files.read_jsonl(self.sizes)}.values():
-            counts.update(of_trace)
+        counts: dict[str, Any] = {"memories": 0}
+        for of_trace in self._counts_by_trace().values():
+            add_counts(counts, of_trace)
         summary = {
             **dataclasses.asdict(self.task),
             "variant": self.task.variant,
@@ -186,11 +213,12 @@ class Evaluation:
             "checkpoint": self.subject.checkpoint,
             "config_digest": settings_digest(self.settings, self.task.method),
             "max_spans": 0 if self.method.ignores >= SPANS else self.settings.eval.max_spans,
+            "prompts": prompts.digest(designer=False),
             "id": self.id,
             **self.method.facts(),
         }
         files.write_json(self.folder / "summary.json", summary)
-        if rows and all(row["error"] and row["f1"] is None for row in rows):
+        if rows and all(row["error"] and row["f1"] is None and not row["error"].startswith(UNREADABLE) for row in rows):
             raise ModelError(
                 f"none of {len(rows)} queries got an answer: {rows[0]['error']}",
                 hint="see whether the server is up (--api-base); the same command asks again",

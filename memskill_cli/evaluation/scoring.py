@@ -22,8 +22,9 @@ OPEN_DOMAIN = "open-domain"
 """Categories of LoCoMo that have a rule of their own."""
 
 _DROPPED_WORDS = frozenset({"a", "an", "the", "and"})
-_ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
-_ANSWER_LABEL = re.compile(r"\banswer\s*:(.*)\Z", re.IGNORECASE | re.DOTALL)
+_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+_OPEN_TAG = re.compile(r"<answer>(.*)", re.IGNORECASE | re.DOTALL)
+_ANSWER_LABEL = re.compile(r"\b(?:answer[*_`]*\s*:|the\s+answer\s+is\b:?)\s*(.+)", re.IGNORECASE)
 
 
 def normalise(text: str) -> list[str]:
@@ -66,32 +67,49 @@ def locomo_f1(prediction: str, truth: str, category: str) -> float:
     """Token F1 by LoCoMo's rules.
 
     Multi-hop: both are lists with commas; each true part takes the best of the predicted parts, and these are
-    averaged. Open-domain: only the truth before its first ";" (what follows is the annotator's reason).
+    averaged. Open-domain: see :func:`true_answers`.
     """
     if category == MULTI_HOP:
         predicted, true = _parts(prediction), _parts(truth)
         if not predicted or not true:
             return 0.0
         return math.fsum(max(token_f1(part, wanted) for part in predicted) for wanted in true) / len(true)
-    return token_f1(prediction, truth.split(";")[0] if category == OPEN_DOMAIN else truth)
+    return token_f1(prediction, _without_reason(truth, category))
+
+
+def true_answers(dataset: str, query: Query) -> tuple[str, ...]:
+    """The true answers that F1 and the judge compare with, any of which is right.
+
+    Of LoCoMo's open-domain questions it is the truth before its first ";": what follows is the annotator's reason.
+    """
+    if dataset != "locomo":
+        return query.truths
+    return tuple(_without_reason(truth, query.category) for truth in query.truths)
+
+
+def _without_reason(truth: str, category: str) -> str:
+    return truth.split(";")[0] if category == OPEN_DOMAIN else truth
 
 
 def _parts(text: str) -> list[str]:
     return [part for part in text.split(",") if part.strip()]
 
 
+def scored_text(dataset: str, reply: str) -> str:
+    """The part of a reply that F1 and the judge compare: of HotpotQA the extracted answer, else all of it."""
+    return extract_answer(reply) if dataset == "hotpotqa" else reply
+
+
 def extract_answer(reply: str) -> str:
-    """What is inside <answer></answer> (the last such tag), else what follows "Answer:", else the whole reply."""
-    if (inside := tagged_answer(reply)) != reply:
-        return inside
-    label = _ANSWER_LABEL.search(reply)
-    return (label[1] if label else reply).strip()
+    """What is inside the first <answer></answer>; else the rest of the line after "Answer:" or "The answer is".
 
-
-def tagged_answer(reply: str) -> str:
-    """What is inside <answer></answer> (the last such tag), else the whole reply."""
-    tags = _ANSWER_TAG.findall(reply)
-    return str(tags[-1]).strip() if tags else reply
+    Else the whole reply. Of several tags the first that holds something is taken; one that is never closed, since the
+    token limit cut the reply, reaches to its end.
+    """
+    if tagged := _ANSWER_TAG.findall(reply):
+        return next((text.strip() for text in tagged if text.strip()), "")
+    found = _OPEN_TAG.search(reply) or _ANSWER_LABEL.search(reply)
+    return (found[1] if found else reply).strip()
 
 
 def hotpot_f1(reply: str, truths: Sequence[str]) -> float:
@@ -139,15 +157,24 @@ def sample_queries(queries: Sequence[Query], ratio: float, key: tuple[int | str,
 
 
 def _allocate(sizes: dict[str, int], ratio: float) -> dict[str, int]:
-    """How many of each category: exact arithmetic, so that ⌈0.07·100⌉ is 7."""
+    """How many of each category: one, and a share of the rest in proportion to its size.
+
+    Shares are whole by largest remainder (ties: category name), and none exceeds what its category has: what it cannot
+    take goes to the others in the same order. In exact arithmetic, so that ⌈0.07·100⌉ is 7.
+    """
     total = sum(sizes.values())
     rest = max(len(sizes), math.ceil(Fraction(str(ratio)) * total)) - len(sizes)
-    left = total - len(sizes)
-    shares = {category: divmod(rest * (size - 1), left or 1) for category, size in sizes.items()}
-    counts = {category: 1 + share for category, (share, _) in shares.items()}
-    unassigned = rest - sum(share for share, _ in shares.values())
-    for category in sorted(shares, key=lambda name: -shares[name][1])[:unassigned]:
-        counts[category] += 1
+    counts = dict.fromkeys(sizes, 1)
+    shares = {category: divmod(rest * size, total) for category, size in sizes.items()}
+    for category, (share, _) in shares.items():
+        counts[category] += min(share, sizes[category] - 1)
+    by_remainder = sorted(shares, key=lambda name: -shares[name][1])
+    left = rest + len(sizes) - sum(counts.values())
+    while left:
+        for category in by_remainder:
+            if left and counts[category] < sizes[category]:
+                counts[category] += 1
+                left -= 1
     return counts
 
 

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from memskill_cli.config import Config
 from memskill_cli.datasets.spans import cut
@@ -33,7 +34,7 @@ class Desk:
     """A trace has so many spans."""
     advance: Callable[[], None]
     """One of them was read."""
-    remembered: Callable[[str, int, Mapping[str, int]], Awaitable[None]]
+    remembered: Callable[[str, int, Mapping[str, Any]], Awaitable[None]]
     """A trace's memory is there: its size, and what else its method counts."""
     answered: Answered
     """A query's row, and the error it failed with. Raises when there is no use in going on."""
@@ -110,8 +111,8 @@ async def _query(method: Method, memory: Memory, query: Query, answered: Answere
     world = method.site.world
     answer, what, failure = Answer(query, "", (), None), "answer", None
     try:
-        answer, what = await ask(world, memory.recall, query, judged=False), "judge"
-        if method.site.settings.eval.judge and world.playground is None:
+        answer, what = await ask(world, memory.recall, query, judged=False, settled=False), "judge"
+        if method.site.settings.eval.judge and world.playground is None and not answer.error:
             answer = await with_verdict(world, answer, settled=False)  # a row with an error heals
     except ModelError as error:
         failure, answer = error, dataclasses.replace(answer, error=f"{what}: {error.message}")

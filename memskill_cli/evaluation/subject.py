@@ -25,11 +25,11 @@ class Subject:
     @classmethod
     def of(cls, found: Checkpoint | None, settings: Config, bank: SkillBank | None = None) -> Subject:
         """The checkpoint's controller with its bank (or another ``bank``); without a checkpoint, a fresh controller
-        and the seed skills."""
+        with the seed skills (or ``bank``)."""
         if found is not None:
             bank = bank or found.bank
             return cls(bank, found, f"{found.done:06d}", digest([found.digest, bank.digest()]))
-        bank = seed_bank(noop=settings.controller.noop_seed)
+        bank = bank or seed_bank(noop=settings.controller.noop_seed)
         parts = ["untrained", settings.controller.hidden, settings.seed, bank.digest()]
         return cls(bank, None, "untrained", digest(parts))
 
@@ -42,16 +42,16 @@ class Subject:
         """The same skills, whichever checkpoint they came with."""
         return Subject(self.bank, None, "none", self.bank.digest())
 
-    def controller(self, settings: Config, dim: int) -> Controller:
-        """For ``dim``-d embeddings. Raises CheckpointError if it was trained on embeddings of another width."""
+    def controller(self, settings: Config, dim: int, skill_dim: int) -> Controller:
+        """For ``dim``-d embeddings, and ``skill_dim``-d ones of skills. CheckpointError if it was trained on others."""
         if self.found is None:
-            return Controller.seeded(dim, settings.controller.hidden, settings.seed)
-        if self.found.state["dim"] != dim:
+            return Controller.seeded(dim, settings.controller.hidden, settings.seed, skill_dim=skill_dim)
+        if (self.found.state["dim"], self.found.skill_dim) != (dim, skill_dim):
             raise CheckpointError(
-                f"the controller was trained on {self.found.state['dim']}-d embeddings, "
-                f"but {settings.encoders.state} has {dim}",
+                f"the controller was trained on {self.found.state['dim']}-d embeddings ({self.found.skill_dim}-d of "
+                f"skills), but {settings.encoders.state} has {dim} ({skill_dim} of skills)",
                 hint="evaluate with the --encoder of the training",
             )
-        controller = Controller.seeded(dim, self.found.state["hidden"], settings.seed)
+        controller = Controller.seeded(dim, self.found.state["hidden"], settings.seed, skill_dim=skill_dim)
         controller.load_state_dict(self.found.controller)
         return controller

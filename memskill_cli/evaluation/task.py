@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import orjson
+
+from memskill_cli.agent import prompts
 from memskill_cli.config import Config, digest, to_dict
 from memskill_cli.datasets.base import Manifest
 from memskill_cli.errors import DataError, UsageError
@@ -18,7 +23,10 @@ SETTINGS_THAT_SCORE = ("models", "encoders", "memory", "eval", "seed")
 NOT_SCORING = frozenset(
     f"models.{name}" for name in ("api_base", "timeout", "retries", "designer", "designer_max_tokens")
 )
-PLAYED_SETTINGS = ("steps", "query", "trajectories_max")
+READING = 2
+"""Version of how replies are read and scored. Raised when the same replies would give other rows."""
+IDENTITY = "identity.json"
+PLAYED_SETTINGS = ("steps", "query", "memory", "trajectories_max", "temperature", "top_p", "inventory")
 """Settings of ALFWorld that can change a score besides."""
 
 
@@ -148,7 +156,32 @@ def _without(section: object, name: str, ignored: frozenset[str]) -> object:
     return {inner: value for inner, value in section.items() if f"{name}.{inner}" not in ignored}
 
 
+def identity(task: Task, settings: Config, subject: Subject) -> dict[str, Any]:
+    """All that the rows of an evaluation depend on, by name. Where one of these differs, it is another evaluation."""
+    return {
+        "task": {key: value for key, value in dataclasses.asdict(task).items() if key != "include_abstention" or value},
+        "settings": settings_digest(settings, task.method),
+        "policy": subject.digest,
+        "prompts": prompts.digest(designer=False),
+        "reading": READING,
+    }
+
+
 def evaluation_id(task: Task, settings: Config, subject: Subject) -> str:
-    core = {name: value for name, value in dataclasses.asdict(task).items() if name != "include_abstention" or value}
-    parts = [core, settings_digest(settings, task.method), subject.digest]
+    parts = identity(task, settings, subject)
     return f"{task.dataset}-{task.split}-{task.method}-{digest(parts)}"
+
+
+def changed_wording(folder: Path, own: dict[str, Any]) -> list[str]:
+    """Names of the evaluations in ``folder`` that differ from ``own`` in the prompts or the reading of replies alone.
+
+    ``own`` is an :func:`identity`. They were made by another version, or with prompts edited since.
+    """
+    found = []
+    for file in sorted(folder.glob(f"*/{IDENTITY}")):
+        with suppress(OSError, orjson.JSONDecodeError, AttributeError):
+            other = orjson.loads(file.read_bytes())
+            same = all(other.get(name) == own[name] for name in ("task", "settings", "policy"))
+            if same and any(other.get(name) != own[name] for name in ("prompts", "reading")):
+                found.append(file.parent.name)
+    return found

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import orjson
 from filelock import FileLock
 
 from memskill_cli.errors import ModelError
@@ -25,6 +26,11 @@ class Stored(NamedTuple):
 
     text: str
     bill: str = ""
+
+    @property
+    def cut(self) -> bool:
+        """Whether the token limit ended the reply; False of replies stored before this was recorded."""
+        return bool(self.bill and orjson.loads(self.bill).get("cut"))
 
 
 class ResponseCache:

@@ -147,6 +147,7 @@ def _request(messages: list[dict[str, str]], params: dict[str, Any]) -> dict[str
         "messages": messages,
         "temperature": params.get("temperature") or 0.0,
         "max_tokens": params.get("max_tokens") or -1,
+        "top_p": params.get("top_p") or 1.0,
         "seed": params.get("seed") or 0,
         "cache_prompt": True,
         "stream": True,

@@ -17,6 +17,7 @@ from memskill_cli.llm.cache import ResponseCache, Stored
 from memskill_cli.llm.keys import Deployment, KeyRing, Purpose
 from memskill_cli.llm.ledger import Call, Ledger
 from memskill_cli.llm.models import context_window
+from memskill_cli.llm.reasoning import ReplyText, read_reply
 from memskill_cli.records import ROLES, Role
 
 T = TypeVar("T")
@@ -32,11 +33,19 @@ _AGAIN = "Your last reply could not be read: {error}\nReply again, this time in 
 
 @dataclass(frozen=True)
 class Reply(Generic[T]):
-    """What a model said: as parsed, as text, and whether it came without a call of its own."""
+    """What a model said: as parsed, as text without reasoning, and whether it came without a call of its own."""
 
     value: T
-    text: str
+    text: ReplyText
     cached: bool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: temperature, and the share of probability that is drawn from (1.0 is all of it)."""
+
+    temperature: float
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,18 +56,21 @@ class _Ask:
     messages: list[Message]
     grammar: str | None
     max_tokens: int
+    sampling: Sampling
 
 
 @dataclass(frozen=True)
 class _Readable(Generic[T]):
-    """A reply as parsed."""
+    """A reply as parsed, and the text that was parsed."""
 
     value: T
+    text: ReplyText
 
 
-def _read(parse: Callable[[str], T], text: str) -> _Readable[T] | UnreadableReplyError:
+def _read(parse: Callable[[ReplyText], T], text: str, cut: bool) -> _Readable[T] | UnreadableReplyError:
     try:
-        return _Readable(parse(text))
+        said = read_reply(text, cut)
+        return _Readable(parse(said), said)
     except UnreadableReplyError as error:
         return error
 
@@ -104,29 +116,34 @@ class Gateway:
         role: Role,
         messages: list[Message],
         *,
-        parse: Callable[[str], T] = str,  # type: ignore[assignment]
+        parse: Callable[[ReplyText], T] = str,  # type: ignore[assignment]
         grammar: str | None = None,
         max_tokens: int | None = None,
+        sampling: Sampling | None = None,
         settled: bool = True,
     ) -> Reply[T]:
         """Ask the model of a role; equal questions asked at once or before are paid for once.
 
-        ``parse`` reads the reply and may raise UnreadableReplyError: the model is then asked once more, with its reply
-        and the error before it, before the error goes to the caller. Each reply is cached under the messages it
-        answers, so an unreadable one is not paid for again either: asked again, the same error comes. With ``settled``
-        False an error that was stored is not the last word: the question is asked anew.
-        ``grammar`` (GBNF) binds the embedded model; others are not told. ``max_tokens``: as the role's setting.
+        Reasoning in the text is removed first, whatever marks it (:mod:`memskill_cli.llm.reasoning`).
+        ``parse`` reads the rest and may raise UnreadableReplyError: the model is then asked once more, with its reply
+        and the error before it, before the error goes to the caller. The same is done with a reply that ends inside
+        its reasoning. Each reply is cached under the messages it answers, so an unreadable one is not paid for again
+        either: asked again, the same error comes. With ``settled`` False an error that was stored is not the last
+        word: the question is asked anew. ``grammar`` (GBNF) binds the embedded model; others are not told. Left out,
+        ``max_tokens`` and ``sampling`` are the role's settings.
 
         Raises besides: BudgetExceededError; AuthError when every key was refused; UnknownModelError; ModelError when
         the server does not answer after all retries.
         """
-        ask = _Ask(role, messages, grammar if role in self._embedded else None, max_tokens or self._longest(role))
+        grammar = grammar if role in self._embedded else None
+        sampling = sampling or Sampling(self._models.temperature)
+        ask = _Ask(role, messages, grammar, max_tokens or self._longest(role), sampling)
         if self._cache is None:
             return await self._fetch(ask, parse, settled)
         key, found = self._look_up(ask)
-        if found and isinstance(read := _read(parse, found.text), _Readable):
+        if found and isinstance(read := _read(parse, found.text, found.cut), _Readable):
             self._repeat(role, found, "ok")
-            return Reply(read.value, found.text, cached=True)
+            return Reply(read.value, read.text, cached=True)
         if flight := self._flights.get(key):
             text = (await asyncio.shield(flight)).text
             self._repeat(role, Stored(text), "ok")
@@ -169,7 +186,7 @@ class Gateway:
     async def _fetch(
         self,
         ask: _Ask,
-        parse: Callable[[str], T],
+        parse: Callable[[ReplyText], T],
         settled: bool,
         known: tuple[str, Stored | None] | None = None,
         anew: bool = False,
@@ -183,9 +200,10 @@ class Gateway:
             key, found = known or self._look_up(ask, anew)
             known = None
             call, text = (None, found.text) if found else await self._call(ask)
+            cut = found.cut if found else bool(call and call.cut)
             outcome = "unreadable"
             try:
-                read = _read(parse, text)
+                read = _read(parse, text, cut)
                 outcome = "ok" if isinstance(read, _Readable) else outcome
             finally:
                 if found:
@@ -193,7 +211,7 @@ class Gateway:
                 elif call:
                     self._write_down(key, text, replace(call, outcome=outcome))
             if isinstance(read, _Readable):
-                return Reply(read.value, text, cached=found is not None)
+                return Reply(read.value, read.text, cached=found is not None)
             if ask is not first:
                 if found and not settled:
                     return await self._fetch(first, parse, settled, anew=True)
@@ -208,14 +226,18 @@ class Gateway:
         return key, None if anew else self._cache.get(key)
 
     async def _call(self, ask: _Ask) -> tuple[Call, str]:
-        params: dict[str, Any] = {"temperature": self._models.temperature, "max_tokens": ask.max_tokens}
+        params: dict[str, Any] = {"temperature": ask.sampling.temperature, "max_tokens": ask.max_tokens}
+        if ask.sampling.top_p < 1:
+            params["top_p"] = ask.sampling.top_p
         if ask.role in self._embedded:
             params["num_retries"] = 0  # what fails in this process fails again
         if ask.grammar:
             params["grammar"] = ask.grammar
         characters = sum(len(message["content"]) for message in ask.messages)
         call, reply = await self._router.call("acompletion", ask.role, characters, messages=ask.messages, **params)
-        return call, self._keys.scrub_reply(_storable(reply.choices[0].message.content))
+        choice = reply.choices[0]
+        text = self._keys.scrub_reply(_storable(choice.message.content))
+        return replace(call, cut=choice.finish_reason == "length"), text
 
     def _write_down(self, key: str, text: str, call: Call) -> None:
         """Keep a reply, then its line in the ledger: killed between the two, the line is written late (_repeat).
@@ -239,7 +261,9 @@ class Gateway:
     def _digest(self, ask: _Ask) -> str:
         """Names a question. The key in use has no part in it; the models that might answer have."""
         served = sorted({(d.model, d.api_base) for d in self._groups[ask.role]})
-        asked = [served, ask.messages, self._models.temperature, ask.max_tokens, ask.grammar]
+        asked = [served, ask.messages, ask.sampling.temperature, ask.max_tokens, ask.grammar]
+        if ask.sampling.top_p < 1:  # names of replies stored by versions before stay as they are
+            asked.append(ask.sampling.top_p)
         return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def _landed(self, key: str, flight: asyncio.Task[Reply[Any]]) -> None:

@@ -45,6 +45,8 @@ class Call:
     """US dollars; None if nobody knows the model's price (counted as 0)."""
     seconds: float = 0.0
     """Wall time, with all waiting and every retry."""
+    cut: bool = False
+    """Whether the token limit ended the reply."""
 
 
 Bill = dict[str, Any]

@@ -20,7 +20,7 @@ import numpy as np
 from litellm._internal_context import is_internal_call
 
 from memskill_cli.config import EMBEDDED
-from memskill_cli.errors import ModelError
+from memskill_cli.errors import ModelError, UnreadableReplyError
 from memskill_cli.llm import load_litellm
 from memskill_cli.llm.flow import Flow
 from memskill_cli.llm.keys import Deployment, Purpose
@@ -201,7 +201,7 @@ def _fault(reply: Any, role: Purpose, asked: Mapping[str, Any]) -> Exception | N
     if choice and (choice.message.content or "").strip():
         return None
     if choice and choice.finish_reason == "length":
-        return ModelError(
+        return UnreadableReplyError(
             f"role {role}: the model used up its tokens without an answer (does it think first?)",
             hint=f"give it more: --set models.{role}_max_tokens=4096",
         )

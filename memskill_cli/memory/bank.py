@@ -59,6 +59,9 @@ class MemoryBank:
         """Items that are gone, in the order they went. Their history ends with the deletion."""
         return list(self._deleted.values())
 
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self._items
+
     def get(self, item_id: str) -> MemoryItem:
         """MemoryBankError: there is no such item (any more)."""
         try:

@@ -51,7 +51,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Node:
-    """One stage in the lineage. ``outcome`` is best, kept, rolled back or not judged."""
+    """One stage in the lineage. ``outcome`` is best, kept, no gain, rolled back or not judged."""
 
     number: int
     parent: int | None

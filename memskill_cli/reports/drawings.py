@@ -13,7 +13,7 @@ from memskill_cli.reports import charts, curves, page, svg
 from memskill_cli.reports.charts import Boundary
 from memskill_cli.reports.curves import Bucket, Rows
 from memskill_cli.reports.reading import Row, inner, number
-from memskill_cli.training.stages import TAIL, Stage
+from memskill_cli.training.stages import JUDGED_SHARE, Stage
 
 SMALL = (
     ("policy_loss", "policy loss", ""),
@@ -44,8 +44,9 @@ def drawn(rows: Rows, known: Sequence[Stage], settings: Row) -> Drawings:
         return Drawings()
     found = curves.buckets(rows)
     target = number(inner(settings, "ppo"), "target_kl")
+    share = number(inner(settings, "designer"), "judged_share") or JUDGED_SHARE
     return Drawings(
-        reward=svg.responsive(partial(_reward, found, _boundaries(rows, known))),
+        reward=svg.responsive(partial(_reward, found, _boundaries(rows, known, share))),
         small=tuple(
             (title, unit, _small(found, name, title, target if name == "approx_kl" else None))
             for name, title, unit in SMALL
@@ -57,7 +58,7 @@ def drawn(rows: Rows, known: Sequence[Stage], settings: Row) -> Drawings:
     )
 
 
-def _boundaries(rows: Rows, stages: Sequence[Stage]) -> list[Boundary]:
+def _boundaries(rows: Rows, stages: Sequence[Stage], share: float) -> list[Boundary]:
     """Where each stage begins and ends, with the reward it was judged by."""
     known = {stage.number: stage for stage in stages}
     found: list[Boundary] = []
@@ -67,7 +68,7 @@ def _boundaries(rows: Rows, stages: Sequence[Stage]) -> list[Boundary]:
         stage = known.get(curves.stage_of(row))
         first = found[-1].first
         level = stage.reward if stage else None
-        found[-1] = Boundary(found[-1].label, first, at, level, math.ceil((at - first + 1) * TAIL))
+        found[-1] = Boundary(found[-1].label, first, at, level, math.ceil((at - first + 1) * share))
     return found
 
 

@@ -13,6 +13,8 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from memskill_cli.reports import costs, page, score_charts, svg
+from memskill_cli.reports.departures import DEPARTURES
+from memskill_cli.reports.executor_replies import executor_notes
 from memskill_cli.reports.published import Comparison, Setup, compare
 from memskill_cli.reports.reading import Files, Row, count, counts, inner, number, pair, words
 from memskill_cli.reports.score_charts import Whisker
@@ -95,6 +97,7 @@ def write_eval_report(folder: Path) -> Path:
         "scores": _scores(summary, comparison),
         "abstention": Line(ABSTENTION, inner(summary, ABSTENTION)) if inner(summary, ABSTENTION) else None,
         "comparison": comparison,
+        "departures": DEPARTURES,
         "executor": setup.setting("models", "executor"),
         "top_k": setup.setting("eval", "top_k"),
         "neighbours": neighbours,
@@ -123,7 +126,8 @@ def _caveats(summary: Row) -> list[str]:
     found = []
     if lost := counts(summary, "errors"):
         told = ", ".join(f"{lines:g} {what}" for what, lines in lost.items())
-        found.append(f"Without a score, and in no mean: {told}.")
+        found.append(f"Without a score and excluded from averages: {told}.")
+    found += [f"{line[0].upper()}{line[1:]}." for line in executor_notes(summary)]
     if spans := count(summary, "max_spans"):
         found.append(f"Only the first {spans} spans of each trace were read (eval.max_spans).")
     if limit := count(summary, "limit"):

@@ -16,7 +16,8 @@ LLAMA = "Llama-3.3-70B-Instruct"
 QWEN = "Qwen3-Next-80B-A3B-Instruct"
 JUDGE = "gpt-oss-120b"
 STATE, RETRIEVAL = "Qwen3-Embedding-0.6B", "contriever"
-SPANS = ("fixed-length", 512, 64)
+CHUNK, OVERLAP = 512, 64
+"""Tokens of the fixed-length spans that evaluations read, and those shared with the span before."""
 MEMORIES = 20
 EPOCHS = 1000
 """Inner epochs of the paper's training: 10 stages of 100."""
@@ -30,6 +31,9 @@ SCORED = {
     ("alfworld", "valid_unseen"): 134,
 }
 """Queries of each published split that are scored."""
+DATA = {("locomo", "test"): "f7078789f1bf"}
+"""Digest of the published data of a split, as :mod:`memskill_cli.datasets` normalises them; of the others none was at
+hand to take it from."""
 TRAINED_ON = {"locomo": "locomo", "longmemeval": "locomo", "hotpotqa": "locomo", "alfworld": "alfworld"}
 """Where the paper's skills for a benchmark were learned."""
 
@@ -44,11 +48,17 @@ class Figure:
     executor: str
     top_k: int
     scores: Mapping[str, float]
+    chunk: int = CHUNK
+
+    @property
+    def spans(self) -> tuple[str, ...]:
+        """How the trace was cut into spans: mode, size and overlap."""
+        return "fixed-length", str(self.chunk), str(OVERLAP)
 
 
-def _memskill(dataset: str, split: str, executor: str, top_k: int, **percent: float) -> Figure:
+def _memskill(dataset: str, split: str, executor: str, top_k: int, *, chunk: int = CHUNK, **percent: float) -> Figure:
     scores = {name: value if name == "steps" else value / 100 for name, value in percent.items()}
-    return Figure("MemSkill", dataset, split, executor, top_k, scores)
+    return Figure("MemSkill", dataset, split, executor, top_k, scores, chunk)
 
 
 def _other(system: str, dataset: str, split: str, **percent: float) -> Figure:
@@ -58,7 +68,7 @@ def _other(system: str, dataset: str, split: str, **percent: float) -> Figure:
 
 FIGURES = (
     _memskill("locomo", "test", LLAMA, 7, f1=38.78, judge=50.96),
-    _memskill("locomo", "test", QWEN, 7, f1=39.28, judge=52.07),
+    _memskill("locomo", "test", QWEN, 7, chunk=256, f1=39.28, judge=52.07),
     _memskill("longmemeval", "test", LLAMA, 5, f1=31.65, judge=59.41),
     _memskill("longmemeval", "test", QWEN, 5, f1=23.75, judge=59.90),
     *(
@@ -138,9 +148,6 @@ def compare(setup: Setup) -> Comparison:
 def _general(setup: Setup) -> tuple[str, ...]:
     """What differs from every published evaluation of the split."""
     found = [*_data(setup), *_method(setup)]
-    span = tuple(setup.setting("eval", name) for name in ("span_mode", "chunk_size", "chunk_overlap"))
-    if setup.settings and span != tuple(map(str, SPANS)):
-        found.append(f"spans are {' '.join(span)}, the paper's {' '.join(map(str, SPANS))}")
     if (memories := setup.setting("memory", "top_k")) not in ("", str(MEMORIES)):
         found.append(f"{memories} memories are retrieved, in the paper {MEMORIES}")
     for name, theirs in (("state", STATE), ("retrieval", RETRIEVAL)):
@@ -154,10 +161,17 @@ def _general(setup: Setup) -> tuple[str, ...]:
 
 def _data(setup: Setup) -> list[str]:
     summary = setup.summary
-    whole = SCORED[words(summary, "dataset"), words(summary, "split")]
+    where = words(summary, "dataset"), words(summary, "split")
+    whole, digest = SCORED[where], DATA.get(where)
     found = []
+    if digest is None:
+        found.append("the data cannot be told from others: the digest of the published ones is not recorded here")
+    elif words(summary, "data_digest") != digest:
+        found.append("the data are not the published ones")
     if (asked := count(summary, "queries")) != whole:
         found.append(f"{asked} queries were asked, the published split has {whole}")
+    if where[0] == "alfworld" and setup.setting("alfworld", "memory") != "all":
+        found.append("each task type has a memory of its own, in the paper all trajectories are in one")
     if lost := sum(count(inner(summary, "errors"), name) for name in inner(summary, "errors")):
         found.append(f"{lost} of them have no score")
     if spans := count(summary, "max_spans"):
@@ -186,12 +200,18 @@ def _judge(setup: Setup) -> tuple[str, ...]:
     if number(setup.summary, "judge") is None:
         return ()
     ours = setup.setting("models", "judge")
-    return () if _same(ours, JUDGE) else (f"the judge is {ours or 'unknown'}, the paper's {JUDGE}",)
+    found = [] if _same(ours, JUDGE) else [f"the judge is {ours or 'unknown'}, the paper's {JUDGE}"]
+    if words(setup.summary, "dataset") == "longmemeval" and setup.setting("eval", "judge_prompt") != "general":
+        found.append("the judge goes by a rule for each category, the paper's by one prompt for all")
+    return tuple(found)
 
 
 def _by_figure(setup: Setup, figure: Figure) -> tuple[str, ...]:
     found = []
     executor = setup.setting("models", "executor")
+    spans = tuple(setup.setting("eval", name) for name in ("span_mode", "chunk_size", "chunk_overlap"))
+    if figure.top_k and setup.settings and spans != figure.spans:
+        found.append(f"spans are {' '.join(spans)}, the paper's {' '.join(figure.spans)}")
     if figure.executor:
         for role, what in (("executor", "executor"), ("answer", "answering model")):
             ours = setup.setting("models", role)

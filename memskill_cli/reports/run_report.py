@@ -26,7 +26,6 @@ from memskill_cli.training.stages import Stage
 
 NOT_YET = ("metrics.jsonl is not there", "usage.jsonl is not there")
 """Nothing to worry about in a run that has only begun."""
-OUTCOMES = {True: "kept", False: "rolled back", None: "not judged"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def write_run_report(run: Path) -> Path:
         "lineage": lineage,
         "tree": _tree(lineage),
         "champion": next((view for view in reversed(lineage) if view.stage.is_best), None),
-        "unjudged": any(view.outcome == OUTCOMES[None] for view in lineage),
+        "unjudged": any(not view.stage.judged for view in lineage),
         "rejected": _rejected(rows),
         "costs": _costs(costs.added_up(files.rows("usage.jsonl"))),
         "evaluations": _evaluations(run / "evals"),
@@ -112,7 +111,7 @@ def _view(stage: Stage, known: Sequence[Stage], rows: Rows) -> StageView:
     parent = next((other for other in known if other.number == stage.parent), None)
     return StageView(
         stage,
-        "best" if stage.is_best else OUTCOMES[stage.kept],
+        stage.outcome,
         sum(curves.stage_of(row) == stage.number for row in rows),
         words(stage.change, "summary"),
         diff_banks(parent.bank, stage.bank) if parent else [],

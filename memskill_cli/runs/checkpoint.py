@@ -39,8 +39,9 @@ _STATE = {"dim": int, "hidden": int, "window_start": int, "hard_cases": list, "r
 class Checkpoint:
     """State after ``done`` inner epochs.
 
-    ``state`` has ``dim`` and ``hidden`` of the controller, ``window_start``, ``hard_cases`` as rows, and ``rewards``:
-    those of the stage's inner epochs so far (None in a checkpoint of format 1, which left them to ``metrics.jsonl``).
+    ``state`` has ``dim``, ``skill_dim`` and ``hidden`` of the controller, ``window_start``, ``hard_cases`` as rows,
+    and ``rewards``: those of the stage's inner epochs so far (None in a checkpoint of format 1, which left them to
+    ``metrics.jsonl``).
     """
 
     done: int
@@ -49,6 +50,11 @@ class Checkpoint:
     bank: SkillBank
     state: dict[str, Any]
     digest: str = ""
+
+    @property
+    def skill_dim(self) -> int:
+        """Width of the skill embeddings: the state encoder's unless it was recorded as another one."""
+        return int(self.state.get("skill_dim", self.state["dim"]))
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -114,7 +120,7 @@ def load(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder}: holds the state after {done} inner epochs, not what its name says")
     controller, optimizer = (_tensors(folder / name, contents[name]) for name in TENSORS)
     with torch.device("meta"):  # shapes only
-        like = Controller(2 * state["dim"], state["dim"], state["hidden"]).state_dict()
+        like = Controller(2 * state["dim"], state.get("skill_dim", state["dim"]), state["hidden"]).state_dict()
     _check_tensors(folder / TENSORS[0], controller, like)
     if optimizer:  # before the first update there is none
         _check_tensors(folder / TENSORS[1], optimizer, _adam_like(like))
@@ -160,6 +166,8 @@ def _state(file: Path, content: bytes, record: Mapping[str, Any]) -> tuple[int, 
         for name, kind in _STATE.items():
             if not isinstance(state[name], kind) and (record["format"] > 1 or name != "rewards"):
                 raise TypeError(f"{name} is no {kind.__name__}")
+        if not isinstance(state.setdefault("skill_dim", state["dim"]), int) or state["skill_dim"] < 1:
+            raise ValueError(f"skill_dim {state['skill_dim']} makes no sense")
         if done != record["done"] or done < 0 or state["dim"] < 1 or state["hidden"] < 1:
             raise ValueError(f"done {done}, dim {state['dim']}, hidden {state['hidden']} make no sense")
         for row in state["hard_cases"]:

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from memskill_cli import __version__, config, files
+from memskill_cli.agent import prompts
 from memskill_cli.errors import RunError
 from memskill_cli.locks import is_held, locked
 from memskill_cli.redaction import clean
@@ -35,6 +36,8 @@ class Manifest:
     status: str
     created: str
     updated: str
+    prompts: str = ""
+    """Digest of the prompts it was begun with; "" of a run made before this was recorded."""
 
 
 class RunDir:
@@ -81,7 +84,8 @@ class RunDir:
             run.write_config(settings)
             fill(run)
             now = _now()
-            run._write(Manifest(FORMAT, __version__, settings.dataset, data_digest, settings.seed, status, now, now))
+            facts = (FORMAT, __version__, settings.dataset, data_digest, settings.seed, status, now, now)
+            run._write(Manifest(*facts, prompts=prompts.digest(designer=True)))
         return run
 
     @classmethod

@@ -7,7 +7,7 @@ short and concrete enough for a model of 1.5 billion parameters.
 from __future__ import annotations
 
 from memskill_cli.records import Action
-from memskill_cli.skills.bank import SkillBank
+from memskill_cli.skills.bank import CAPACITY, SkillBank
 from memskill_cli.skills.skill import Skill
 
 _INSERT = Skill(
@@ -113,6 +113,6 @@ Keep the memory free of clutter.
 )
 
 
-def seed_bank(noop: bool = False) -> SkillBank:
-    """The bank of stage 0: insert, update and delete, and ``noop`` if asked for."""
-    return SkillBank([_INSERT, _UPDATE, _DELETE, *([_NOOP] if noop else [])])
+def seed_bank(noop: bool = True, capacity: int = CAPACITY) -> SkillBank:
+    """The bank of stage 0: insert, update, delete and, unless it is left out, ``noop``."""
+    return SkillBank([_INSERT, _UPDATE, _DELETE, *([_NOOP] if noop else [])], capacity=capacity)

@@ -15,8 +15,8 @@ ORIGINS: tuple[Origin, ...] = get_args(Origin)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """What a skill may be called (the whole name)."""
-MAX_DESCRIPTION = 500
-"""Characters."""
+MAX_DESCRIPTION = 1024
+"""Characters; as many as the convention for ``SKILL.md`` allows."""
 MAX_BODY = 20_000
 """Bytes of UTF-8."""
 RECENT = 20

@@ -122,6 +122,12 @@ class Fault:
         return cls(kind="refuse")
 
 
+class CutReply(str):
+    """A reply that the token limit ended: its ``finish_reason`` is ``length``."""
+
+    __slots__ = ()
+
+
 Reply = str | Fault
 Script = Reply | Sequence[Reply] | Callable[[Request], Reply]
 """Always the same reply; or replies used in turn, of which the last repeats; or a function of the request."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from memskill_cli.testing import rules
-from memskill_cli.testing.script import Fault, Request
+from memskill_cli.testing.script import CutReply, Fault, Request
 
 MAX_BODY = 64 * 2**20
 ENDLESS = 2**40
@@ -101,7 +101,8 @@ def _usage(prompt: int, completion: int) -> dict[str, int]:
 
 
 def completion(request: Request, text: str) -> bytes:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    reason = "length" if isinstance(text, CutReply) else "stop"
+    choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": str(text)}}
     return orjson.dumps(
         {
             "id": f"chatcmpl-{request.index}",

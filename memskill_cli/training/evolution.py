@@ -51,12 +51,14 @@ class Evolution:
         known = stages.read_all(self.folder)
         opened = next((stage for stage in known if stage.number == bank.stage), Stage(bank.stage, bank))
         closed = dataclasses.replace(
-            opened, bank=bank.copy(), reward=stages.stage_reward(rewards), checkpoint=checkpoint
+            opened,
+            bank=bank.copy(),
+            reward=stages.stage_reward(rewards, self.config.judged_share),
+            checkpoint=checkpoint,
         )
         before = [stage for stage in known if stage.number < bank.stage]
         wins = stages.marked([*before, closed])[-1].is_best
-        # Training a stage that changed nothing can lose too, but there is no change to take back.
-        closed = dataclasses.replace(closed, is_best=wins, kept=wins or not opened.change)
+        closed = dataclasses.replace(closed, is_best=wins, kept=wins)
         self._replace(known, [*before, closed, *(stage for stage in known if stage.number > bank.stage)])
         return closed
 
@@ -151,9 +153,15 @@ def stage_of(bank: SkillBank, proposal: Proposal, number: int) -> Stage:
 
 
 def attempts(known: Sequence[Stage]) -> list[Attempt]:
-    """Changes that were judged and rolled back, and cycles that came to none, oldest first."""
+    """Changes that were judged and rolled back, and cycles that came to none, oldest first.
+
+    Only since the best stage: a new best clears the list, since what failed beside other skills may help beside these.
+    """
+    champion = stages.best(known)
     found = []
     for stage in known:
+        if champion is not None and stage.number <= champion.number:
+            continue
         if not stage.change and stage.rationale:
             found.append(Attempt(stage.number, stage.rationale, (), None, None))
         elif stage.kept is False:

@@ -9,7 +9,7 @@ from typing import Any
 
 from memskill_cli import files
 from memskill_cli.agent.hard_cases import HardCase, HardCasePool
-from memskill_cli.config import Config
+from memskill_cli.config import Config, for_evaluation
 from memskill_cli.datasets.base import load_manifest
 from memskill_cli.errors import RunError
 from memskill_cli.evaluation import launch as evaluations
@@ -171,10 +171,11 @@ async def _judge(
 ) -> Cycle:
     """Evaluate the bank before and after on ``split``, with the same controller, and keep the better."""
     task = Task(settings.dataset, split, "memskill", data_digest(load_manifest(settings.dataset, data_dir), split))
+    measure = "success_rate" if settings.dataset == "alfworld" else settings.reward.kind
+    settings = for_evaluation(settings, judge=True if measure == "judge" else None)
     jobs = [evaluations.Job(task, Subject.of(found, settings, bank)) for bank in (cycle.before, cycle.stage.bank)]
     both = await evaluations.evaluate_jobs(run, jobs, settings, data_dir, access, progress)
     scores = dict(zip(("before", "after"), both, strict=True))
-    measure = "success_rate" if settings.dataset == "alfworld" else "f1"
     kept = (scores["after"][measure] or 0.0) > (scores["before"][measure] or 0.0)
     known = stages.read_all(run.stages)
     stage = dataclasses.replace(cycle.stage, kept=kept, is_best=kept, checkpoint=found.done)
@@ -183,4 +184,4 @@ async def _judge(
     former = stages.best([other for other in known if other.number != stage.number])
     if kept and former is not None:
         stages.write(run.stages, dataclasses.replace(former, is_best=False))
-    return Cycle(cycle.before, stage, {"split": split, **scores})
+    return Cycle(cycle.before, stage, {"split": split, "measure": measure, **scores})

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from memskill_cli import files
+from memskill_cli.agent import prompts
 from memskill_cli.config import Config, to_dict
 from memskill_cli.datasets.base import PreparedSplit, load_manifest, load_split
-from memskill_cli.errors import DataError, RunError
+from memskill_cli.errors import DataError, RunError, UsageError
+from memskill_cli.evaluation.launch import best_checkpoint
 from memskill_cli.reports.hooks import report_run
+from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import RunDir, find_run, new_name
 from memskill_cli.runs.trackers import tracked
 from memskill_cli.services import Access, games_of, services
+from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.markdown import import_bank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.training import stages
@@ -30,8 +34,35 @@ FREE_TO_CHANGE = (
 """Settings a resumed run may change without becoming another experiment."""
 
 
-def start(runs_dir: Path, name: str | None, settings: Config, data_dir: Path, skills: Path | None = None) -> RunDir:
+def policy_of(runs_dir: Path, name: str, settings: Config, notice: Callable[[str], None]) -> checkpoint.Checkpoint:
+    """The controller and the bank of the best stage of run ``name``, for a new run to start from.
+
+    Raises RunError if there is no such run or it has no checkpoint, UsageError if its encoders are not those of
+    ``settings``.
+    """
+    path = find_run(runs_dir, name)
+    assert path is not None  # a name that is given is found, or an error
+    run = RunDir.open(path)
+    theirs, ours = run.settings().encoders, settings.encoders
+    if (theirs.state, theirs.skill) != (ours.state, ours.skill):
+        raise UsageError(
+            f"the controller of run {name} reads embeddings of {theirs.state}, not of {ours.state}",
+            hint=f"--encoder {theirs.state}",
+        )
+    return best_checkpoint(run, notice)
+
+
+def start(
+    runs_dir: Path,
+    name: str | None,
+    settings: Config,
+    data_dir: Path,
+    skills: Path | None = None,
+    source: checkpoint.Checkpoint | None = None,
+) -> RunDir:
     """A new run directory for prepared data, its first stage's bank in it: the seeds, or the ``skills`` given.
+
+    With a ``source`` it starts from that controller, and from its skills unless others are given.
 
     Raises, before anything is made, SkillBankError for ``skills`` that are none, DataError for a benchmark that has
     nothing to train on and UsageError for a reward that it doesn't have.
@@ -43,14 +74,28 @@ def start(runs_dir: Path, name: str | None, settings: Config, data_dir: Path, sk
             f"{settings.dataset} in {data_dir} has no training split, only {', '.join(manifest.splits)}",
             hint=f"train on locomo, then see how it transfers: memskill eval --dataset {settings.dataset}",
         )
-    bank = import_bank(skills) if skills is not None else seed_bank(noop=settings.controller.noop_seed)
+    bank = _first_bank(settings, skills, source)
 
     def fill(run: RunDir) -> None:
         stages.write(run.stages, stages.Stage(0, bank))
         bank.save(run.skill_bank)
+        if source is not None:
+            state = {**source.state, "window_start": 0, "hard_cases": [], "rewards": []}
+            checkpoint.save(run.checkpoints, checkpoint.Checkpoint(0, source.controller, {}, bank, state))
 
     named = name or new_name(runs_dir, settings.dataset)
     return RunDir.create(runs_dir, named, settings, manifest.digest_of("train"), fill=fill)
+
+
+def _first_bank(settings: Config, skills: Path | None, source: checkpoint.Checkpoint | None) -> SkillBank:
+    """The bank of stage 0. SkillBankError for ``skills`` that are none, or too many for ``designer.capacity``."""
+    capacity = settings.designer.capacity
+    if skills is not None:
+        return SkillBank(import_bank(skills).skills, capacity=capacity)
+    if source is not None:
+        fresh = (dataclasses.replace(skill, created_stage=0, modified_stage=0) for skill in source.bank.skills)
+        return SkillBank(fresh, capacity=capacity)
+    return seed_bank(settings.controller.noop_seed, capacity)
 
 
 def reopen(runs_dir: Path, name: str | None, data_dir: Path) -> RunDir:
@@ -126,6 +171,10 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
             report_run(run.path, notice)
 
         with files.at_last(end):
+            if (begun := run.manifest().prompts) and begun != prompts.digest(designer=True):
+                notice(
+                    "the prompts are not those that this run was begun with: its inner epochs will not be comparable"
+                )
             async with services(settings, access, run.usage, "train", notice, games) as opened:
                 bank = stages.read(stages.path_of(run.stages, 0)).bank
                 designer = designer_of(opened.world.gateway, settings) if settings.train.evolve else None

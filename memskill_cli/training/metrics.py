@@ -57,6 +57,8 @@ def row_of(
         "rejected_actions": sum(sum(step.execution.rejected.values()) for step in steps),
         "rejected": dict(sum((Counter(step.execution.rejected) for step in steps), Counter())),
         "unreadable_replies": sum(step.execution.unreadable for step in steps),
+        "cut_replies": sum(step.execution.cut for step in steps),
+        "unscored_queries": sum(bool(answer.error) for episode in episodes for answer in episode.answers),
         "memories_mean": float(np.mean([episode.memories for episode in episodes])),
         **_played(episodes),
         "llm_calls": effort.after.calls - effort.before.calls,

@@ -109,13 +109,13 @@ def update(
     returns_N = advantages_N + batch.values_N
     before = explained_variance(batch.values_N, returns_N)
     if steps > 1:
-        advantages_N = (advantages_N - advantages_N.mean()) / (advantages_N.std() + 1e-8)
+        advantages_N = (advantages_N - advantages_N.mean()) / (advantages_N.std(correction=0) + 1e-8)
 
     measured: list[list[float]] = []
     for _ in range(config.epochs):
         measured = []
         order_N = torch.randperm(steps, generator=generator, device="cpu").to(returns_N.device)
-        for rows in order_N.split(config.minibatch):
+        for rows in order_N.split(config.minibatch or steps):
             logits_BS, values_B = controller(batch.states_N2D[rows], skills_SD)
             logits_BS = logits_BS + batch.shifts_N[rows, None] * new_S
             log_ratio_B = top_k_log_prob(logits_BS, batch.chosen_NK[rows]) - batch.log_probs_N[rows]
@@ -123,7 +123,7 @@ def update(
 
             clipped_B = ratio_B.clamp(1 - config.clip, 1 + config.clip)
             policy_loss = -torch.min(ratio_B * advantages_N[rows], clipped_B * advantages_N[rows]).mean()
-            value_loss = 0.5 * (values_B - returns_N[rows]).square().mean()
+            value_loss = 0.5 * _squared_errors(values_B, batch.values_N[rows], returns_N[rows], config).mean()
             entropy = torch.distributions.Categorical(logits=logits_BS).entropy().mean()
             loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
 
@@ -136,10 +136,19 @@ def update(
                 approx_kl = (ratio_B - 1 - log_ratio_B).mean()  # non-negative estimator
                 clipfrac = ((ratio_B - 1).abs() > config.clip).float().mean()
             measured.append([x.item() for x in (policy_loss, value_loss, entropy, approx_kl, clipfrac)])
-        if np.mean([row[3] for row in measured]) > config.target_kl:
+        if config.target_kl and np.mean([row[3] for row in measured]) > config.target_kl:
             break
     policy_loss, value_loss, entropy, approx_kl, clipfrac = np.mean(measured, axis=0).tolist()
     return PPOStats(policy_loss, value_loss, entropy, approx_kl, clipfrac, before)
+
+
+def _squared_errors(values_B: Tensor, before_B: Tensor, returns_B: Tensor, config: PPOConfig) -> Tensor:
+    """Squared errors of the values; with ``clip_vloss`` the larger of those of the value and of the clipped value."""
+    errors_B = (values_B - returns_B).square()
+    if not config.clip_vloss:
+        return errors_B
+    clipped_B = before_B + (values_B - before_B).clamp(-config.clip, config.clip)
+    return torch.max(errors_B, (clipped_B - returns_B).square())
 
 
 @contextmanager

@@ -44,12 +44,14 @@ def resume(trainer: Trainer) -> None:
 
 def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
     settings = trainer.settings
-    size = found.state["dim"], found.state["hidden"]
-    own = trainer.world.spaces.state.dim, settings.controller.hidden
+    size = found.state["dim"], found.skill_dim, found.state["hidden"]
+    spaces = trainer.world.spaces
+    own = spaces.state.dim, spaces.of_skills.dim, settings.controller.hidden
     if size != own:
         raise CheckpointError(
-            f"the controller of run {trainer.run.name} is for {size[0]}-d embeddings and has {size[1]} hidden units, "
-            f"but {settings.encoders.state} has {own[0]} and controller.hidden is {own[1]}",
+            f"the controller of run {trainer.run.name} is for {size[0]}-d embeddings ({size[1]}-d of skills) and has "
+            f"{size[2]} hidden units, but {settings.encoders.state} has {own[0]} ({own[1]} of skills) and "
+            f"controller.hidden is {own[2]}",
             hint="go on with the --encoder and the controller.hidden that the run began with",
         )
     trainer.controller.load_state_dict(found.controller)

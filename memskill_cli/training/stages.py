@@ -15,8 +15,8 @@ from memskill_cli.errors import RunError
 from memskill_cli.skills.bank import SkillBank
 
 FORMAT = 1
-TAIL = 0.25
-"""A stage is judged by this last part of its inner epochs, when the controller has settled."""
+JUDGED_SHARE = 0.25
+"""Last part of a stage's inner epochs that judges it, unless a run's settings say otherwise."""
 _FIELDS: dict[str, Any] = {
     "stage": int,
     "reward": float | int | None,
@@ -33,7 +33,8 @@ _FIELDS: dict[str, Any] = {
 class Stage:
     """``stages/stage-NNN.json``: a bank, what it earned, and the change that led to it.
 
-    ``reward`` and ``kept`` are None until the stage has been judged. ``change`` is empty if nothing was changed;
+    ``reward`` and ``kept`` are None until the stage has been judged; ``kept`` says whether it beat every one before it.
+    ``change`` is empty if nothing was changed;
     ``rationale`` says why it was, or why not; ``parent`` is the stage it was made from; ``checkpoint`` the one that its
     reward was measured with.
     """
@@ -49,14 +50,25 @@ class Stage:
     parent: int | None = None
 
     @property
+    def outcome(self) -> str:
+        """What became of the stage, in words. A stage without a change that earned no more has nothing to roll back."""
+        if self.is_best:
+            return "best"
+        if self.kept is None:
+            return "not judged"
+        if self.kept:
+            return "kept"
+        return "rolled back" if self.change else "no gain"
+
+    @property
     def judged(self) -> bool:
         """Whether a training or an evaluation has judged it."""
         return self.reward is not None or self.kept is not None
 
 
-def stage_reward(rewards: Sequence[float]) -> float:
-    """Mean of the last quarter (at least one) of a stage's inner-epoch rewards."""
-    tail = rewards[-math.ceil(len(rewards) * TAIL) :]
+def stage_reward(rewards: Sequence[float], share: float = JUDGED_SHARE) -> float:
+    """Mean of the last ``share`` (at least one) of a stage's inner-epoch rewards, when the controller has settled."""
+    tail = rewards[-math.ceil(len(rewards) * share) :]
     return sum(tail) / len(tail)
 
 

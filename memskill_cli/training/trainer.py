@@ -73,7 +73,8 @@ class Trainer:
         self.engine = engine or LocalEngine(world)
         self.evolution = Evolution(run.stages, settings.designer, lambda text: self.watcher.notice(text))
         self.pool = HardCasePool(settings.designer)
-        self.controller = Controller.seeded(world.spaces.state.dim, settings.controller.hidden, settings.seed)
+        spaces, hidden = world.spaces, settings.controller.hidden
+        self.controller = Controller.seeded(spaces.state.dim, hidden, settings.seed, skill_dim=spaces.of_skills.dim)
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.ppo.learning_rate)
         self.device = devices.pick(settings.controller.device, "controller.device")
         self.done = 0
@@ -87,6 +88,11 @@ class Trainer:
         """Inner epochs of the whole run."""
         return self.settings.train.outer_epochs * self.settings.train.inner_epochs
 
+    @property
+    def stage_epochs(self) -> int:
+        """Inner epochs of a stage."""
+        return self.settings.train.inner_epochs * self.settings.designer.every
+
     def spans_ahead(self) -> int:
         """Spans still to be read, for a progress bar; the episodes are known from their numbers."""
         return sum(len(lesson.spans) for done in range(self.done, self.total) for lesson in self._lessons(done))
@@ -99,7 +105,7 @@ class Trainer:
         while self.done < self.total:
             outer, inner = divmod(self.done, self.settings.train.inner_epochs)
             began, before = time.monotonic(), metrics.begun(self.ledger.usage(), self.rows)
-            if inner == 0 and outer > 0 and not await self._next_stage():
+            if self.done and self.done % self.stage_epochs == 0 and not await self._next_stage():
                 break
             skills_SD = await self._skill_vectors()
             episodes = await self._collect(outer, inner, skills_SD)
@@ -159,7 +165,7 @@ class Trainer:
         self.pool.prune(self.done)
 
     async def _skill_vectors(self) -> torch.Tensor:
-        return torch.from_numpy(await self.world.spaces.state.aencode([s.description for s in self.bank.skills]))
+        return torch.from_numpy(await self.world.spaces.of_skills.aencode([s.description for s in self.bank.skills]))
 
     async def _collect(self, outer: int, inner: int, skills_SD: torch.Tensor) -> list[Episode]:
         """One batch of episodes, run together and returned in batch order."""
@@ -205,6 +211,7 @@ class Trainer:
     def _save(self) -> None:
         state = {
             "dim": self.world.spaces.state.dim,
+            "skill_dim": self.world.spaces.of_skills.dim,
             "hidden": self.settings.controller.hidden,
             "window_start": self.window_start,
             "rewards": self.rewards,
@@ -225,10 +232,10 @@ class Trainer:
 
         A run that was killed before this does it when it is resumed.
         """
-        at_end = self.done % self.settings.train.inner_epochs == 0
+        at_end = self.done % self.stage_epochs == 0 or self.done == self.total
         if at_end or self.best is None:
             known = stages.read_all(self.run.stages)
-            judged = any(stage.judged for stage in known if stage.number == self.bank.stage)
+            judged = any(_is_judged(stage, self.done) for stage in known if stage.number == self.bank.stage)
             if at_end and self.rewards and not judged:
                 self.evolution.close(self.bank, self.rewards, self.done)
                 known = stages.read_all(self.run.stages)
@@ -246,3 +253,11 @@ class Trainer:
         """The material of the inner epoch that comes after ``done`` others."""
         outer, inner = divmod(done, self.settings.train.inner_epochs)
         return (self.curriculum.lesson(outer, inner, index) for index in range(self.settings.train.batch_size))
+
+
+def _is_judged(stage: stages.Stage, done: int) -> bool:
+    """Whether ``stage`` was judged by an evaluation, or by its training up to now.
+
+    One that ended early, because the run did, is judged again at its real end when the run is made longer.
+    """
+    return stage.judged and (stage.reward is None or stage.checkpoint == done)

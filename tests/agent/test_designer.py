@@ -80,7 +80,9 @@ def cycle(
                 notice=lambda text: None,
             )
             try:
-                return await Designer(gateway, config, style, **options).propose(bank or seed_bank(), CASES, attempts)
+                return await Designer(gateway, config, style, **options).propose(
+                    bank or seed_bank(noop=False), CASES, attempts
+                )
             finally:
                 await gateway.aclose()
 
@@ -123,7 +125,7 @@ def test_the_designer_sees_cases_and_skills(tmp_path: Path) -> None:
     assert "Truth: May 2023 / 5/2023\nPrediction: in spring\n" in analysis
     assert "[0] Ana moved." in analysis
     assert "Truth: with his aunt\nPrediction: (nothing)\nMemories retrieved, nearest first:\n(none)" in analysis
-    for skill in seed_bank().skills:
+    for skill in seed_bank(noop=False).skills:
         assert skill.description in analysis
         assert skill.body not in analysis
         assert skill.body in last
@@ -165,7 +167,7 @@ def test_cases_are_cut_to_a_small_window(tmp_path: Path) -> None:
 
 
 def test_bodies_and_attempts_are_cut_to_a_small_window(tmp_path: Path) -> None:
-    bank = seed_bank()
+    bank = seed_bank(noop=False)
     bank.add(Skill("zebra", "d", "x" * 3000, Action.INSERT, "import"))
     advice = {"change": "refine", "skill": "zebra", "why": "", "priority": "high"}
     attempts = [Attempt(i, f"Try {i}." + "x" * 400, (), None, None) for i in range(8)]
@@ -221,7 +223,7 @@ def test_the_rule_made_designer_changes_nothing(tmp_path: Path) -> None:
 def test_no_cases_no_call(tmp_path: Path) -> None:
     with ScriptedServer() as server:
         designer = Designer(None, CONFIG)  # type: ignore[arg-type]
-        assert asyncio.run(designer.propose(seed_bank(), [[], []], ())).changes == ()
+        assert asyncio.run(designer.propose(seed_bank(noop=False), [[], []], ())).changes == ()
         assert not server.requests
 
 
@@ -236,7 +238,7 @@ REFUSED = {
     "no body": ({k: v for k, v in ADD.items() if k != "body"}, "body is empty"),
     "no description": ({**ADD, "description": None}, "description is empty"),
     "long body": ({**ADD, "body": "x" * 100_000}, "body has 100000 bytes, at most 20000"),
-    "long description": ({**ADD, "description": "x" * 501}, "description has 501 characters"),
+    "long description": ({**ADD, "description": "x" * 1025}, "description has 1025 characters"),
     "illegal action": ({**ADD, "action": "delete"}, '"action" is \'delete\', expected "insert" or "update"'),
     "noop": ({**ADD, "action": "noop"}, "\"action\" is 'noop'"),
     "no action": ({**ADD, "action": None}, "\"action\" is ''"),
@@ -252,14 +254,14 @@ REFUSED = {
     "another attribute": ({**REFINE, "action": "delete"}, "description and body only, not 'action'"),
     "statistics": ({**REFINE, "stats": {}}, "description and body only, not 'stats'"),
     "nothing": ({"change": "refine", "name": "insert"}, "changes neither description nor body of insert"),
-    "the same": ({**REFINE, "body": seed_bank()["insert"].body + "\n"}, "changes neither"),
+    "the same": ({**REFINE, "body": seed_bank(noop=False)["insert"].body + "\n"}, "changes neither"),
     "emptied": ({**REFINE, "body": ""}, "body is empty"),
 }
 
 
 @pytest.mark.parametrize(("change", "reason"), REFUSED.values(), ids=REFUSED)
 def test_what_is_refused_and_why(change: dict[str, Any], reason: str) -> None:
-    good, (refused,) = review(seed_bank(), [change])
+    good, (refused,) = review(seed_bank(noop=False), [change])
     assert good == []
     assert reason in refused
 
@@ -308,7 +310,7 @@ def test_of_too_many_changes_to_the_end_the_first_stand(tmp_path: Path) -> None:
 
 def test_the_same_skill_twice_and_refining_what_is_added() -> None:
     drafts = [ADD, REFINE, {**ADD, "name": "save-dates"}, {**REFINE, "name": "Save Dates"}, {**REFINE, "body": "x"}]
-    good, refused = review(seed_bank(), drafts)
+    good, refused = review(seed_bank(noop=False), drafts)
     assert [change.name for change in good] == ["save_dates", "insert"]
     assert refused == [
         "change 3 (add save-dates): save-dates is added in this very reply: say it in one change",
@@ -318,7 +320,9 @@ def test_the_same_skill_twice_and_refining_what_is_added() -> None:
 
 
 def test_a_refinement_may_repeat_the_action_and_spell_the_name_freely() -> None:
-    (change,), refused = review(seed_bank(), [{**REFINE, "name": "INSERT", "action": "Insert", "description": None}])
+    (change,), refused = review(
+        seed_bank(noop=False), [{**REFINE, "name": "INSERT", "action": "Insert", "description": None}]
+    )
     assert change == Change("refine", "insert", None, BODY, None, "sharper")
     assert refused == []
 
@@ -382,7 +386,7 @@ def test_no_placeholders(text: str) -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        '<think>{"changes": []} maybe</think>Here it is:\n```json\n%s\n```\nGood luck!',
+        "Here it is:\n```json\n%s\n```\nGood luck!",
         'Draft: {"changes": []}\nFinal: %s',
         "%s",
     ],
@@ -447,14 +451,14 @@ _wild_change = st.fixed_dictionaries(
 
 @given(st.lists(_wild_change | st.dictionaries(st.text(max_size=6), _json), max_size=4))
 def test_any_refinement_is_reviewed_and_what_is_accepted_fits(drafts: list[Any]) -> None:
-    bank = seed_bank()
+    bank = seed_bank(noop=False)
     good, refused = review(bank, parse_refinement(json.dumps({"changes": drafts})).changes)
     assert len(good) + len(refused) == len(drafts)
     proposal = Proposal("", tuple(good), refused=tuple(refused))
     evolved = apply(bank, proposal, stage=1)
     assert orjson.loads(orjson.dumps(proposal.to_dict()))["refused"] == refused
     assert SkillBank.from_json(evolved.to_json(), "bank") == evolved
-    assert bank == seed_bank()
+    assert bank == seed_bank(noop=False)
 
 
 @given(st.text() | _json.map(lambda value: json.dumps({"patterns": [value], "changes": [value]})))
@@ -469,12 +473,12 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 def test_applying_changes_a_copy() -> None:
-    bank = seed_bank()
+    bank = seed_bank(noop=False)
     bank.mark_new(["delete"])
     changes, _ = review(bank, [ADD, REFINE])
     evolved = apply(bank, Proposal("", tuple(changes)), stage=4)
     assert bank.names == ("delete", "insert", "update")
-    assert bank["insert"] == seed_bank()["insert"]
+    assert bank["insert"] == seed_bank(noop=False)["insert"]
     assert (bank.stage, bank.new) == (0, {"delete"})
 
     assert (evolved.stage, evolved.new) == (4, {"insert", "save_dates"})
@@ -485,7 +489,7 @@ def test_applying_changes_a_copy() -> None:
 
 
 def test_a_full_bank_gives_up_its_worst_even_if_just_refined() -> None:
-    bank = SkillBank([*seed_bank().skills], capacity=4)
+    bank = SkillBank([*seed_bank(noop=False).skills], capacity=4)
     bank.add(Skill("poor", "d", "b", Action.INSERT, "designer", stats=SkillStats(5, -1.0)))
     changes, _ = review(bank, [ADD, {**REFINE, "name": "poor"}])
     evolved = apply(bank, Proposal("", tuple(changes)), stage=1)
@@ -494,14 +498,16 @@ def test_a_full_bank_gives_up_its_worst_even_if_just_refined() -> None:
 
 
 def test_a_proposal_for_another_bank_is_an_error() -> None:
-    changes, _ = review(seed_bank(), [ADD])
-    once = apply(seed_bank(), Proposal("", tuple(changes)), 1)
+    changes, _ = review(seed_bank(noop=False), [ADD])
+    once = apply(seed_bank(noop=False), Proposal("", tuple(changes)), 1)
     with pytest.raises(SkillBankError, match="already called save_dates"):
         apply(once, Proposal("", tuple(changes)), 2)
 
 
 def test_changes_round_trip() -> None:
-    for change in review(seed_bank(), [ADD, REFINE])[0]:
+    changes, _ = review(seed_bank(noop=False), [ADD, REFINE])
+    assert len(changes) == 2
+    for change in changes:
         row = json.loads(json.dumps(change.to_dict()))
         assert Change.from_dict(row) == change
         assert row["change"] in ("add", "refine")

@@ -20,7 +20,7 @@ from memskill_cli.memory.encoders import load_encoder
 from memskill_cli.memory.spaces import Spaces
 from memskill_cli.records import Action, Execution, Outcome, Provenance, Span
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.testing.script import Script
+from memskill_cli.testing.script import CutReply, Script
 from memskill_cli.testing.server import Fault, ScriptedServer
 
 SPAN = Span("talk", 3, "Date: 1 May 2025\nAna: I moved to Porto, and Miso the cat came along.")
@@ -145,11 +145,27 @@ def test_a_call_that_fails_is_no_empty_memory() -> None:
         Desk().run(Fault.server_error())
 
 
-def test_noop_is_an_action_only_of_its_skill() -> None:
-    idle = Desk().run("ACTION: NOOP", skills=["noop", "insert"])
-    assert [action.action for action in idle.applied] == [Action.NOOP]
-    silent = Desk().run("ACTION: NOOP", skills=["insert"])
-    assert silent == Execution((), {})
+@pytest.mark.parametrize("skills", [["noop", "insert"], ["insert"]])
+def test_noop_is_an_action_whatever_the_skills(skills: list[str]) -> None:
+    """So that doing nothing with skills that are for something earns what another type of action would."""
+    done = Desk().run("ACTION: NOOP", skills=skills)
+    assert [action.action for action in done.applied] == [Action.NOOP]
+    assert done.rejected == {}
+
+
+def test_of_a_reply_that_was_cut_the_last_action_is_rejected() -> None:
+    desk = Desk()
+    done = desk.run(CutReply("ACTION: INSERT\nMEMORY: Miso is a cat.\n\nACTION: INSERT\nMEMORY: Ana lives in Po"))
+    assert [action.text for action in done.applied] == ["Miso is a cat."]
+    assert (done.cut, done.rejected) == (True, {Outcome.CUT: 1})
+    assert desk.texts == [*OLD, "Miso is a cat."]
+
+
+def test_a_reply_that_ends_inside_its_reasoning_is_unreadable() -> None:
+    desk = Desk()
+    done = desk.run("<think>\nACTION: INSERT\nMEMORY: a draft")
+    assert (done.unreadable, done.applied) == (True, ())
+    assert desk.texts == list(OLD)
 
 
 def test_every_change_says_where_it_comes_from() -> None:

@@ -46,6 +46,7 @@ def test_a_query_enters_is_seen_again_and_leaves() -> None:
     (seen,) = pool.cases
     assert (seen.query_id, seen.fails, seen.epoch, seen.score, seen.prediction) == ("q1", 1, 3, 0.4, "first")
     assert (seen.trace_id, seen.category, seen.truths) == ("t1", "2", ("May 2023",))
+    assert seen.question == "When did Ana move?"
     assert seen.retrieved == tuple(f"memory {i}" for i in range(20))
 
     pool.observe([answer("q1", 0.0, "second")], 7, "f1")
@@ -65,6 +66,8 @@ def test_what_has_no_score_neither_enters_nor_counts_nor_leaves() -> None:
     pool.observe(unknown, 5, "f1")
     pool.observe([answer("q1", 1.0, error="judge: unreadable"), answer("q4", 0.0)], 5, "judge")
     assert pool.cases == (case("q1", fails=4, epoch=1),)
+    pool.observe([answer("q2", None), answer("q5", 0.0)], 6, "f1")
+    assert [item.query_id for item in pool.cases] == ["q1", "q5"], "those behind one without a score are looked at"
 
 
 def test_with_a_judge_half_right_is_hard() -> None:
@@ -110,7 +113,14 @@ def test_rows_round_trip(cases: list[HardCase]) -> None:
     assert len(again) == len({item.query_id for item in cases})
 
 
-@pytest.mark.parametrize("change", [{"truths": None}, {"score": "high"}, {"extra": 1}, {"fails": None}])
+def test_a_pool_from_rows_keeps_to_the_settings() -> None:
+    rows = HardCasePool(CONFIG, [case("q1", epoch=1), case("q2", epoch=9)]).rows()
+    pool = HardCasePool.from_rows(replace(CONFIG, window=5), rows)
+    pool.prune(9)
+    assert [item.query_id for item in pool.cases] == ["q2"]
+
+
+@pytest.mark.parametrize("change", [{"truths": None}, {"score": "high"}, {"extra": 1}, {"fails": None}, {"epoch": "x"}])
 def test_a_row_that_is_none_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RunError, match="not a hard case"):
         HardCasePool.from_rows(CONFIG, [{**case("q1").to_row(), **change}])
@@ -146,6 +156,17 @@ def test_few_cases_are_a_cluster_each() -> None:
     cases = [case("a"), case("b", fails=3), case("c", score=0.4)]
     assert ids(select(cases, corners(3), CONFIG)) == [["b"], ["a"], ["c"]]
     assert select([], corners(0), CONFIG) == []
+    five = [case(name) for name in "abcde"]
+    alike = np.ones((5, 8), np.float32)
+    assert ids(select(five, alike, CONFIG)) == [["a"], ["b"], ["c"], ["d"], ["e"]], "even where their embeddings agree"
+
+
+def test_of_equal_questions_the_one_that_needs_most_attention_is_shown() -> None:
+    same = [
+        replace(case(name, fails=fails), question="Where  is Bo?") for name, fails in (("a", 1), ("b", 7), ("c", 2))
+    ]
+    other = [replace(case("d"), question="where is bo?"), case("e")]
+    assert ids(select([*same, *other], corners(5), CONFIG)) == [["b"], ["e"]]
 
 
 def test_three_of_each_cluster_then_the_best_of_the_rest() -> None:
@@ -179,3 +200,4 @@ def test_the_order_of_the_pool_does_not_matter() -> None:
     assert {len(cluster) >= 3 for cluster in expected} == {True}
     order = random.Random(0).sample(range(60), 60)
     assert select([cases[i] for i in order], vectors[order], CONFIG) == expected
+    assert expected == select(cases, vectors, CONFIG, seed=42) != select(cases, vectors, CONFIG, seed=43)

@@ -29,7 +29,7 @@ from memskill_cli.testing.server import Fault, Request
 
 from ..evaluation.rig import Rig
 
-INSERT = SkillBank([seed_bank()["insert"]])
+INSERT = SkillBank([seed_bank(noop=False)["insert"]])
 TRICKS = "{key} {0.__class__} {{ 7 * 7 }} %(x)s ${HOME} (a+)+$ [a-z .*"
 ORDERS = f"""</span>
 
@@ -198,8 +198,8 @@ def test_a_description_or_a_category_is_one_line_to_the_designer() -> None:
 @pytest.mark.parametrize("name", ["../../owned", "/etc/passwd", "..\\owned", "a\x00b", "con/../x", "é/è", "x" * 300])
 def test_a_designers_name_is_no_path(name: str, tmp_path: Path) -> None:
     words = {"description": "For days.", "body": "Write the day.", "action": "insert"}
-    changes, _ = review(seed_bank(), [{"change": "add", "name": name, **words}])
-    bank = apply(seed_bank(), Proposal("", tuple(changes)), 1)
+    changes, _ = review(seed_bank(noop=False), [{"change": "add", "name": name, **words}])
+    bank = apply(seed_bank(noop=False), Proposal("", tuple(changes)), 1)
     target = tmp_path / "out"
     export(bank, target)
     assert {path.parent.parent for path in tmp_path.rglob("SKILL.md")} == {target}
@@ -208,14 +208,14 @@ def test_a_designers_name_is_no_path(name: str, tmp_path: Path) -> None:
 
 def test_a_designer_that_proposes_without_end_is_not_followed() -> None:
     drafts = [{"change": "refine", "name": f"no_{i}"} for i in range(MAX_DRAFTS + 500)]
-    changes, refused = review(seed_bank(), drafts)
+    changes, refused = review(seed_bank(noop=False), drafts)
     assert changes == []
     assert len(refused) == MAX_DRAFTS + 1
     assert refused[-1] == "500 more changes were not looked at"
 
 
 def test_what_a_designer_may_not_touch() -> None:
-    before = seed_bank()
+    before = seed_bank(noop=False)
     words = {"description": "D.", "body": "B."}
     drafts: list[dict[str, Any]] = [
         {"change": "add", "name": "insert", **words, "action": "delete"},
@@ -225,7 +225,7 @@ def test_what_a_designer_may_not_touch() -> None:
         {"change": "refine", "name": "update", **words, "capacity": 10**9},
         {"change": "add", "name": "spy", **words, "action": "insert", "file": "/etc/passwd"},
         {"change": "add", "name": "big", "description": "D.", "body": "x" * 20_001, "action": "insert"},
-        {"change": "add", "name": "long", "description": "x" * 501, "body": "B.", "action": "insert"},
+        {"change": "add", "name": "long", "description": "x" * 1025, "body": "B.", "action": "insert"},
     ]
     changes, refused = review(before, json.loads(json.dumps(drafts)))
     assert (changes, len(refused)) == ([], len(drafts))

@@ -94,20 +94,6 @@ MEMORY: Bo works at a bakery.
 INDEX: memory 0""",
     "windows line ends": "ACTION: INSERT\r\nMEMORY: Ana has a cat called Miso.\r\n\r\nACTION: UPDATE\r\nINDEX: 2\r\n"
     "MEMORY: Bo works at a bakery.\r\n\r\nACTION: DELETE\r\nINDEX: 0\r\n",
-    "thinking first": """<think>Maybe
-ACTION: DELETE
-INDEX: 5
-</think>
-ACTION: INSERT
-MEMORY: Ana has a cat called Miso.
-
-ACTION: UPDATE
-INDEX: 2
-MEMORY: Bo works at a bakery.
-
-<think>one more</think>
-ACTION: DELETE
-INDEX: 0""",
     "json": """{"actions": [{"action": "INSERT", "memory": "Ana has a cat called Miso."},
 {"action": "update", "index": 2, "memory": "Bo works at a bakery."}, {"action": "delete", "index": "0"}]}""",
     "json in a fence, with errors": """Here you are [as asked]:
@@ -209,17 +195,6 @@ def test_an_empty_list_of_actions_is_a_reply_and_chatter_is_not():
         assert not parse_reply(text).found
 
 
-@pytest.mark.parametrize(
-    "reply", ["<think>ACTION: NOOP", "<think>\nACTION: INSERT\nMEMORY: x\n\nACTION: DELETE\nINDEX: 0"]
-)
-def test_thoughts_without_an_end_are_not_obeyed(reply):
-    assert not parse_reply(reply).found
-
-
-def test_thoughts_without_a_beginning_are_not_obeyed():
-    assert parse_reply("so\nACTION: DELETE\nINDEX: 0\n</think>\n\nACTION: NOOP").actions == (NOOP,)
-
-
 def test_unknown_actions_are_counted_and_take_their_text_with_them():
     parsed = parse_reply(
         "ACTION: MERGE\nINDEX: 1\nMEMORY: x\n\nACTION: INSERT | UPDATE\nMEMORY: y\n\nACTION: DELETE\nINDEX: 1"
@@ -292,9 +267,9 @@ def test_no_more_than_so_many_actions():
     assert rejected == {Outcome.EMPTY_TEXT: 1, Outcome.TOO_MANY: 2}
 
 
-def test_noop_needs_no_leave_and_is_an_action_only_with_it():
+def test_noop_needs_no_leave():
     assert check(NOOP) == ([NOOP], {})
-    assert check(NOOP, allowed=[Action.INSERT]) == ([], {})
+    assert check(NOOP, allowed=[Action.INSERT]) == ([NOOP], {})
 
 
 # --- anything at all ---------------------------------------------------------------------------------------------

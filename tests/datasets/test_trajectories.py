@@ -80,6 +80,15 @@ def test_small_sets_give_what_they_have(counts: dict[str, int], seed: int) -> No
         assert kind not in kinds(pair.read)
 
 
+def test_at_most_half_of_a_type_is_played_where_the_rest_is_read_and_all_of_it_where_not() -> None:
+    wanted = Sizes((40, 40), (8, 8), 1.0)
+    pair = draw_pair(games(heat=10), wanted, random.Random(0))
+    assert (len(pair.play), len(pair.read)) == (5, 5)
+    apart = draw_pair(games(heat=8, cool=8), wanted._replace(same_type=0.0), random.Random(0))
+    assert (len(apart.play), len(apart.read)) == (8, 8)
+    assert not kinds(apart.play) & kinds(apart.read)
+
+
 def test_types_with_too_few_games_are_told() -> None:
     assert scarce(games(heat=48, cool=47, look=3), SIZES) == {"cool": 47, "look": 3}
 
@@ -97,6 +106,15 @@ def test_spans_hold_whole_trajectories_and_as_many_as_fit(lengths: list[int], bu
     for left, right in pairwise(spans):
         first = right.text.split("\n\n")[0]
         assert count_tokens(left.text) + count_tokens(first) + 1 > budget, "or the next would have fitted"
+
+
+def test_two_trajectories_share_a_span_if_they_just_fit() -> None:
+    """With the one token of the blank line between them."""
+    both = gathered("t", "train", [game("heat", 1, 30), game("heat", 2, 50)])
+    lengths = [count_tokens(span.text) for span in pack(both, 1)]
+    assert len(lengths) == 2
+    assert len(pack(both, sum(lengths) + 1)) == 1
+    assert len(pack(both, sum(lengths))) == 2
 
 
 def test_only_the_first_spans_if_so_asked() -> None:

@@ -13,7 +13,7 @@ from memskill_cli.testing.server import ScriptedServer
 
 from ..conftest import Home
 from ..saboteur import Nursery
-from .lives import TRAIN, Place, Settle, Undisturbed, learned, rows, think
+from .lives import TRAIN, Place, Settle, Undisturbed, learned, think
 
 
 @pytest.fixture(scope="session")
@@ -47,5 +47,4 @@ def undisturbed(new_home: Callable[[], Home]) -> Undisturbed:
         done = home.memskill(*command, "--quiet", PYTHONHASHSEED="1")
         assert done.code == 0, done.err
         found = learned(home.path / "runs" / "k")
-        seconds = sum(row["seconds"] for row in rows(home.path / "runs" / "k" / "metrics.jsonl"))
-        return Undisturbed(home, found, Counter(json.dumps(r.messages) for r in server.requests), seconds)
+        return Undisturbed(home, found, Counter(json.dumps(r.messages) for r in server.requests))

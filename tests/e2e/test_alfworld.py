@@ -187,7 +187,7 @@ def test_a_game_cut_in_half_is_owed_and_the_others_are_played(tmp_path: Path) ->
         torn = home.memskill(*command)
         assert torn.code == 0, torn.err
         assert torn.json["errors"] == {"game": 1}
-        assert "1 of 6 queries are owed" in torn.err
+        assert "1 of 6 queries failed" in torn.err
         rows = jsonl(home.path / torn.json["folder"] / "results.jsonl")
         (broken,) = [row for row in rows if row["error"]]
         assert broken["query_id"] in broken["error"]

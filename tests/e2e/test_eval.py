@@ -147,7 +147,7 @@ def test_what_failed_is_owed_and_asked_again_alone(evaluated: Evaluated) -> None
     models.unanswered, models.unreadable = first["question"], second["question"]
     failed = home.memskill(*flags, MEMSKILL_CACHE_DIR="fresh")
     assert failed.code == 0, failed.err
-    assert "2 of 4 queries are owed" in failed.err
+    assert "2 of 4 queries failed" in failed.err
     assert failed.json["id"] != evaluated.done.json["id"], "four questions are another evaluation"
     assert failed.json["errors"] == {"answer": 1, "judge": 1}
     unanswered, unjudged, *others = rows(failed, home)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from memskill_cli.testing import rules
 from memskill_cli.testing.server import Request, ScriptedServer
 
 from ..small_world import HARM, HELP, designed, is_refinement, read_or_answered
@@ -202,6 +203,28 @@ def test_judging_on_a_split_keeps_the_better_bank(home: Any) -> None:
         bank = json.loads((place.run / "skill_bank.json").read_text())
         assert bank["skills"] == before["skills"]
         assert place.stage(1)["kept"] is False
+
+
+class Contrary(World):
+    """The small world with a judge who takes right answers for wrong ones, and the other way round."""
+
+    def __call__(self, request: Request) -> str:
+        if request.role != "judge":
+            return super().__call__(request)
+        truth, answer = (rules.part(request, tag) for tag in ("truth", "answer"))
+        return json.dumps({"explanation": "so", "score": int(truth != answer)})
+
+
+def test_judging_goes_by_what_the_run_is_rewarded_with(home: Any) -> None:
+    with place_in(home, Contrary(HARM)) as place:
+        place.train("--reward", "judge", outer=1)
+        cycle = place.do("evolve", "--run", "evo", "--judge-on", "train")["cycles"][0]
+        scores = cycle["judged"]
+        assert scores["measure"] == "judge"
+        assert scores["after"]["f1"] < scores["before"]["f1"], "by F1 it would be rolled back"
+        assert scores["after"]["judge"] > scores["before"]["judge"]
+        assert cycle["kept"] is True
+        assert place.stage(1)["is_best"] is True
 
 
 def test_what_evolve_cannot_do_is_said(home: Any) -> None:

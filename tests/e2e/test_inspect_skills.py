@@ -46,7 +46,7 @@ def home(tmp_path):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "run.json").write_text(json.dumps({"format": 1, "created": created}))
     run = tmp_path / "runs" / "evolved"
-    first = seed_bank()
+    first = seed_bank(noop=False)
     first.record_batch([(0, 1), (1, 2)], [0.5, 0.25])
     second = first.copy()
     second.stage = 1
@@ -77,7 +77,7 @@ def home(tmp_path):
         summary="Follow moves",
         rationale="Homes were lost.",
     )
-    write_stage(run, 2, third, reward=0.31, kept=False, parent=1)
+    write_stage(run, 2, third, reward=0.31, kept=False, parent=1, summary="Shorter.")
     second.save(run / "skill_bank.json")
     plain = seed_bank(noop=True)
     plain.save(tmp_path / "runs" / "plain" / "skill_bank.json")
@@ -87,7 +87,7 @@ def home(tmp_path):
 def test_no_run_shows_the_seeds_and_says_so(tmp_path):
     done = memskill(cwd=tmp_path)
     assert "no run in runs yet" in done.stderr
-    assert all(name in done.stdout for name in ("insert", "update", "delete", "seed", "3 of at most 30"))
+    assert all(name in done.stdout for name in ("insert", "update", "delete", "seed", "noop", "4 of at most 30"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -95,7 +95,7 @@ def test_the_newest_run_as_a_table(home):
     done = memskill(cwd=home)
     assert "evolved · stage 1 · 4 of at most 30 skills" in done.stdout
     row = next(line for line in done.stdout.splitlines() if "│ insert" in line)
-    assert [cell.strip() for cell in row.split("│")][1:6] == ["insert", "insert", "seed", "2", "0.375"]
+    assert [cell.strip() for cell in row.split("│")][1:6] == ["insert", "insert", "seed", "2", "37.50"]
     assert "moves new" in done.stdout
 
 
@@ -139,8 +139,8 @@ def test_an_earlier_stage(home):
 def test_history(home):
     out = memskill("--history", cwd=home).stdout
     for words in (
-        "0.300",
-        "0.420",
+        "30.00",
+        "42.00",
         "best",
         "rolled back",
         "added moves; refined update",

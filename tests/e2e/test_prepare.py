@@ -247,16 +247,16 @@ def test_an_interrupted_download_goes_on(tmp_path):
             [*command, "--data-dir", str(tmp_path), "--source", server.url], stderr=subprocess.PIPE, text=True
         )
         part = tmp_path / "locomo" / "locomo10.json.part"
-        while not (part.with_name("locomo10.json.part.json").exists() and process.poll() is None and server.requests):
+        while not (part.exists() and part.stat().st_size):
+            assert process.poll() is None
             time.sleep(0.01)
-        time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
         gate.set()
         assert process.returncode == 130, said
         kept = part.stat().st_size
         assert prepare(tmp_path, "--source", server.url).returncode == 0
-    assert kept == 10_000
+    assert 0 < kept <= 10_000
     assert server.requests[1]["range"] == f"bytes={kept}-"
 
 

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import itertools
 import pickle
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,16 @@ from .test_mail import Boxes
 class FarEngine:
     """What :class:`~memskill_cli.engines.ray.RayEngine` does, without Ray: ``count`` workers, everything pickled."""
 
+    crews = 0
+    """How many crews of all engines have worked, so that a test can see that work was done elsewhere."""
+
     def __init__(self, world: World, count: int = 2) -> None:
         self.world, self.count = world, count
         self.numbers = itertools.count(1)
 
     @asynccontextmanager
     async def crew(self, kit: Kit, desk: Any) -> AsyncIterator[Crew]:
+        FarEngine.crews += 1
         boxes, name = Boxes(), f"crew-{next(self.numbers)}"
         functions = functions_of(self.world, print) | desk_functions(desk, name)
         mail = Correspondent(COMMAND, boxes, functions)
@@ -73,14 +77,17 @@ class FarCrew:
 
 
 @pytest.fixture
-def far(monkeypatch: pytest.MonkeyPatch) -> None:
+def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Trainings and evaluations of this process have their traces read and asked elsewhere."""
     for module in (trainer, runner):
         monkeypatch.setattr(module, "LocalEngine", FarEngine)
+    before = FarEngine.crews
+    yield
+    assert FarEngine.crews > before, "or nothing was done elsewhere"
 
 
 def test_a_training_elsewhere_is_the_same_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+    found, before = [], FarEngine.crews
     for name, engine in (("here", None), ("there", FarEngine)):
         with ScriptedServer(reply) as server:
             lives = Lives(tmp_path / name, server)
@@ -89,6 +96,7 @@ def test_a_training_elsewhere_is_the_same_to_the_last_bit(tmp_path: Path, monkey
             run = lives.begin("r")
             lives.live(run)
             found.append((outcome(run), sorted(request.text for request in server.requests)))
+            assert (FarEngine.crews > before) == (name == "there")
     assert found[0] == found[1]
 
 
@@ -96,12 +104,13 @@ def test_a_training_elsewhere_is_the_same_to_the_last_bit(tmp_path: Path, monkey
 def test_an_evaluation_elsewhere_has_the_same_rows_and_memories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    found = []
+    found, before = [], FarEngine.crews
     for name, engine in (("here", None), ("there", FarEngine)):
         rig = Rig(tmp_path / name, eval__context_tokens=8000)
         if engine:
             monkeypatch.setattr(runner, "LocalEngine", engine)
         summary = rig.method(method)
+        assert (FarEngine.crews > before) == (name == "there")
         known = {key: summary[key] for key in summary.keys() - {"usage", "seconds"}}
         found.append((known, rig.rows(), list(files.read_jsonl(rig.folder / "memories.jsonl"))))
     here, there = found

@@ -88,9 +88,9 @@ class Rig:
             cache=None,
             notice=self.notices.append,
         )
-        world = World(
-            gateway, Spaces(encoder, encoder), self.settings.memory, self.settings.reward, self.settings.dataset
-        )
+        settings = self.settings
+        spaces, judge_prompt = Spaces(encoder, encoder), settings.eval.judge_prompt
+        world = World(gateway, spaces, settings.memory, settings.reward, settings.dataset, None, judge_prompt)
         try:
             subject = subjects_of([task.method], self.run, "best", self.settings, self.notices.append)[task.method]
             evaluation = Evaluation(self.run, task, self.settings, subject, world, ledger, self.notices.append)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
-from memskill_cli.config import load
+from memskill_cli.config import AlfworldConfig, load
 from memskill_cli.errors import UsageError
 from memskill_cli.evaluation.alfworld import check_methods, played_row, summarise, traces_of
 from memskill_cli.evaluation.subject import Subject
@@ -22,8 +24,9 @@ TRAIN = [game("train", kind, i) for kind in ("heat", "cool") for i in range(10)]
 TASKS = [game("valid_seen", kind, i) for kind, count in (("cool", 4), ("heat", 2), ("look", 3)) for i in range(count)]
 
 
-def made(**more: int) -> list[Trace]:
-    return traces_of(TRAIN, TASKS, **{"trajectories": 6, "limit": 0, "seed": 1, **more})
+def made(*, trajectories: int = 6, memory: Literal["by-type", "all"] = "by-type", **more: int) -> list[Trace]:
+    acting = AlfworldConfig(trajectories_max=trajectories, memory=memory)
+    return traces_of(TRAIN, TASKS, acting, **{"limit": 0, "seed": 1, **more})
 
 
 def test_a_memory_for_each_type_and_all_its_tasks() -> None:
@@ -39,6 +42,13 @@ def test_the_choice_follows_from_the_seed() -> None:
     assert made() == made()
     assert made(seed=2) != made()
     assert len(made(trajectories=60)[0].sessions) == 10
+
+
+def test_the_published_memory_holds_all_trajectories_and_is_asked_all_tasks() -> None:
+    (whole,) = made(memory="all")
+    read = sorted(turn.text for session in whole.sessions for turn in session.turns)
+    assert read == sorted(trace.trace_id for trace in TRAIN)
+    assert {query.query_id for query in whole.queries} == {trace.trace_id for trace in TASKS}
 
 
 @pytest.mark.parametrize(("limit", "counts"), [(3, [1, 1, 1]), (5, [2, 2, 1]), (8, [3, 2, 3]), (1, [1])])

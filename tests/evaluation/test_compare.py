@@ -89,6 +89,17 @@ def test_only_queries_with_a_score_on_both_sides_count_by_id_in_any_order() -> N
     assert judge["p"] == pytest.approx(0.25, abs=0.1)
 
 
+def test_one_seed_gives_one_interval() -> None:
+    first, other = scores(7, 20, 0.05)
+    rows = [[row(str(i), value) for i, value in enumerate(some)] for some in (first, other)]
+    (once,), (again,), (another,) = (differences(*rows, resamples=100, seed=seed) for seed in (1, 1, 2))
+    assert once == again
+    assert once["ci95"] != another["ci95"]
+    alone = paired_difference(first, other, resamples=100, seed=1)
+    assert alone is not None
+    assert (once["ci95"], once["p"]) == (list(alone.ci95), alone.p)
+
+
 def test_a_score_that_one_side_does_not_have_is_no_difference() -> None:
     found = differences([row("a", 0.5)], [row("a", 0.5, 1.0)], resamples=10, seed=1)
     assert [entry["score"] for entry in found] == ["f1"]

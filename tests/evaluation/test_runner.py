@@ -41,7 +41,7 @@ def named(task: Task = TASK, **overrides: Any) -> str:
         {"encoders__retrieval": "contriever"},
         {"seed": 7},
         {"controller__hidden": 64},
-        {"controller__noop_seed": True},
+        {"controller__noop_seed": False},
     ],
 )
 def test_what_can_change_a_score_names_another_evaluation(change: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Scores worked by hand, and what must hold of any text."""
 
+import hashlib
 import json
 import math
 import os
@@ -29,6 +30,10 @@ REAL = Path(__file__).parents[2].parent / "shared/data/locomo/locomo10.json"
 
 def query(i, category="single-hop", truths=("x",), scored=True):
     return Query(f"q{i}", "t", category, "?", truths, scored=scored)
+
+
+def test_characters_without_any_width_are_no_part_of_a_word():
+    assert normalise("soft\u00adware zero\u200bwidth") == ["software", "zerowidth"]
 
 
 def test_normalisation():
@@ -74,6 +79,7 @@ def test_open_domain_truths_end_at_the_semicolon():
         ("I think\n<answer> Paris </answer> because", "Paris"),
         ("in <answer></answer> tags: <Answer>Rome</ANSWER>", "Rome"),
         ("so <answer>Rome", "Rome"),
+        ("so <Answer>New\nYork", "New\nYork"),
         ("Reason: x.\nAnswer: Oslo", "Oslo"),
         (" Oslo ", "Oslo"),
     ],
@@ -122,6 +128,10 @@ def test_bootstrap_interval():
     assert bootstrap_ci(values, resamples=2000, seed=1) == (low, high)
     narrow = bootstrap_ci(values, resamples=2000, seed=1, level=0.5)
     assert low < narrow[0] < narrow[1] < high
+    assert narrow == pytest.approx((0.5 - 0.6745 * 0.025, 0.5 + 0.6745 * 0.025), abs=0.004)
+    uneven = [math.sqrt(i) for i in range(20)]
+    assert bootstrap_ci(uneven, resamples=50, seed=1) == bootstrap_ci(uneven, resamples=50, seed=1)
+    assert bootstrap_ci(uneven, resamples=50, seed=1) != bootstrap_ci(uneven, resamples=50, seed=2)
 
 
 def test_bootstrap_of_one_and_of_none():
@@ -147,6 +157,38 @@ def test_a_sample_is_stratified():
         "multi-hop": 2,
         "open-domain": 1,
     }
+
+
+def test_the_rest_is_shared_by_size_not_by_what_a_category_has_left():
+    # 5 of 10: one each, then 3 by size: 0.6 and 2.4 -> the third goes to the larger remainder, the small category
+    queries = [query(f"{category}{i}", category) for category, n in (("a", 2), ("b", 8)) for i in range(n)]
+    drawn = [q.category for q in sample_queries(queries, 0.5, (1,))]
+    assert (drawn.count("a"), drawn.count("b")) == (2, 3)
+
+
+def test_no_category_gives_more_than_it_has():
+    # 9 of 10: one each, then 6 by size: 0.6, 0.6 and 4.8 -> the small ones have nothing left to give
+    queries = [query(f"{category}{i}", category) for category, n in (("a", 1), ("b", 1), ("c", 8)) for i in range(n)]
+    drawn = [q.category for q in sample_queries(queries, 0.9, (1,))]
+    assert (drawn.count("a"), drawn.count("b"), drawn.count("c")) == (1, 1, 7)
+
+
+def test_what_is_left_goes_by_the_largest_remainder():
+    # 5 of 10: one each, then 3 by size: 2.1 and 0.9 -> 2, 0 and the last to the second category
+    queries = [query(f"{category}{i}", category) for category, n in (("a", 7), ("b", 3)) for i in range(n)]
+    drawn = [q.category for q in sample_queries(queries, 0.5, (1,))]
+    assert (drawn.count("a"), drawn.count("b")) == (3, 2)
+
+
+def test_another_version_draws_the_same():
+    """A run may go on under a later version: what its seed draws must not change with it."""
+    group = [query(name) for name in ("1", "2", "3", "4", "\ud83d")]
+
+    def digest(q):
+        return hashlib.sha256(f"7\x1ftalk\x1f3\x1f{q.query_id}".encode("utf-8", "surrogatepass")).digest()
+
+    expected = sorted(group, key=digest)[:2]
+    assert {q.query_id for q in sample_queries(group, 0.4, (7, "talk", 3))} == {q.query_id for q in expected}
 
 
 def test_a_tiny_ratio_still_asks_every_category():

@@ -22,6 +22,7 @@ from memskill_cli.evaluation.judge import SCORES, parse_verdict
 from memskill_cli.evaluation.methods import mem0
 from memskill_cli.evaluation.methods.systems import read_object
 from memskill_cli.evaluation.scoring import score_f1
+from memskill_cli.llm.reasoning import read_reply, strip_reasoning
 from memskill_cli.records import Action, Query
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.markdown import from_markdown, to_markdown
@@ -32,7 +33,7 @@ ALLOWED = {Action.INSERT, Action.UPDATE}
 SHOWN, LONGEST, MOST = 3, 200, 4
 CASES = 5
 COMMANDS = ("go to fridge 1", "take apple 1 from fridge 1", "look", "inventory")
-BANK = seed_bank()
+BANK = seed_bank(noop=False)
 
 
 def executor(text: str) -> None:
@@ -40,8 +41,9 @@ def executor(text: str) -> None:
     reply = parse_reply(text)
     actions, rejected = check_actions(reply.actions, allowed=ALLOWED, shown=SHOWN, max_chars=LONGEST, max_actions=MOST)
     assert len(actions) <= MOST
-    assert {action.action for action in actions} <= ALLOWED
-    assert all(action.text.strip() and len(action.text) <= LONGEST for action in actions)
+    assert {action.action for action in actions} <= ALLOWED | {Action.NOOP}
+    writes = [action for action in actions if action.action is not Action.NOOP]
+    assert all(action.text.strip() and len(action.text) <= LONGEST for action in writes)
     indices = [action.index for action in actions if action.action is Action.UPDATE]
     assert all(index in range(SHOWN) for index in indices)
     assert len(set(indices)) == len(indices)
@@ -49,9 +51,20 @@ def executor(text: str) -> None:
     orjson.dumps(actions)
 
 
+def reasoning(text: str) -> None:
+    """What is left of a reply is a part of it, and has no reasoning any more."""
+    for cut in (False, True):
+        with contextlib.suppress(UnreadableReplyError):
+            said = read_reply(text, cut)
+            assert said.cut is cut
+            assert len(said) <= len(text)
+    assert "</think>" not in (strip_reasoning(f"{text}\n</think>\n") or "")
+
+
 def judge(text: str) -> None:
-    with contextlib.suppress(UnreadableReplyError):
-        assert parse_verdict(text) in SCORES
+    for cut in (False, True):
+        with contextlib.suppress(UnreadableReplyError):
+            assert parse_verdict(text, cut=cut) in SCORES
 
 
 def answer(text: str) -> None:
@@ -113,7 +126,8 @@ def systems(text: str) -> None:
 
 Target = Callable[[str], None]
 TARGETS: dict[str, Target] = {
-    target.__name__: target for target in (executor, judge, answer, analysis, refinement, command, bank, skill, systems)
+    target.__name__: target
+    for target in (reasoning, executor, judge, answer, analysis, refinement, command, bank, skill, systems)
 }
 
 _CHANGES = """{"summary": "Dates.", "changes": [{"change": "add", "name": "save_dates", "description": "Days.",
@@ -127,12 +141,16 @@ SEEDS: dict[str, tuple[str, ...]] = {
     "executor": (
         "ACTION: INSERT\nMEMORY: Ana has a cat.\n\nACTION: UPDATE\nINDEX: 2\nMEMORY: Bo bakes.\n\nACTION: DELETE 0",
         '{"actions": [{"action": "insert", "memory": "Ana"}, {"action": "update", "index": 1, "memory": "Bo"}]}',
-        "<think>ACTION: DELETE\nINDEX: 1</think>\n1. **ACTION:** NOOP",
+        "INSERT: Ana has a cat; DELETE: 1\nACTION: UPDATE; INDEX: 0; MEMORY: Bo = baker; ACTION: NOOP",
+    ),
+    "reasoning": (
+        "<think>maybe</think>\nAna [THINK]x[/THINK] ◁think▷y◁/think▷<|im_end|>",
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Ana<|return|>",
     ),
     "judge": ('{"explanation": "same day", "score": 0.5}', 'Well: {"score": 1}', "{'score': 0,}"),
     "answer": ("Thus <answer>Ana, Bo</answer>", "Answer: 7 May 2023", "Ana"),
     "analysis": (_ANALYSIS, f"```json\n{_ANALYSIS}\n```"),
-    "refinement": (_CHANGES, f"<think>hm</think>{_CHANGES}"),
+    "refinement": (_CHANGES, f"```json\n{_CHANGES}\n```"),
     "command": ("Action: go to fridge 1", "I would take apple 1 from fridge 1 now.", "look"),
     "bank": (BANK.to_json(),),
     "skill": (_MARKDOWN, "# Title\n## Description\nFor days.\n## Purpose\nAction type: INSERT only."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -14,12 +15,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memskill_cli.agent.actor import understand
+from memskill_cli.agent.designer_reply import parse_analysis, parse_refinement
 from memskill_cli.agent.parsing import parse_reply
-from memskill_cli.agent.reply_blocks import MAX_SAID, without_thoughts
+from memskill_cli.agent.reply_blocks import MAX_SAID
 from memskill_cli.errors import SkillBankError
+from memskill_cli.evaluation.judge import parse_verdict
+from memskill_cli.evaluation.methods.systems import read_object
+from memskill_cli.evaluation.scoring import extract_answer
+from memskill_cli.llm.reasoning import read_reply, strip_reasoning
+from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.markdown import from_markdown, import_bank
 
-from .targets import SEEDS, TARGETS, WORDS
+from .targets import CASES, COMMANDS, SEEDS, TARGETS, WORDS
 
 RUN = Path(__file__).with_name("run.py")
 DEEP = 400
@@ -61,6 +69,26 @@ def test_what_was_found_once(target: str, text: str) -> None:
     TARGETS[target](text)
 
 
+READERS: dict[str, Callable[[str], Any]] = {
+    "reasoning": lambda text: read_reply(text, False),
+    "executor": lambda text: parse_reply(text).actions,
+    "judge": lambda text: str(parse_verdict(text)),
+    "answer": extract_answer,
+    "analysis": lambda text: parse_analysis(text, CASES)["patterns"],
+    "refinement": lambda text: parse_refinement(text).changes,
+    "command": lambda text: understand(text, COMMANDS),
+    "bank": lambda text: SkillBank.from_json(text, "file").names,
+    "skill": lambda text: from_markdown(text).name,
+    "systems": lambda text: read_object(text, "facts" if "facts" in text else "memory"),
+}
+
+
+@pytest.mark.parametrize(("name", "seed"), [(name, seed) for name, seeds in SEEDS.items() for seed in seeds])
+def test_a_seed_is_read(name: str, seed: str) -> None:
+    """Else a reader that refuses everything would pass the tests below."""
+    assert READERS[name](seed)
+
+
 @st.composite
 def nearly_right(draw: st.DrawFn, name: str) -> str:
     """A seed with pieces cut out, words of the formats and any text put in."""
@@ -73,7 +101,7 @@ def nearly_right(draw: st.DrawFn, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_anything_is_read_or_refused(name: str, data: Any) -> None:
     TARGETS[name](data.draw(st.one_of(nearly_right(name), st.text())))
@@ -123,19 +151,20 @@ def test_a_reply_beyond_all_bounds_is_not_read() -> None:
     block = "ACTION: INSERT\nMEMORY: Ana has a cat.\n\n"
     assert parse_reply(block * (MAX_SAID // len(block))).found
     assert not parse_reply(block * (MAX_SAID // len(block) + 1)).found
-    assert parse_reply(f"<think>{'hm ' * MAX_SAID}</think>{block}").found, "thoughts do not count"
 
 
 @pytest.mark.timeout(60)
 def test_many_thoughts_in_one_line_take_no_longer_than_they_are_long() -> None:
-    assert without_thoughts("x" + "<think>a</think>" * 250_000) == "x"
+    assert strip_reasoning("x" + "<think>a</think>" * 250_000) == "x"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
 def test_guided_by_coverage(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(RUN), name, "--seconds", "10", "--findings", str(tmp_path)]
+    """The same ten thousand inputs each time; without a seed and for longer: ``python tests/fuzz/run.py``."""
+    the_same = ["--seed", "1", "--runs", "10000", "--seconds", "120"]
+    command = [sys.executable, str(RUN), name, *the_same, "--findings", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing found" in done.stdout

@@ -89,7 +89,7 @@ def test_a_rest_is_lengthened_by_a_later_429(bench: Bench) -> None:
     def faults(request: Request) -> Fault | None:
         return [Fault.rate_limit(1), Fault.rate_limit(2), None][min(request.index, 2)]
 
-    with ScriptedServer(hello, faults=faults, latency=lambda request: 0.2 * request.index) as server:
+    with ScriptedServer(hello, faults=faults, latency=lambda request: 0.3 * (1 + request.index)) as server:
         replies = bench.ask(server.url, "one", "two", keys=["key-one"])
         assert sorted(reply.text for reply in replies) == ["hello to one", "hello to two"]
         assert len(server.requests) == 4
@@ -213,7 +213,7 @@ def test_a_refused_connection(bench: Bench) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    (error,) = bench.ask(url)
+        (error,) = bench.ask(url)  # while the port is taken, nobody else can listen there
     assert type(error) is ModelError
     assert url in str(error)
 

@@ -28,7 +28,7 @@ def test_lines_and_totals(tmp_path: Path) -> None:
     row = next(read_jsonl(file))
     assert set(row) == {
         "time", "scope", "id", "role", "model", "key", "outcome", "cached", "prompt_tokens", "completion_tokens",
-        "cached_prompt_tokens", "usd", "seconds",
+        "cached_prompt_tokens", "usd", "seconds", "cut",
     }  # fmt: skip
     assert (row["scope"], row["key"], row["usd"]) == ("train", "openai#1", 0.25)
 

@@ -66,7 +66,8 @@ def _hub(content: bytes = CONTENT, breaks: int = 0) -> Iterator[Hub]:
 
 
 @pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No Hub: its address is a port that nobody listens on, and that nobody else can take meanwhile."""
     for name in (
         "HF_HUB_OFFLINE",
         "HF_ENDPOINT",
@@ -80,6 +81,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MEMSKILL_HF_ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+        yield
 
 
 @pytest.fixture

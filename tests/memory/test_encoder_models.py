@@ -46,6 +46,7 @@ def bert(tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def dpr(tmp_path_factory) -> list[Path]:
+    torch.manual_seed(3)
     config = transformers.DPRConfig(**SIZES, projection_dim=0)
     kinds = (transformers.DPRQuestionEncoder, transformers.DPRContextEncoder)
     folder = tmp_path_factory.mktemp("dpr")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,10 +32,12 @@ SHAPE |= {"intermediate_size": 1536, "max_position_embeddings": 128}
 
 
 @pytest.fixture(scope="module")
-def model() -> transformers.BertModel:
+def model() -> Iterator[transformers.BertModel]:
     torch.manual_seed(3)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    return transformers.BertModel(transformers.BertConfig(**SHAPE)).eval()
+    yield transformers.BertModel(transformers.BertConfig(**SHAPE)).eval()
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ class Made:
         folder = self.path / "evals" / name
         write_jsonl(folder / "results.jsonl", rows)
         task = {"dataset": "locomo", "split": "test", "variant": "", "method": "memskill", "limit": 0}
-        whole = {**task, "data_digest": "abc", **summarise(rows, resamples=200, seed=1), "memories": 60}
+        whole = {**task, "data_digest": "f7078789f1bf", **summarise(rows, resamples=200, seed=1), "memories": 60}
         files.write_json(folder / "summary.json", {**whole, "run": self.path.name, "checkpoint": "000100", **summary})
         return folder
 
@@ -102,15 +102,15 @@ def made(tmp_path: Path) -> Made:
     manifest = {"format": 1, "memskill": "0.1.0", "dataset": "locomo", "data_digest": "abc", "seed": 42}
     files.write_json(run.path / "run.json", {**manifest, "status": "running", "created": "2026-11-22T20:51:36"})
     (run.path / "config.toml").write_text(config.to_toml(config.load()))
-    seed_bank().save(run.path / "skill_bank.json")
-    run.staged(Stage(0, seed_bank()))
+    seed_bank(noop=False).save(run.path / "skill_bank.json")
+    run.staged(Stage(0, seed_bank(noop=False)))
     return run
 
 
 @pytest.fixture
 def trained(made: Made) -> Made:
     """Three stages of four inner epochs: the first kept, the second best, the third rolled back; and what was paid."""
-    first = seed_bank()
+    first = seed_bank(noop=False)
     second = with_skill(first, 1, "places", "## Purpose\nKeep where it was.")
     third = with_skill(second, 2, "pets", "## Purpose\nKeep the dog's name.")
     change = {"summary": "Places were lost.", "changes": []}

@@ -61,7 +61,7 @@ SMALL_TEXT = """
 
 def full_run(made: Made) -> Path:
     """Seven stages with hostile words wherever a run has words."""
-    bank, known, rows = seed_bank(), [], []
+    bank, known, rows = seed_bank(noop=False), [], []
     for n in range(7):
         bank = with_skill(bank, n, f"{LONG[:58]}_{n}", f"## Purpose\n{HOSTILE}")
         known.append(

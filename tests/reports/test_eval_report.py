@@ -76,7 +76,7 @@ def test_an_example_has_truth_answer_and_what_was_retrieved(made: Made) -> None:
 def test_queries_without_a_score_are_apart(made: Made) -> None:
     rows = [result(0, 1.0, 1.0), *(result(at, None, None, error=f"answer: timed out {at}") for at in range(1, 14))]
     page = Page(write_eval_report(made.evaluated("e", rows)))
-    assert "Without a score, and in no mean: 13 answer." in page.text
+    assert "Without a score and excluded from averages: 13 answer." in page.text
     assert "13 queries have no score and count in no mean; the first 10:" in page.text
     assert "answer: timed out 10" in page.text
     assert "timed out 11" not in page.text

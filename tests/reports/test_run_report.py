@@ -95,7 +95,7 @@ def test_one_row_is_enough(made: Made) -> None:
 
 
 def test_a_long_run_is_thinned_out_and_says_so(made: Made) -> None:
-    bank, known = seed_bank(), []
+    bank, known = seed_bank(noop=False), []
     for number in range(20):
         bank = with_skill(bank, number, f"skill-{number}", "## Purpose\n" + "Keep it. " * 200)
         parent = number - 1 if number else None
@@ -165,7 +165,7 @@ HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(1)> javascr
 
 
 def test_hostile_text_makes_no_element(trained: Made) -> None:
-    bank = with_skill(seed_bank(), 1, "bad", HOSTILE)
+    bank = with_skill(seed_bank(noop=False), 1, "bad", HOSTILE)
     trained.staged(Stage(1, bank, 0.31, True, 8, {"summary": HOSTILE}, HOSTILE, True, 0))
     rows = [metrics(0, 0, skill_usage={HOSTILE: 3}, actions={HOSTILE: 2}, rejected={HOSTILE: 1})]
     trained.learned(rows).called([call(role=HOSTILE, model=HOSTILE, key=HOSTILE)])

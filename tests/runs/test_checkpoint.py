@@ -22,7 +22,7 @@ from memskill_cli.errors import CheckpointError
 from memskill_cli.runs import checkpoint
 from memskill_cli.skills.seeds import seed_bank
 
-STATE = {"dim": 4, "hidden": 8, "window_start": 0, "rewards": [0.5], "hard_cases": []}
+STATE = {"dim": 4, "skill_dim": 4, "hidden": 8, "window_start": 0, "rewards": [0.5], "hard_cases": []}
 
 
 def trained(steps: int) -> tuple[Controller, torch.optim.Adam]:

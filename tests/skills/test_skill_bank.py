@@ -26,8 +26,8 @@ def bank_of(*skills, capacity=3):
 
 
 def test_seeds():
-    assert seed_bank().names == ("delete", "insert", "update")
-    bank = seed_bank(noop=True)
+    assert seed_bank(noop=False).names == ("delete", "insert", "update")
+    bank = seed_bank()
     assert {s.name: s.action.value for s in bank.skills} == {n: n for n in ("insert", "update", "delete", "noop")}
     assert all(s.origin == "seed" and s.stats == SkillStats() for s in bank.skills)
     assert len({s.description for s in bank.skills}) == 4
@@ -42,8 +42,9 @@ def test_the_order_of_skills_is_that_of_their_names():
 
 def test_a_taken_name_is_refused():
     bank = bank_of(skill("a"))
-    with pytest.raises(SkillBankError, match="already called a"):
+    with pytest.raises(SkillBankError, match="already called a") as error:
         bank.add(skill("a", created=1))
+    assert "refine it" in error.value.hint
     assert bank["a"].created_stage == 0
 
 
@@ -51,6 +52,9 @@ def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(SkillBankError, match="no skill is called inser") as error:
         seed_bank()["inser"]
     assert error.value.hint == "did you mean insert?"
+    with pytest.raises(SkillBankError) as error:
+        bank_of(skill("b"), skill("a"))["zzz"]
+    assert error.value.hint == "there are: a, b"
 
 
 @pytest.mark.parametrize("name", ["", "A", "-a", "a b", "../a", "a" * 65, "a\n", "é"])
@@ -65,11 +69,40 @@ def test_a_full_bank_gives_up_the_used_skill_with_the_lowest_mean_reward():
     assert bank.add(skill("fresh")) == "bad"
     assert bank.names == ("fresh", "good", "unused")
     assert bank.new == {"good"}
+    last = bank_of(skill("a", uses=1, mean=0.2), skill("b"), skill("z", uses=9, mean=0.1, ema=0.9, created=5))
+    assert last.add(skill("x")) == "z", "whatever else is said of it"
 
 
 def test_a_full_bank_of_unused_skills_gives_up_the_least_used_then_the_oldest():
     assert bank_of(skill("a", ema=0.2), skill("b", ema=0.1), skill("c", ema=0.3)).add(skill("x")) == "b"
     assert bank_of(skill("a", created=2), skill("b", created=1), skill("c", created=2)).add(skill("x")) == "b"
+
+
+def test_of_skills_that_earned_as_little_the_one_used_least_of_late_goes_then_the_oldest_then_by_name():
+    used = {"uses": 1, "mean": 0.2}
+    assert bank_of(*(skill(n, ema=e, **used) for n, e in (("a", 0.3), ("b", 0.1), ("c", 0.2)))).add(skill("x")) == "b"
+    assert bank_of(*(skill(n, created=c, **used) for n, c in (("a", 2), ("b", 1), ("c", 2)))).add(skill("x")) == "b"
+    assert bank_of(*(skill(n, **used) for n in "bac")).add(skill("x")) == "a"
+    assert bank_of(skill("a", mean=-1.0), skill("b", mean=9.0, ema=-0.1), skill("c")).add(skill("x")) == "b"
+
+
+def test_more_skills_than_fit_are_refused():
+    assert len(bank_of(*map(skill, "abc"))) == 3
+    with pytest.raises(SkillBankError, match="capacity 3 cannot hold d"):
+        bank_of(*map(skill, "abcd"))
+
+
+def test_an_empty_bank_is_of_stage_0_and_holds_30():
+    bank = SkillBank()
+    assert (bank.stage, bank.capacity, len(bank), bank.new) == (0, 30, 0, frozenset())
+
+
+def test_a_bank_is_no_other_thing_and_knows_its_names():
+    assert SkillBank() == SkillBank()
+    assert SkillBank() != SkillBank().to_dict()
+    assert SkillBank() != bank_of(skill("a"), capacity=30)
+    assert "a" in bank_of(skill("a"))
+    assert "b" not in bank_of(skill("a"))
 
 
 def test_there_is_room_below_capacity():
@@ -85,7 +118,7 @@ def test_refining_changes_words_only():
     assert (refined.body, refined.description, refined.modified_stage) == ("better", "what a is for", 4)
     assert (refined.action, refined.origin, refined.created_stage) == (Action.INSERT, "designer", 0)
     assert refined.stats.uses == 3
-    for words in ({"body": " "}, {"description": "x" * 501}, {"body": "é" * 10_001}):
+    for words in ({"body": " "}, {"description": "x" * 1025}, {"body": "é" * 10_001}):
         with pytest.raises(SkillBankError):
             bank.refine("a", stage=5, **words)
     with pytest.raises(SkillBankError, match="no skill is called z"):
@@ -108,6 +141,11 @@ def test_a_batch_by_hand():
     assert bank["a"].stats.usage_ema == pytest.approx(0.5 * (1 - 0.9**4) * 0.9)
     assert bank["b"].stats.usage_ema == pytest.approx(0.25 * (1 - 0.9**4) * 0.9 + 0.1)
     assert bank["b"].stats.mean_reward == 1.25
+
+
+def test_a_batch_has_a_reward_for_each_step():
+    with pytest.raises(ValueError, match="zip"):
+        bank_of(skill("a")).record_batch([(0,), (0,)], [1.0])
 
 
 def test_an_empty_batch_changes_nothing():
@@ -147,6 +185,19 @@ def test_a_copy_does_not_change_afterwards():
     assert snapshot.to_json() == before != bank.to_json()
 
 
+def test_a_copy_is_equal_in_all():
+    bank = SkillBank([skill("a", uses=2, mean=0.5)], stage=3, capacity=7, new=["a"])
+    again = bank.copy()
+    assert again == bank
+    assert (again.stage, again.capacity, again.new, again["a"].stats.uses) == (3, 7, {"a"}, 2)
+
+
+def test_a_bank_may_be_a_part_of_a_file():
+    bank = bank_of(skill("a"))
+    text = json.dumps({"other": 1, "bank": json.loads(bank.to_json())})
+    assert SkillBank.from_json(text, "f", at=("bank",)) == bank
+
+
 def test_the_digest_names_what_matters_to_behaviour():
     bank = seed_bank()
     digest = bank.digest()
@@ -156,6 +207,26 @@ def test_the_digest_names_what_matters_to_behaviour():
     assert bank.digest() == digest
     bank.refine("insert", description="another", stage=3)
     assert bank.digest() != digest
+
+
+def test_every_word_a_model_sees_is_in_the_digest():
+    def digest(**words):
+        one = {"name": "a", "description": "d", "body": "b", "action": Action.INSERT, "origin": "seed"} | words
+        return SkillBank([Skill(**one)]).digest()
+
+    changes = [{"name": "x"}, {"description": "x"}, {"body": "x"}, {"action": Action.UPDATE}]
+    assert len({digest(), *(digest(**change) for change in changes)}) == 5
+    assert digest(origin="import") == digest()
+    assert len(digest()) == 12
+
+
+def test_what_is_new_is_so_until_it_is_cleared():
+    bank = seed_bank()
+    bank.mark_new(["insert", "delete"])
+    bank.mark_new(["update"])
+    assert bank.new == {"update"}
+    bank.clear_new()
+    assert bank.new == frozenset()
 
 
 def test_new_names_are_known():
@@ -176,6 +247,11 @@ def test_it_survives_the_file(tmp_path):
     assert loaded == bank
     assert (loaded.stage, loaded.capacity, loaded.new, loaded.skills) == (2, 7, {"b_c"}, bank.skills)
     assert loaded.to_json() == path.read_text("utf-8")
+    assert loaded["a"].stats == bank["a"].stats
+    assert isinstance(loaded["a"].action, Action)
+    lines = path.read_text("utf-8").split("\n")
+    assert lines[1] == '  "format": 1,', "a person may edit it"
+    assert lines[-1] == ""
 
 
 def test_the_file_is_that_of_the_contract():
@@ -194,7 +270,7 @@ EDITS = {
     "missing key": ('"origin": "seed",\n', "\n", "skills[0] has no 'origin'"),
     "type": ('"created_stage": 0', '"created_stage": "0"', "skills[0].created_stage is '0', expected a whole number"),
     "below": ('"stage": 0', '"stage": -1', "stage is -1, expected at least 0"),
-    "capacity": ('"capacity": 30', '"capacity": 2', "skills has 3 skills, more than the capacity of 2"),
+    "capacity": ('"capacity": 30', '"capacity": 2', "skills has 4 skills, more than the capacity of 2"),
     "same name": ('"name": "insert"', '"name": "delete"', "skills[1].name is 'delete', which skills[0] is"),
     "name": ('"name": "insert"', '"name": "In sert"', "skills[1].name is 'In sert', expected 1 to 64 of"),
     "unknown new": ('"new": []', '"new": ["upsert"]', "new[0] is 'upsert', and no skill is called so"),

@@ -83,8 +83,16 @@ class Killed(BaseException):
 class Lives:
     """Runs of one experiment, which share a server and what the cache holds."""
 
-    def __init__(self, folder: Path, server: ScriptedServer, encoder: str = "hashing", **overrides: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        server: ScriptedServer,
+        encoder: str = "hashing",
+        embed_skills: Callable[..., Any] | None = None,
+        **overrides: Any,
+    ) -> None:
         self.folder, self.server, self.encoder, self.settings = folder, server, encoder, settings(**overrides)
+        self.embed_skills = embed_skills
 
     def begin(self, name: str) -> RunDir:
         return RunDir.create(self.folder, name, self.settings, "data")
@@ -105,7 +113,10 @@ class Lives:
                 cache=replies,
                 notice=lambda text: None,
             )
-            world = World(gateway, Spaces(encoder, encoder), settings.memory, settings.reward, "locomo")
+            spaces = Spaces(encoder, encoder)
+            if self.embed_skills:
+                spaces = spaces._replace(skill=load_encoder("litellm:m", cache_dir=None, embed=self.embed_skills))
+            world = World(gateway, spaces, settings.memory, settings.reward, "locomo")
             zero = stages.path_of(run.stages, 0)
             bank = stages.read(zero).bank if zero.exists() else seed_bank(noop=False)
             trainer = Trainer(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
+
 import pytest
 
 from memskill_cli.config import load
+from memskill_cli.datasets.spans import count_tokens
+from memskill_cli.datasets.trajectories import Sizes, by_type, draw_pair
 from memskill_cli.errors import UsageError
 from memskill_cli.evaluation.scoring import sample_queries
 from memskill_cli.records import Query, Session, Trace, Turn
@@ -54,6 +59,29 @@ def test_conversations_are_read_equally_often_and_asked_a_sample() -> None:
     assert lessons[0].queries == sample_queries(source[names[0]].queries, 0.5, drawn)
     assert len(lessons[0].queries) == 2
     assert lessons == all_of(Conversations(settings, TALKS))
+    assert lessons == all_of(curriculum_of(settings, TALKS, lambda text: None))
+
+
+def test_another_seed_reads_conversations_in_another_order() -> None:
+    orders = set()
+    for seed in range(6):
+        settings = load(overrides={"seed": seed, "train.inner_epochs": 3, "train.batch_size": 1})
+        orders.add(tuple(lesson.spans[0].trace_id for lesson in all_of(Conversations(settings, TALKS), 1, 3, 1)))
+    assert len(orders) > 1
+    assert all(set(order) == {"a", "b", "c"} for order in orders)
+
+
+def test_conversations_are_cut_as_the_settings_say() -> None:
+    """Windows of 10 tokens that advance by 6 (a word here is a token), and no more of them than asked for."""
+    words = " ".join(["word"] * 100)
+    trace = Trace("a", "locomo", "train", (Session("1", "", (Turn("Ana", words),)),), talk("a").queries)
+    cutting = {"train.span_mode": "fixed-length", "train.chunk_size": 10, "train.chunk_overlap": 4}
+    spans = Conversations(load(overrides=cutting), [trace]).lesson(0, 0, 0).spans
+    assert {count_tokens(span.text) for span in spans[:-1]} == {10}
+    tokens = count_tokens(f"Ana: {words}")
+    assert len(spans) == 1 + -(-(tokens - 10) // 6)
+    few = Conversations(load(overrides={**cutting, "train.max_spans": 3}), [trace]).lesson(0, 0, 0).spans
+    assert few == spans[:3]
 
 
 def test_trajectories_are_read_and_other_games_of_their_type_are_tasks() -> None:
@@ -83,10 +111,31 @@ def test_a_lesson_follows_from_seed_and_numbers_alone() -> None:
     assert embodied(seed=7).lesson(0, 0, 0) != lessons[0, 0, 0]
 
 
+def test_another_version_draws_the_same_pair() -> None:
+    """A run may go on under a later version: what its seed draws must not change with it."""
+    curriculum = embodied(seed=42)
+    sizes = Sizes((4, 6), (5, 8), 1.0)
+    digest = hashlib.sha256(b"42\x1fpair\x1f1\x1f2\x1f0").hexdigest()
+    pair = draw_pair(by_type(GAMES), sizes, random.Random(int(digest[:16], 16) // 2))
+    assert curriculum.lesson(1, 2, 0).queries == [query for game in pair.play for query in game.queries]
+
+
 def test_the_token_budget_is_the_chunk_size() -> None:
     assert len(embodied(train__chunk_size=4000, train__chunk_overlap=0).lesson(0, 0, 0).spans) == 1
     small = embodied(train__chunk_size=5, train__chunk_overlap=0).lesson(0, 0, 0).spans
+    assert 4 <= len(small) <= 6, "one for each trajectory"
     assert all(span.text.count("Goal:") == 1 for span in small)
+
+
+def test_only_the_first_spans_of_trajectories_if_so_asked() -> None:
+    small = {"train__chunk_size": 5, "train__chunk_overlap": 0}
+    spans = embodied(**small).lesson(0, 0, 0).spans
+    assert embodied(**small, train__max_spans=2).lesson(0, 0, 0).spans == spans[:2]
+
+
+def test_what_is_read_in_an_episode_has_a_name_of_its_own() -> None:
+    names = {span.trace_id for lesson in all_of(embodied()) for span in lesson.spans}
+    assert names == {f"trajectories-{o}-{i}-{e}" for o in range(2) for i in range(3) for e in range(2)}
 
 
 def test_few_games_are_told_once() -> None:
@@ -94,12 +143,13 @@ def test_few_games_are_told_once() -> None:
     curriculum = curriculum_of(load(overrides={"dataset": "alfworld"}), GAMES[:23], notices.append)
     curriculum.lesson(0, 0, 0)
     (told,) = notices
-    assert "heat 20" in told
-    assert "cool 3" in told
+    assert "cool 3, heat 20" in told
 
 
 def test_there_is_nothing_to_judge_in_a_game() -> None:
     settings = load(overrides={"dataset": "alfworld", "reward.kind": "judge"})
-    with pytest.raises(UsageError, match="success rate"):
+    with pytest.raises(UsageError, match="success rate") as error:
         check_reward(settings)
+    assert error.value.hint == "--reward f1"
+    check_reward(load(overrides={"dataset": "alfworld", "reward.kind": "f1"}))
     check_reward(load(overrides={"reward.kind": "judge"}))

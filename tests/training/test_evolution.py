@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class Lineage:
     def __init__(self, folder: Path, **how: Any) -> None:
         self.evolution = Evolution(folder, DesignerConfig(**how), lambda text: None)
         self.folder = folder
-        self.bank: SkillBank = seed_bank()
+        self.bank: SkillBank = seed_bank(noop=False)
         self.evolution.begin(self.bank)
 
     def close(self, *rewards: float) -> stages.Stage:
@@ -66,11 +67,17 @@ def test_a_hand_worked_lineage(tmp_path: Path) -> None:
         (2, 0.3, False, False, 1),
         (3, 0.5, True, True, 1),
     ]
-    # What was rolled back has left no trace but the attempt that the designer is shown.
     assert set(lineage.bank.names) == {"delete", "insert", "update", "moves", "jobs"}
-    (tried,) = attempts(stages.read_all(tmp_path))
+    assert attempts(stages.read_all(tmp_path)) == [], "a new best clears the list"
+    # What was rolled back had left no trace but the attempt that the designer was shown.
+    (tried,) = attempts([*stages.read_all(tmp_path)[:1], *_as_before(stages.read_all(tmp_path)[1:3])])
     assert (tried.stage, tried.summary, tried.reward, tried.best) == (2, "add pets", 0.3, pytest.approx(0.3))
     assert tried.changes[0]["name"] == "pets"
+
+
+def _as_before(known: list[stages.Stage]) -> list[stages.Stage]:
+    """Stages 1 and 2 as they were before stage 3 was judged: the first of them was the best."""
+    return [dataclasses.replace(stage, is_best=stage.number == 1) for stage in known]
 
 
 @pytest.mark.parametrize("reward", [0.0, -0.25])
@@ -99,7 +106,7 @@ def test_a_stage_that_changed_nothing_is_not_rolled_back_but_told_with_its_reaso
     lineage.close(0.6)
     lineage.change("")
     stage = lineage.close(0.1)
-    assert (stage.is_best, stage.kept, stage.change) == (False, True, {})
+    assert (stage.is_best, stage.kept, stage.change, stage.outcome) == (False, False, {}, "no gain")
     (told,) = attempts(stages.read_all(tmp_path))
     assert (told.stage, told.summary, told.changes) == (1, "nothing to change", ())
 
@@ -191,7 +198,7 @@ def judged(lineage: Lineage, number: int, *, kept: bool, checkpoint: int) -> Non
 
 
 def bank_of(number: int) -> SkillBank:
-    return SkillBank(seed_bank().skills, stage=number)
+    return SkillBank(seed_bank(noop=False).skills, stage=number)
 
 
 def test_rewinding_to_what_was_known_changes_nothing(tmp_path: Path) -> None:

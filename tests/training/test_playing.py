@@ -13,7 +13,7 @@ import pytest
 
 from memskill_cli.agent.actor import Playground
 from memskill_cli.agent.hard_cases import HardCasePool
-from memskill_cli.config import DesignerConfig, load
+from memskill_cli.config import AlfworldConfig, DesignerConfig, load
 from memskill_cli.errors import ModelError
 from memskill_cli.games.pool import GAME_FILE, GamePool
 from memskill_cli.llm.gateway import Gateway
@@ -81,7 +81,7 @@ class Rig:
         )
         encoder = load_encoder("hashing", cache_dir=None)
         pool = GamePool(self.root, workers=2, deadline=self.deadline, command=FAKE)
-        playground = Playground(pool, steps, self.query)
+        playground = Playground(pool, AlfworldConfig(steps=steps, query=self.query))
         spaces = Spaces(encoder, encoder)
         try:
             return await what(World(gateway, spaces, settings.memory, settings.reward, "alfworld", playground))

@@ -16,7 +16,9 @@ INS, UPD, DEL, NOOP = Action.INSERT, Action.UPDATE, Action.DELETE, Action.NOOP
 
 @given(reward=st.floats(-2, 2), steps=st.integers(1, 200))
 def test_the_episode_reward_is_spread_without_loss(reward: float, steps: int) -> None:
-    assert sum(spread(reward, steps, CONFIG)) == pytest.approx(reward, abs=1e-9)
+    shares = spread(reward, steps, CONFIG)
+    assert len(shares) == steps
+    assert sum(shares) == pytest.approx(reward, abs=1e-9)
 
 
 def test_the_last_step_has_sixty_percent_and_its_share_of_the_rest() -> None:

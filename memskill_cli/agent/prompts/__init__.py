@@ -7,6 +7,7 @@ and it is put between the tags as it is, but for what looks like one of these ta
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -21,6 +22,16 @@ _FALSE_NUMBER = re.compile(r"(?<=[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])(?=[ \t]*\[
 @cache
 def template(name: str) -> str:
     return resources.files(__package__).joinpath(f"{name}.md").read_text("utf-8").strip()
+
+
+def digest(*, designer: bool) -> str:
+    """12 hex digits that name the wording of all templates, with or without those of the ``designer``."""
+    folder = resources.files(__package__)
+    names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".md"))
+    wording = {
+        name: template(name.removesuffix(".md")) for name in names if designer or not name.startswith("designer")
+    }
+    return hashlib.sha256(repr(sorted(wording.items())).encode()).hexdigest()[:12]
 
 
 def messages(name: str, **parts: str) -> list[Message]:

@@ -21,10 +21,17 @@ Uses = Literal["controller", "skills", "seeds", "nothing"]
 """What of a run a method depends on: its controller and skills, its skills alone, the seed skills, or nothing."""
 
 EXECUTOR = frozenset(
-    {"models.executor", "models.executor_max_tokens", "memory.max_chars", "memory.max_actions", "memory.server"}
+    {
+        "models.executor",
+        "models.executor_max_tokens",
+        "memory.max_chars",
+        "memory.max_actions",
+        "memory.server",
+        "memory.parallel_spans",
+    }
 )
 """Settings that matter to our executor only."""
-CONTROLLER = frozenset({"encoders.state", "memory.fuse", "memory.tau", "eval.top_k"})
+CONTROLLER = frozenset({"encoders.state", "encoders.skill", "memory.fuse", "memory.tau", "eval.top_k"})
 """Settings that matter where a controller picks skills."""
 SPANS = frozenset({"eval.span_mode", "eval.chunk_size", "eval.chunk_overlap", "eval.max_spans"})
 """Settings that matter where a trace is cut into spans."""
@@ -45,8 +52,8 @@ class Memory(NamedTuple):
     cut: dict[str, int] | None = None
     """By query id, written by ``recall``: tokens that belong to the answer and did not fit the model's window. None
     where nothing is ever cut."""
-    counts: Mapping[str, int] = MappingProxyType({})
-    """What else is counted of a trace; sums over traces go into the summary."""
+    counts: Mapping[str, Any] = MappingProxyType({})
+    """What else is counted of a trace, perhaps in groups; sums over traces go into the summary."""
     keep: Callable[[], Awaitable[None]] | None = None
     """What is still to be written down when its queries have been asked."""
 

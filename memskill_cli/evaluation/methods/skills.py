@@ -16,6 +16,7 @@ from memskill_cli.agent.controller import ChooseSkills, choose
 from memskill_cli.agent.executor import executor_messages
 from memskill_cli.datasets.spans import count_tokens
 from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Memory, Method, Uses
+from memskill_cli.evaluation.summary import executor_counts
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.randomness import seed_from
 from memskill_cli.records import Choice, Span, Trace, Vector
@@ -43,8 +44,11 @@ class Written(Method):
             for _ in spans:
                 advance()
             return Memory(recall, len(bank))
-        await read(self.site.world, spans, self.site.subject.bank, self.chooser(trace), bank, advance)
-        return Memory(recall, len(bank), keep=lambda: self.site.keeper.write_bank(trace.trace_id, bank.stored()))
+        skills, world = self.site.subject.bank, self.site.world
+        steps = await read(world, spans, skills, self.chooser(trace), bank, advance, evaluating=True)
+        counts = {"executor": executor_counts(steps)}
+        keep = partial(self.site.keeper.write_bank, trace.trace_id)
+        return Memory(recall, len(bank), counts=counts, keep=lambda: keep(bank.stored()))
 
 
 class MemSkill(Written):
@@ -56,8 +60,8 @@ class MemSkill(Written):
     async def open(self) -> None:
         settings, subject = self.site.settings, self.site.subject
         descriptions = [skill.description for skill in subject.bank.skills]
-        skills_SD = torch.from_numpy(await self.site.world.spaces.state.aencode(descriptions))
-        controller = subject.controller(settings, skills_SD.shape[1])
+        skills_SD = torch.from_numpy(await self.site.world.spaces.of_skills.aencode(descriptions))
+        controller = subject.controller(settings, self.site.world.spaces.state.dim, skills_SD.shape[1])
         self._choose = partial(choose, controller, skills_SD=skills_SD, k=settings.eval.top_k)
 
     def chooser(self, trace: Trace) -> ChooseSkills:

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from importlib import metadata, util
 from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
-from memskill_cli.agent.reply_blocks import without_thoughts
 from memskill_cli.agent.reply_json import mended
 from memskill_cli.errors import MemskillError, ModelError, UnreadableReplyError, UsageError
 from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Memory, Method
 from memskill_cli.evaluation.shelf import Notes
 from memskill_cli.llm.gateway import Gateway, Message
+from memskill_cli.llm.reasoning import ReplyText
 from memskill_cli.records import Query, Retrieved, Span, Trace
 
 T = TypeVar("T")
@@ -183,12 +183,12 @@ def read_object(text: str, key: str) -> dict[str, Any]:
 
     That is what a provider's JSON mode would have given the library. Raises UnreadableReplyError if there is none.
     """
-    said = without_thoughts(text)
-    start, end = said.find("{"), said.rfind("}")
+    start, end = text.find("{"), text.rfind("}")
     try:
-        value = json.loads(said[start : end + 1], strict=False)
+        value = json.loads(text[start : end + 1], strict=False)
     except (ValueError, RecursionError):
-        value = mended(said[start:]) if start >= 0 else None
+        cut = isinstance(text, ReplyText) and text.cut
+        value = mended(text[start:]) if start >= 0 and not cut else None
     if not isinstance(value, dict) or key not in value:
         raise UnreadableReplyError(f'expected one JSON object with "{key}", not {text.strip()[:80]!r}')
     try:  # JSON can escape half a character, which no file takes, and nest deeper than anyone reads

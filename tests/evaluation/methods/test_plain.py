@@ -79,9 +79,7 @@ def test_full_context_shows_every_line_under_its_date_in_order(tmp_path: Path) -
     row = made.rows()[0]
     assert row["cut"] == 0
     assert [one["id"] for one in row["retrieved"]] == [f"session_{i}" for i in range(SESSIONS)]
-    assert all("garden" not in one["text"] and "tokens" in one["text"] for one in row["retrieved"]), (
-        "no history in rows"
-    )
+    assert all("plums" not in one["text"] and "tokens" in one["text"] for one in row["retrieved"]), "no history in rows"
 
 
 @pytest.mark.parametrize("window", [700, 1000, 1500])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from memskill_cli.agent.controller import Controller
+from memskill_cli.memory.encoders import load_encoder
 from memskill_cli.records import Action, Query, Session, Trace, Turn
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
@@ -16,7 +21,9 @@ from memskill_cli.skills.skill import Skill
 from ..rig import Rig
 
 LEARNED = [f"learned_{letter}" for letter in "abcdef"]
-NAMES = sorted([*seed_bank().names, *LEARNED])
+SHOWN_SEEDS = ["delete", "insert", "update"]
+"""The seed skills that an executor is shown in an evaluation: noop is left out."""
+NAMES = sorted([*SHOWN_SEEDS, *LEARNED])
 
 
 def bank() -> SkillBank:
@@ -53,15 +60,30 @@ def test_the_controller_of_the_run_chooses_k_of_its_skills(tmp_path: Path) -> No
     made = rig(tmp_path, eval__top_k=4)
     summary = made.method("memskill")
     assert made.roles() == {"executor": 12, "answer": 2}
-    assert all(len(set(names)) == 4 and set(names) <= set(NAMES) for names in shown(made).values())
+    assert all(3 <= len(set(names)) <= 4 and set(names) <= set(NAMES) for names in shown(made).values())
     assert summary["checkpoint"] == "000001"
+    assert {
+        span: names for span, names in shown(made).items() if "garden number 0 " in span
+    } == best_of_the_first_spans(4)
+
+
+def best_of_the_first_spans(k: int) -> dict[str, list[str]]:
+    """What the controller of :meth:`Rig.train` thinks best for the first span of each trace, when nothing is known."""
+    with closing(load_encoder("hashing", cache_dir=None)) as encoder:
+        controller, skills = Controller.seeded(encoder.dim, 16, 1), bank().skills
+        spans = [f"[1 May 2025]\n{name}: In garden number 0 I grow 2 plums." for name in ("Ana", "Ben")]
+        states = np.concatenate([encoder.encode(spans), np.zeros((2, encoder.dim), np.float32)], axis=1)
+        described = torch.from_numpy(encoder.encode([skill.description for skill in skills]))
+        best = controller(torch.from_numpy(states), described).logits_NS.topk(k).indices.tolist()
+    chosen = [[skills[place].name for place in places] for places in best]
+    return {span: [name for name in names if name != "noop"] for span, names in zip(spans, chosen, strict=True)}
 
 
 def test_seed_skills_are_all_there_is_whatever_was_learned(tmp_path: Path) -> None:
     made = rig(tmp_path)
     summary = made.method("seed-skills")
     assert made.roles() == {"executor": 12, "answer": 2}
-    assert all(sorted(names) == sorted(seed_bank().names) for names in shown(made).values())
+    assert all(sorted(names) == SHOWN_SEEDS for names in shown(made).values())
     assert summary["checkpoint"] == "untrained"
 
 
@@ -72,7 +94,7 @@ def test_random_skills_differ_by_span_and_never_by_concurrency(tmp_path: Path) -
     drawn = shown(one)
     assert drawn == shown(many)
     assert len(drawn) == 12
-    assert all(len(set(names)) == 3 for names in drawn.values())
+    assert all(2 <= len(set(names)) <= 3 for names in drawn.values()), "three, or two beside noop"
     assert len({tuple(names) for names in drawn.values()}) > 6, "drawn anew for each span"
     assert len({name for names in drawn.values() for name in names} & set(LEARNED)) > 3
     assert summary["checkpoint"] == "none"
@@ -88,8 +110,8 @@ def test_another_seed_draws_others(tmp_path: Path) -> None:
 def test_all_skills_are_shown_in_name_order_whatever_k(tmp_path: Path) -> None:
     made = rig(tmp_path, eval__top_k=1)
     summary = made.method("all-skills")
-    assert all(names == NAMES for names in shown(made).values())
-    assert (summary["skills_shown"], summary["skills"], summary["checkpoint"]) == (9, 9, "none")
+    assert list(shown(made).values()) == [NAMES] * 12
+    assert (summary["skills_shown"], summary["skills"], summary["checkpoint"]) == (10, 10, "none")
 
 
 def test_all_skills_leave_half_of_a_known_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,9 +119,19 @@ def test_all_skills_leave_half_of_a_known_window(tmp_path: Path, monkeypatch: py
     made = rig(tmp_path)
     summary = made.method("all-skills")
     kept = summary["skills_shown"]
-    assert 0 < kept < 9
-    assert all(names == NAMES[:kept] for names in shown(made).values())
+    assert 0 < kept < 10
+    in_order = [name for name in sorted([*NAMES, "noop"])[:kept] if name != "noop"]
+    assert all(names == in_order for names in shown(made).values())
     assert all(len(prompt) / 4 < 1600 for prompt in made.prompts("executor"))
+
+
+def test_where_only_noop_is_chosen_no_call_is_made(tmp_path: Path) -> None:
+    made = rig(tmp_path, eval__top_k=3)
+    made.train(SkillBank([seed_bank()["noop"]]))
+    summary = made.method("memskill")
+    assert made.roles() == {"answer": 2}
+    assert summary["executor"] == {"replies": 0, "unreadable": 0, "cut": 0, "rejected": {}}
+    assert summary["memories"] == 0
 
 
 @pytest.mark.parametrize("name", ["memskill", "seed-skills", "random-skills", "all-skills"])

@@ -244,7 +244,7 @@ def test_without_the_extra_it_says_what_to_install(rig: Any, name: str, monkeypa
     [
         '{"facts": ["a"]}',
         '```json\n{"facts": ["a"]}\n```',
-        '<think>{"facts": ["b"]}</think>Here they are: {"facts": ["a"]} Good?',
+        'Here they are: {"facts": ["a"]} Good?',
         '{"facts": ["a",]}',
         "{'facts': ['a']",
     ],

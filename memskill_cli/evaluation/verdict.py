@@ -1,0 +1,149 @@
+"""The score in a judge's reply, in whatever dress it comes (section 5 of the method).
+
+Read are JSON objects with a score, with or without errors, and lines such as ``**Score:** 1``. Models show the form
+before they fill it in, and change their minds: the last complete verdict counts. An explanation may quote the judged
+answer, whose author may have put a verdict into it. So nothing inside the strings of sound JSON is read, and of an
+object with errors that has two different scores none is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from memskill_cli.errors import UnreadableReplyError
+from memskill_cli.llm.reasoning import ADVICE
+
+SCORES = (0.0, 0.5, 1.0)
+MAX_CHARS = 20_000
+"""Characters of a reply that are read: its end. A verdict is short."""
+_NUMBER = r"[-+]?(?:\d{1,9}(?:[.,]\d{1,9})?|\.\d{1,9})"
+_VALUE = rf"(?P<value>{_NUMBER})(?:\s*(?:/|out\s+of)\s*(?P<most>{_NUMBER}))?"
+_KEYED = re.compile(
+    rf"""["'“”`*_]{{0,4}}\bscore["'“”`*_]{{0,4}}\s*[:=：]\s*["'“”`*_]{{0,4}}\s*{_VALUE}\s*["'“”`*_]{{0,4}}\s*
+    (?=,?\s*\}}|,\s*["'“”A-Za-z]|(?:```)?\s*\Z)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""A score in an object with errors. What follows it is the object's end or another key: not so in "0, 0.5 or 1"."""
+_LINE = re.compile(
+    rf"""^[\s>\#*_`"'“•+-]{{0,20}}(?:\d{{1,2}}[.)]\s+)?[*_`"'“]{{0,4}}(?:(?:my|the|final|overall|total)\s+){{0,3}}
+    (?:score|verdict)[\s*_`"'”]{{0,6}}(?:[:=：]|\bis\b)[\s*_`"'“(\[]{{0,8}}{_VALUE}[*_`"'”)\]]{{0,6}}
+    (?=[.;]?\s*$|\s*\(|\s+[–—-]\s|[,;]\s*[A-Za-z])""",
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+)
+"""A score at the beginning of a line."""
+_TAG = re.compile(rf"<score>\s*{_VALUE}\s*</score>", re.IGNORECASE)
+_TEXT = re.compile(rf"\s*{_VALUE}\s*(?:\(.*\)\s*)?", re.IGNORECASE | re.DOTALL)
+_FENCE = re.compile(r"\s*(?:```\w*\s*)?(?=\{)")
+_PARAGRAPH = re.compile(r"\n\s*\n")
+
+
+class Verdict(NamedTuple):
+    """A verdict that ends at ``end`` in a reply. ``score`` is None where it is no score that can be given."""
+
+    end: int
+    score: float | None
+
+
+def parse_verdict(text: str, *, cut: bool = False) -> float:
+    """The score of a judge's reply: that of its last complete verdict.
+
+    Of a reply that the token limit has ``cut`` only a whole JSON object at its beginning is taken: anything else may be
+    a thought, or half a number. Raises UnreadableReplyError where there is no verdict, or where the last one is not 0,
+    0.5 or 1 (a 10, a NaN, a true): such a reply is asked again and counted, and never taken for a 0.
+    """
+    verdicts = _first_object(text) if cut else _verdicts(text[-MAX_CHARS:])
+    last = max(verdicts, key=lambda verdict: verdict.end, default=None)
+    if last is None and cut:
+        raise UnreadableReplyError(f"the reply was cut by the token limit before its verdict; {ADVICE}")
+    if last is None or last.score is None:
+        raise UnreadableReplyError(f'expected JSON with "score" 0, 0.5 or 1, not {text.strip()[:80]!r}')
+    return last.score
+
+
+def _first_object(text: str) -> Iterator[Verdict]:
+    opening = _FENCE.match(text)
+    if opening and (found := _decode(text, opening.end())):
+        yield from _of_object(*found)
+
+
+def _verdicts(text: str) -> Iterator[Verdict]:
+    """All verdicts: of JSON objects, of objects with errors, and of lines outside of both."""
+    prose = list(text)
+    at = 0
+    while (at := text.find("{", at)) >= 0:
+        if found := _decode(text, at):
+            value, end = found
+            yield from _of_object(value, end)
+        else:
+            end = _end_of_broken(text, at)
+            yield from _of_broken(text, at, end)
+        prose[at:end] = " " * (end - at)
+        at = end
+    for form in (_LINE, _TAG):
+        yield from (Verdict(found.end(), _number(found)) for found in form.finditer("".join(prose)))
+
+
+def _decode(text: str, at: int) -> tuple[Any, int] | None:
+    """The JSON object that begins at ``at`` and where it ends; None if it has an error."""
+    try:
+        return json.JSONDecoder(strict=False).raw_decode(text, at)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _of_object(value: Any, end: int) -> Iterator[Verdict]:
+    """The verdict of a sound object: its own score, else that of the last object inside it."""
+    for inner in _objects(value):
+        keys = [key for key in inner if key.strip(" *_`").lower() in ("score", "final_score", "final score")]
+        if keys:
+            yield Verdict(end, _score(inner[keys[-1]]))
+            return
+
+
+def _objects(value: Any, depth: int = 5) -> Iterator[dict[str, Any]]:
+    """``value`` and the objects in it, outermost first, later ones before earlier ones."""
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, dict | list) and depth:
+        for inner in reversed(list(value.values()) if isinstance(value, dict) else value):
+            yield from _objects(inner, depth - 1)
+
+
+def _of_broken(text: str, start: int, end: int) -> Iterator[Verdict]:
+    """The verdict of an object with errors; of one with two different scores it is none that can be given."""
+    scores = {_number(found) for found in _KEYED.finditer(text[start:end])}
+    if scores:
+        yield Verdict(end, scores.pop() if len(scores) == 1 else None)
+
+
+def _end_of_broken(text: str, start: int) -> int:
+    """Where an object with errors ends: at the brace that balances its first one, else with its paragraph."""
+    depth = 0
+    for brace in re.finditer(r"[{}]", text[start:]):
+        depth += 1 if brace[0] == "{" else -1
+        if not depth:
+            return start + brace.end()
+    paragraph = _PARAGRAPH.search(text, start)
+    return paragraph.start() if paragraph else len(text)
+
+
+def _score(value: Any) -> float | None:
+    """A score as JSON has it: a number, or a text with one."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str):
+        found = _TEXT.fullmatch(value)
+        return _number(found) if found else None
+    return float(value) if value in SCORES else None
+
+
+def _number(found: re.Match[str]) -> float | None:
+    """0, 0.5 or 1, perhaps "of 1"; None of any other number."""
+    most = found["most"]
+    if most is not None and float(most.replace(",", ".")) != 1:
+        return None
+    value = float(found["value"].replace(",", "."))
+    return abs(value) if value in SCORES else None
