@@ -26,6 +26,7 @@ import typer
 from memskill_cli import __version__, redaction, stopping
 from memskill_cli.cli.eval import eval_
 from memskill_cli.cli.evolve import evolve
+from memskill_cli.cli.import_ import import_
 from memskill_cli.cli.inspect_skills import inspect_skills
 from memskill_cli.cli.prepare import prepare
 from memskill_cli.cli.train import train
@@ -53,6 +54,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evolve": evolve,
     "eval": eval_,
     "inspect-skills": inspect_skills,
+    "import": import_,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name, help=_flowing(_command.__doc__))(_command)

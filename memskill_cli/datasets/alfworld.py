@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from memskill_cli.datasets import alfworld_replays
 from memskill_cli.datasets.alfworld_files import (
     SPLITS,
     GameFile,
@@ -22,6 +23,7 @@ from memskill_cli.datasets.alfworld_files import (
     split_folders,
     walk_splits,
 )
+from memskill_cli.datasets.alfworld_replays import Replay
 from memskill_cli.datasets.base import Ask, Manifest, Part, Watch, only
 from memskill_cli.datasets.samples import sample_path
 from memskill_cli.errors import DataError, GameError, UsageError
@@ -41,10 +43,15 @@ class Alfworld:
     trains = True
 
     def parts(self, source: Path | str | None, ask: Ask) -> list[Part]:
-        """One part a split found under ``source``, or else under ALFWORLD_DATA."""
+        """One part a split found under ``source``, or else under ALFWORLD_DATA.
+
+        ``source`` may also be a file of trajectories that the published replay script wrote, or a folder of them.
+        """
         only(self.name, ask, splits=SPLITS, limit=True)
         if isinstance(source, str):
             raise UsageError(f"{source}: ALFWorld's games are a folder, not an address", hint=DOWNLOAD)
+        if source and not split_folders(source) and (own := alfworld_replays.parts(source, ask, _official_folder())):
+            return own
         folder = (source or _official()).resolve()
         found = []
         for split, games in walk_splits(folder, ask.splits):
@@ -58,6 +65,9 @@ class Alfworld:
         What was played is kept in a journal, so that a preparation that was killed goes on where it was.
         """
         assert part.path is not None
+        if part.path.is_file():
+            yield from map(_of_replay, alfworld_replays.read(part, watch))
+            return
         games = find(part.path, split_folders(part.path)[part.split], part.limit, watch.note)
         journal = watch.scratch / "played.jsonl"
         owed = [game for game in games if game.digest not in {row["digest"] for row in read_jsonl(journal)}]
@@ -78,6 +88,11 @@ def games_root(manifest: Manifest, split: str) -> Path:
     """The folder that the games of a prepared ``split`` are in. DataError if it is no longer there."""
     source = manifest.parts[split].source
     folder = sample_path("alfworld") if source.startswith("sample:") else Path(source)
+    if folder.is_file():
+        raise DataError(
+            f"only trajectories of {split} were prepared, from {folder}; its games are not on this machine",
+            hint="alfworld-download brings them; then prepare again, with --force",
+        )
     if not folder.is_dir():
         raise DataError(
             f"{folder}: the games of {split} are no longer there", hint="prepare again from where they are now"
@@ -87,11 +102,15 @@ def games_root(manifest: Manifest, split: str) -> Path:
 
 def _official() -> Path:
     """Where ``alfworld-download`` puts the games, if it has been run."""
-    folder = Path(os.environ.get("ALFWORLD_DATA") or Path.home() / ".cache" / "alfworld").expanduser()
+    folder = _official_folder()
     if split_folders(folder):
         return folder
     variable = "ALFWORLD_DATA" if os.environ.get("ALFWORLD_DATA") else "ALFWORLD_DATA is not set, and"
     raise DataError(f"no ALFWorld games: {variable} {folder} holds none", hint=DOWNLOAD)
+
+
+def _official_folder() -> Path:
+    return Path(os.environ.get("ALFWORLD_DATA") or Path.home() / ".cache" / "alfworld").expanduser()
 
 
 async def _play_all(folder: Path, games: list[GameFile], journal: Path, total: int, watch: Watch) -> list[Left]:
@@ -125,10 +144,18 @@ async def _play_all(folder: Path, games: list[GameFile], journal: Path, total: i
     return sorted(failed)
 
 
+def _of_replay(replay: Replay) -> Trace:
+    return _made(replay.game_id, replay.task_type, replay.split, replay.opening, replay.moves)
+
+
 def _trace(game: GameFile, split: str, played: dict[str, Any]) -> Trace:
-    goal = played["opening"].rpartition(GOAL)[2].strip()
-    turns = [Turn("Goal", goal), Turn("Environment", played["opening"])]
-    for command, observation in played["moves"]:
+    return _made(game.game_id, game.task_type, split, played["opening"], played["moves"])
+
+
+def _made(game_id: str, task_type: str, split: str, opening: str, moves: Iterable[tuple[str, str]]) -> Trace:
+    goal = opening.rpartition(GOAL)[2].strip()
+    turns = [Turn("Goal", goal), Turn("Environment", opening)]
+    for command, observation in moves:
         turns += [Turn("Agent", command), Turn("Environment", observation)]
-    query = Query(game.game_id, game.game_id, game.task_type, goal, ())
-    return Trace(game.game_id, "alfworld", split, (Session(game.task_type, "", tuple(turns)),), (query,))
+    query = Query(game_id, game_id, task_type, goal, ())
+    return Trace(game_id, "alfworld", split, (Session(task_type, "", tuple(turns)),), (query,))
