@@ -110,8 +110,9 @@ class Exploration:
     fade: float
 
     def shift(self, logits_S: Tensor) -> float:
-        p_new = logits_S.softmax(0)[self.new_S].sum().item()
-        return exploration_shift(p_new, self.p_min, self.fade) if p_new > 0 else 0.0
+        if not self.new_S.any():
+            return 0.0
+        return exploration_shift(logits_S.softmax(0)[self.new_S].sum().item(), self.p_min, self.fade)
 
 
 ChooseSkills = Callable[[Vector], Choice]

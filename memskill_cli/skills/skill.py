@@ -25,7 +25,7 @@ RECENT = 20
 
 @dataclass(frozen=True, slots=True)
 class SkillStats:
-    """How a skill has been used. A reward is that of the step for which the skill was chosen."""
+    """How a skill has been used. A reward is that of the episode in which the skill was chosen, once for each step."""
 
     uses: int = 0
     mean_reward: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -47,7 +48,7 @@ def row_of(
         "outer": outer,
         "inner": inner,
         "stage": bank.stage,
-        "episode_reward_mean": float(np.mean(rewards)),
+        "episode_reward_mean": math.fsum(rewards) / len(rewards),  # exact, so that equal stages are equal
         "episode_reward_std": float(np.std(rewards)),
         "process_reward_mean": float(np.mean([step.process_reward for step in steps])),
         **dataclasses.asdict(stats),

@@ -229,3 +229,11 @@ def test_a_small_tau_leaves_the_nearest_memory_alone() -> None:
     span = np.array([1, 0], dtype=np.float32)
     memories = np.array([[0.8, 0.6], [0, 1]], dtype=np.float32)
     assert make_state(span, memories, fuse="softmax", tau=1e-3).tolist() == pytest.approx([1, 0, 0.8, 0.6])
+
+
+def test_a_new_skill_without_any_probability_is_raised_by_the_cap() -> None:
+    """Its softmax is 0 in float32, as if there were no new skill: the cap is the shift for a probability of 0.01."""
+    logits = torch.tensor([-200.0, 0.0, 0.0])
+    window = Exploration(torch.tensor([True, False, False]), 0.3, 1.0)
+    assert window.shift(logits) == pytest.approx(math.log(0.3 * 0.99 / (0.01 * 0.7)))
+    assert Exploration(torch.tensor([False, False, False]), 0.3, 1.0).shift(logits) == 0.0
