@@ -1,6 +1,9 @@
 # make demo   a newcomer's first look: the sample, a little training, an evaluation, the skills
 # make demo-games   one of the sample's ALFWorld games, played by the embedded model with what it wrote about others
 # make test   everything that is quick; make test-slow what takes minutes or needs the extras; make test-all both
+# make fuzz   property tests with random examples for four minutes, FUZZ_SECONDS=n for n seconds; prints its seeds
+#             (guided by coverage instead, with the extra fuzz: python tests/fuzz/run.py)
+# make mutants   mutation testing: are there tests for what the modules do? M=ppo for one module; docs/mutants.md
 # Each sets up by itself what it needs, in .venv.
 
 PYTHON ?= python3
@@ -9,7 +12,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 MEMSKILL := $(BIN)/memskill
 
-.PHONY: demo demo-games test test-slow test-all lint bench clean
+FUZZ_SECONDS ?= 240
+
+.PHONY: demo demo-games test test-slow test-all fuzz mutants lint bench clean
 
 # The embedded model's parts are installed packages: no network is asked for it. The demo has a data folder of its own.
 demo: export HF_HUB_OFFLINE = 1
@@ -35,6 +40,12 @@ test-slow: $(VENV)/.extras
 
 test-all: test test-slow
 
+fuzz: $(VENV)/.installed
+	$(BIN)/python tests/fuzz/properties.py --seconds $(FUZZ_SECONDS)
+
+mutants: $(VENV)/.installed
+	$(BIN)/python tests/mutants/run.py $(M)
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,7 +55,7 @@ bench: $(VENV)/.extras
 	$(BIN)/python benchmarks/run.py --all
 
 clean:
-	rm -rf $(VENV) build dist runs/demo data/demo benchmarks/out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .mutants build dist runs/demo data/demo benchmarks/out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch first and by its pin, so that no build with CUDA is pulled in by something that depends on it.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -13,8 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from .saboteur import Done
+
+# Property tests draw the same examples in every run, so that a run does not depend on luck. ``make fuzz`` draws others.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.register_profile("fuzz", derandomize=False, max_examples=500, deadline=None, database=None, print_blob=True)
+settings.load_profile("repeatable")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts with "&", and its children
     signal.signal(signal.SIGINT, signal.default_int_handler)

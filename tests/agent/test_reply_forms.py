@@ -125,3 +125,9 @@ def test_of_a_reply_that_was_cut_the_last_action_is_rejected() -> None:
     assert (reply.rejected, reply.found) == ({Outcome.CUT: 1}, True)
     json = parse_reply('{"actions": [{"action": "INSERT", "memory": "Ana likes tea"}, {"action": "INS', cut=True)
     assert [action.text for action in json.actions] == ["Ana likes tea"]
+
+
+def test_a_sound_action_in_json_is_not_lost_to_one_with_an_error_after_it() -> None:
+    sound, broken = '{"action": "INSERT", "memory": "Ana likes tea"}', '{"action": "DELETE", "index": 2'
+    assert read(f"{sound}\n{broken}") == [INSERT, ("delete", "", 2)]
+    assert read(f"{broken}}}\n{sound[:-1]}") == [("delete", "", 2), INSERT]

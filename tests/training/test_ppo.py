@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memskill_cli.agent.controller import Controller, choose
+from memskill_cli.agent.controller import Controller, Exploration, choose
 from memskill_cli.config import PPOConfig
 from memskill_cli.records import Episode, Execution, Step
-from memskill_cli.training.ppo import Batch, explained_variance, gae, moved, update
+from memskill_cli.training.ppo import Batch, PPOStats, explained_variance, gae, moved, update
 
 NOTHING = Execution((), {})
+ROWS = ("states_N2D", "chosen_NK", "log_probs_N", "values_N", "shifts_N", "rewards_N")
 
 
 def test_gae_against_a_hand_worked_example() -> None:
@@ -42,6 +45,12 @@ def test_gae_equals_the_recursion(lengths: list[int], seed: int) -> None:
         start += length
     ours = gae(torch.tensor(rewards), torch.tensor(values), lengths, 0.99, 0.95)
     assert ours.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_explained_variance_against_a_hand_worked_example() -> None:
+    # returns 1, 2, 5 vary by 26/9; what the values 1, 2, 3 leave of them, 0, 0, 2, by 8/9
+    assert explained_variance(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 5])) == pytest.approx(1 - 8 / 26)
+    assert explained_variance(torch.tensor([1.0, 0]), torch.tensor([0.0, 1])) == pytest.approx(-3)
 
 
 def test_explained_variance_is_a_number_even_where_it_is_undefined() -> None:
@@ -118,26 +127,98 @@ def test_an_update_on_cuda_is_that_of_the_cpu_but_for_rounding_and_comes_back() 
     assert all(torch.allclose(here[name], there[name], atol=1e-4) for name in here)
 
 
-def test_one_step_batches_and_early_stop() -> None:
+def test_a_batch_of_one_step_keeps_its_advantage_as_it_is() -> None:
+    """There is no spread to divide by: the policy loss of an unchanged policy is minus the advantage."""
     controller, skills = Controller.seeded(4, 16, seed=0), torch.eye(4)
     batch = Batch.of(play(controller, skills, 1, 0)[:1])
-    wild = torch.optim.SGD(controller.parameters(), lr=0.0)
-    stats = update(controller, wild, batch, skills, torch.zeros(4), PPOConfig(), torch.Generator())
+    still = torch.optim.SGD(controller.parameters(), lr=0.0)
+    stats = update(controller, still, batch, skills, torch.zeros(4), PPOConfig(), torch.Generator())
     assert stats.explained_variance == 0.0
     assert stats.approx_kl == pytest.approx(0, abs=1e-6)
-    fast = torch.optim.Adam(controller.parameters(), lr=0.05)
-    batch = Batch.of(play(controller, skills, 1, 1))
-    stats = update(controller, fast, batch, skills, torch.zeros(4), PPOConfig(epochs=50), torch.Generator())
-    calm = PPOConfig().target_kl
-    assert stats.approx_kl > calm  # the epoch that went too far was the last one measured
+    advantage = batch.rewards_N.item() - batch.values_N.item()
+    assert stats.policy_loss == pytest.approx(-advantage, abs=1e-5)
+    assert abs(advantage) > 0.01, "or this shows nothing"
+
+
+class Watched(torch.optim.Adam):
+    """Keeps the weights as they are before each step: what that step's minibatch was measured with."""
+
+    def __init__(self, controller: Controller, lr: float) -> None:
+        super().__init__(controller.parameters(), lr=lr)
+        self.controller = controller
+        self.before: list[dict[str, torch.Tensor]] = []
+
+    def step(self, closure: Any = None) -> Any:
+        self.before.append({name: weight.clone() for name, weight in self.controller.state_dict().items()})
+        return super().step(closure)
+
+
+def watched_update(how: PPOConfig, lr: float) -> tuple[Watched, Batch, PPOStats]:
+    """An update on 32 steps, by an optimizer that keeps the weights before each of its steps."""
+    controller, skills = Controller.seeded(4, 16, seed=0), torch.eye(4)
+    batch, optimizer = Batch.of(play(controller, skills, 1, 1)), Watched(controller, lr)
+    stats = update(controller, optimizer, batch, skills, torch.zeros(4), how, torch.Generator().manual_seed(0))
+    return optimizer, batch, stats
+
+
+def kl_by_hand(weights: dict[str, torch.Tensor], batch: Batch) -> float:
+    """Mean of r - 1 - log r over a batch, r the ratio of the probabilities of its ordered pairs now and then."""
+    controller = Controller(8, 4, 16)
+    controller.load_state_dict(weights)
+    with torch.no_grad():
+        p = controller(batch.states_N2D, torch.eye(4)).logits_NS.double().softmax(1).numpy()
+    ratios = [
+        row[first] * row[second] / (1 - row[first]) / np.exp(before)
+        for row, (first, second), before in zip(p, batch.chosen_NK.tolist(), batch.log_probs_N.tolist(), strict=True)
+    ]
+    return float(np.mean([ratio - 1 - np.log(ratio) for ratio in ratios]))
+
+
+@pytest.mark.parametrize(("minibatch", "steps_an_epoch"), [(64, 1), (32, 1), (12, 3), (8, 4)])
+def test_all_epochs_are_made_while_the_policy_stays_where_it_is(minibatch: int, steps_an_epoch: int) -> None:
+    optimizer, _, _ = watched_update(PPOConfig(epochs=5, minibatch=minibatch), lr=0.0)
+    assert len(optimizer.before) == 5 * steps_an_epoch
+
+
+def test_the_first_epoch_beyond_the_target_is_the_last() -> None:
+    """One minibatch an epoch, so that an epoch's KL is that of the weights before its only step."""
+    free, batch, _ = watched_update(PPOConfig(epochs=8, minibatch=32, target_kl=1e9), lr=0.02)
+    kl = [kl_by_hand(weights, batch) for weights in free.before]
+    assert len(kl) == 8
+    assert kl[0] == pytest.approx(0, abs=1e-6)
+    assert kl[1] < kl[2] < kl[3], "or the epochs below are not the first ones beyond their targets"
+    for last in (2, 3):
+        target = (kl[last - 1] + kl[last]) / 2
+        stopped, _, stats = watched_update(PPOConfig(epochs=8, minibatch=32, target_kl=target), lr=0.02)
+        assert len(stopped.before) == last + 1
+        assert stats.approx_kl == pytest.approx(kl[last], rel=1e-3)
+        learned, expected = stopped.controller.state_dict(), free.before[last + 1]
+        assert all(torch.equal(learned[name], expected[name]) for name in expected), "its step is made"
+
+
+def test_the_kl_of_an_epoch_is_the_mean_over_its_minibatches() -> None:
+    """A target between the mean of the first epoch's four minibatches and the last of them stops nothing yet."""
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(0)).split(8)
+    free, batch, _ = watched_update(PPOConfig(epochs=1, minibatch=8), lr=0.02)
+    parts = [dataclasses.replace(batch, **{name: getattr(batch, name)[rows] for name in ROWS}) for rows in order]
+    kl = [kl_by_hand(weights, part) for weights, part in zip(free.before, parts, strict=True)]
+    mean, last = float(np.mean(kl)), kl[-1]
+    assert mean < 0.9 * last, "or this shows nothing"
+    for target, epochs in ((0.9 * mean, 1), (1.1 * mean, 2)):
+        optimizer, _, _ = watched_update(PPOConfig(epochs=2, minibatch=8, target_kl=target), lr=0.02)
+        assert len(optimizer.before) == 4 * epochs
+
+
+def test_a_target_of_0_stops_nothing() -> None:
+    optimizer, _, stats = watched_update(PPOConfig(epochs=6, minibatch=32, target_kl=0.0), lr=0.05)
+    assert stats.approx_kl > PPOConfig().target_kl
+    assert len(optimizer.before) == 6
 
 
 def test_the_stored_shift_is_applied_again() -> None:
     """Re-evaluating an unchanged controller with the rollout's shifts gives ratio 1: no KL, nothing clipped."""
     controller, skills = Controller.seeded(4, 16, seed=0), torch.eye(4)
     new = torch.tensor([True, False, False, True])
-    from memskill_cli.agent.controller import Exploration
-
     state = np.ones(8, dtype=np.float32) / 8**0.5
     generator = torch.Generator().manual_seed(0)
     drawn = [
@@ -176,12 +257,14 @@ def test_the_weights_do_not_depend_on_the_number_of_threads() -> None:
     chosen = torch.stack([torch.randperm(30, generator=generator)[:3] for _ in range(300)])
     batch = Batch(states, chosen, torch.full((300,), -9.0), values, torch.zeros(300), rewards, (150, 150))
     learned, before = [], torch.get_num_threads()
-    for threads in (1, 3):
-        torch.set_num_threads(threads)
-        controller = Controller.seeded(1024, 256, 0)
-        optimizer = torch.optim.Adam(controller.parameters())
-        how = PPOConfig(epochs=1)
-        update(controller, optimizer, batch, skills, torch.zeros(30, dtype=torch.bool), how, generator.manual_seed(1))
-        learned.append(controller.state_dict())
-    torch.set_num_threads(before)
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            controller = Controller.seeded(1024, 256, 0)
+            optimizer = torch.optim.Adam(controller.parameters())
+            how, new = PPOConfig(epochs=1), torch.zeros(30, dtype=torch.bool)
+            update(controller, optimizer, batch, skills, new, how, generator.manual_seed(1))
+            learned.append(controller.state_dict())
+    finally:
+        torch.set_num_threads(before)
     assert all(torch.equal(learned[0][name], learned[1][name]) for name in learned[0])
