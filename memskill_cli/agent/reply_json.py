@@ -28,31 +28,40 @@ _MEMORY_KEYS = (
 
 def json_entries(reply: str) -> list[Entry] | None:
     """The entries of JSON anywhere in the reply, with small errors mended; None if it has no actions in JSON."""
-    entries, broken = sound_json(reply)
+    entries, broken, before = _scan(reply)
     said = broken.lower()
     found = _entries(mended(broken)) if "action" in said or "operation" in said else None
-    return found if found is not None and len(found) > len(entries or []) else entries
+    sound = entries or []
+    if before and found:  # the form of an action, shown after the actions, is none
+        found = [entry for entry in found if entry.verb]
+    return [*sound[:before], *found] if found is not None and len(found) > len(sound) - before else entries
 
 
 def sound_json(reply: str) -> tuple[list[Entry] | None, str]:
     """The entries of all JSON without errors, and the rest of the text from the first JSON with errors on."""
+    return _scan(reply)[:2]
+
+
+def _scan(reply: str) -> tuple[list[Entry] | None, str, int]:
+    """What :func:`sound_json` gives back, and how many of the entries stand before the JSON with errors."""
     text = "\n".join(line for line in reply.split("\n") if not FENCE.match(line) or "{" in line or "[" in line)
     entries: list[Entry] | None = None
-    at, broken, false = 0, "", 0
+    at, broken, before, false = 0, "", 0, 0
     while false <= MAX_OPENINGS and (opening := _OPENING.search(text, at)):
         at = opening.start() + 1
         try:
             value, end = json.JSONDecoder(strict=False).raw_decode(text, opening.start())
             found = _from_json(value)
         except ValueError:
-            broken = broken or text[opening.start() :]
+            if not broken:
+                broken, before = text[opening.start() :], len(entries or [])
             false += 1
             continue
         except RecursionError:  # no reply of ours nests a hundred deep
-            return entries, ""
+            return entries, "", 0
         if found is not None:
             entries, at = [*(entries or []), *found], end
-    return entries, broken
+    return entries, broken, before
 
 
 def mended(text: str) -> Any:
