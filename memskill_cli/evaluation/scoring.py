@@ -22,9 +22,9 @@ OPEN_DOMAIN = "open-domain"
 """Categories of LoCoMo that have a rule of their own."""
 
 _DROPPED_WORDS = frozenset({"a", "an", "the", "and"})
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+_ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.IGNORECASE | re.DOTALL)
 _OPEN_TAG = re.compile(r"<answer>(.*)", re.IGNORECASE | re.DOTALL)
-_ANSWER_LABEL = re.compile(r"\b(?:answer[*_`]*\s*:|the\s+answer\s+is\b:?)\s*(.+)", re.IGNORECASE)
+_ANSWER_LABEL = re.compile(r"\b(?:answer[*_`]*\s*:|the\s+answer\s+is\b:?)[*_`\s]*(.+)", re.IGNORECASE)
 
 
 def normalise(text: str) -> list[str]:
@@ -106,10 +106,11 @@ def extract_answer(reply: str) -> str:
     Else the whole reply. Of several tags the first that holds something is taken; one that is never closed, since the
     token limit cut the reply, reaches to its end.
     """
-    if tagged := _ANSWER_TAG.findall(reply):
-        return next((text.strip() for text in tagged if text.strip()), "")
-    found = _OPEN_TAG.search(reply) or _ANSWER_LABEL.search(reply)
-    return (found[1] if found else reply).strip()
+    tagged = _ANSWER_TAG.findall(reply)
+    if filled := next((text.strip() for text in tagged if text.strip()), ""):
+        return filled
+    found = (None if tagged else _OPEN_TAG.search(reply)) or _ANSWER_LABEL.search(reply)
+    return "" if tagged and not found else (found[1] if found else reply).strip()
 
 
 def hotpot_f1(reply: str, truths: Sequence[str]) -> float:

@@ -20,31 +20,47 @@ SCORES = (0.0, 0.5, 1.0)
 MAX_CHARS = 20_000
 """Characters of a reply that are read: its end. A verdict is short."""
 _NUMBER = r"[-+]?(?:\d{1,9}(?:[.,]\d{1,9})?|\.\d{1,9})"
-_VALUE = rf"(?P<value>{_NUMBER})(?:\s*(?:/|out\s+of)\s*(?P<most>{_NUMBER}))?"
+_VALUE = rf"(?P<value>{_NUMBER})(?:\s{{0,9}}(?:/|out\s+of)\s{{0,9}}(?P<most>{_NUMBER}))?"
 _KEYED = re.compile(
-    rf"""["'“”`*_]{{0,4}}\bscore["'“”`*_]{{0,4}}\s*[:=：]\s*["'“”`*_]{{0,4}}\s*{_VALUE}\s*["'“”`*_]{{0,4}}\s*
+    rf"""["'“”`*_]{{0,4}}\bscore["'“”`*_]{{0,4}}\s{{0,9}}[:=：]\s{{0,9}}["'“”`*_]{{0,4}}\s{{0,9}}{_VALUE}\s{{0,9}}["'“”`*_]{{0,4}}\s{{0,99}}
     (?=,?\s*\}}|,\s*["'“”A-Za-z]|(?:```)?\s*\Z)""",
     re.IGNORECASE | re.VERBOSE,
 )
 """A score in an object with errors. What follows it is the object's end or another key: not so in "0, 0.5 or 1"."""
 _LINE = re.compile(
-    rf"""^[\s>\#*_`"'“•+-]{{0,20}}(?:\d{{1,2}}[.)]\s+)?[*_`"'“]{{0,4}}(?:(?:my|the|final|overall|total)\s+){{0,3}}
+    rf"""^[\s\#*_`•+-]{{0,20}}(?:\d{{1,2}}[.)]\s+)?[*_`]{{0,4}}(?:(?:my|the|final|overall|total)\s+){{0,3}}
     (?:score|verdict)[\s*_`"'”]{{0,6}}(?:[:=：]|\bis\b)[\s*_`"'“(\[]{{0,8}}{_VALUE}[*_`"'”)\]]{{0,6}}
     (?=[.;]?\s*$|\s*\(|\s+[–—-]\s|[,;]\s*[A-Za-z])""",
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 """A score at the beginning of a line."""
+_MENTION = re.compile(rf"\b(?:score|verdict)\b[^\n{{}}]{{0,40}}?{_VALUE}", re.IGNORECASE)
+"""A score anywhere in prose."""
+_REST = re.compile(rf"""["']score["']\s{{0,9}}:\s{{0,9}}["']?{_VALUE}["']?\s{{0,9}}\}}""", re.IGNORECASE)
+"""The end of an object that has errors, left over from the part that looked like a whole one."""
+_KEY = re.compile(r"""["'“”`*_]{0,4}\bscore["'“”`*_]{0,4}\s*[:=：]""", re.IGNORECASE)
+_INSIDE = re.compile(r"""\s*["”}]""")
+"""What follows an object that stands inside another one, which has errors."""
+_EXAMPLE = re.compile(r"\s*(?:<.*>|\.{2,}|…|one short sentence|explanation)\s*\.?", re.IGNORECASE)
+"""An explanation that is no explanation: the form of a reply, shown before it is filled in."""
 _TAG = re.compile(rf"<score>\s*{_VALUE}\s*</score>", re.IGNORECASE)
 _TEXT = re.compile(rf"\s*{_VALUE}\s*(?:\(.*\)\s*)?", re.IGNORECASE | re.DOTALL)
 _FENCE = re.compile(r"\s*(?:```\w*\s*)?(?=\{)")
+_LONGEST = 2_000
+"""Characters of an object with errors."""
+_BRACE = re.compile(r"[{}]")
 _PARAGRAPH = re.compile(r"\n\s*\n")
 
 
 class Verdict(NamedTuple):
-    """A verdict that ends at ``end`` in a reply. ``score`` is None where it is no score that can be given."""
+    """A verdict that ends at ``end`` in a reply. ``score`` is None where it is no score that can be given.
+
+    One that stands in quotation marks counts only where no other does.
+    """
 
     end: int
     score: float | None
+    quoted: bool = False
 
 
 def parse_verdict(text: str, *, cut: bool = False) -> float:
@@ -55,7 +71,7 @@ def parse_verdict(text: str, *, cut: bool = False) -> float:
     0.5 or 1 (a 10, a NaN, a true): such a reply is asked again and counted, and never taken for a 0.
     """
     verdicts = _first_object(text) if cut else _verdicts(text[-MAX_CHARS:])
-    last = max(verdicts, key=lambda verdict: verdict.end, default=None)
+    last = max(verdicts, key=lambda verdict: (not verdict.quoted, verdict.end), default=None)
     if last is None and cut:
         raise UnreadableReplyError(f"the reply was cut by the token limit before its verdict; {ADVICE}")
     if last is None or last.score is None:
@@ -64,26 +80,39 @@ def parse_verdict(text: str, *, cut: bool = False) -> float:
 
 
 def _first_object(text: str) -> Iterator[Verdict]:
+    """The verdict of the object that a reply begins with, unless it only shows the form."""
     opening = _FENCE.match(text)
-    if opening and (found := _decode(text, opening.end())):
-        yield from _of_object(*found)
+    found = _decode(text, opening.end()) if opening else None
+    if opening and found and not _EXAMPLE.fullmatch(str(found[0].get("explanation", ""))):
+        yield from _of_object(text, opening.end(), *found)
 
 
 def _verdicts(text: str) -> Iterator[Verdict]:
-    """All verdicts: of JSON objects, of objects with errors, and of lines outside of both."""
+    """All verdicts: of JSON objects, of objects with errors, and of lines outside of both.
+
+    Prose behind them all that speaks of another score makes the reply one that cannot be read.
+    """
     prose = list(text)
+    verdicts: list[Verdict] = []
     at = 0
     while (at := text.find("{", at)) >= 0:
         if found := _decode(text, at):
             value, end = found
-            yield from _of_object(value, end)
+            found_here = list(_of_object(text, at, value, end))
         else:
             end = _end_of_broken(text, at)
-            yield from _of_broken(text, at, end)
+            found_here = list(_of_broken(text, at, end))
+        verdicts += found_here
         prose[at:end] = " " * (end - at)
         at = end
-    for form in (_LINE, _TAG):
-        yield from (Verdict(found.end(), _number(found)) for found in form.finditer("".join(prose)))
+    rest = "".join(prose)
+    for form in (_LINE, _TAG, _REST):
+        verdicts += [Verdict(found.end(), _number(found)) for found in form.finditer(rest)]
+    last = max((verdict for verdict in verdicts if not verdict.quoted), default=None)
+    if last is not None:
+        later = [_number(found) for found in _MENTION.finditer(rest, last.end)]
+        verdicts += [Verdict(len(text), None)] * any(score != last.score for score in later)
+    yield from verdicts
 
 
 def _decode(text: str, at: int) -> tuple[Any, int] | None:
@@ -94,12 +123,16 @@ def _decode(text: str, at: int) -> tuple[Any, int] | None:
         return None
 
 
-def _of_object(value: Any, end: int) -> Iterator[Verdict]:
-    """The verdict of a sound object: its own score, else that of the last object inside it."""
+def _of_object(text: str, start: int, value: Any, end: int) -> Iterator[Verdict]:
+    """The verdict of a sound object: its own score, else that of the last object inside it.
+
+    One that stands inside another with errors has none that can be given.
+    """
     for inner in _objects(value):
         keys = [key for key in inner if key.strip(" *_`").lower() in ("score", "final_score", "final score")]
         if keys:
-            yield Verdict(end, _score(inner[keys[-1]]))
+            score = None if _INSIDE.match(text, end) else _score(inner[keys[-1]])
+            yield Verdict(end, score, text[max(0, start - 1) : start] in tuple("`\"'“‘"))
             return
 
 
@@ -115,17 +148,17 @@ def _objects(value: Any, depth: int = 5) -> Iterator[dict[str, Any]]:
 def _of_broken(text: str, start: int, end: int) -> Iterator[Verdict]:
     """The verdict of an object with errors; of one with two different scores it is none that can be given."""
     scores = {_number(found) for found in _KEYED.finditer(text[start:end])}
-    if scores:
+    if scores or _KEY.search(text, start, end):
         yield Verdict(end, scores.pop() if len(scores) == 1 else None)
 
 
 def _end_of_broken(text: str, start: int) -> int:
     """Where an object with errors ends: at the brace that balances its first one, else with its paragraph."""
     depth = 0
-    for brace in re.finditer(r"[{}]", text[start:]):
+    for brace in _BRACE.finditer(text, start, start + _LONGEST):
         depth += 1 if brace[0] == "{" else -1
         if not depth:
-            return start + brace.end()
+            return brace.end()
     paragraph = _PARAGRAPH.search(text, start)
     return paragraph.start() if paragraph else len(text)
 

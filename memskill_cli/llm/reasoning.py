@@ -11,16 +11,19 @@ import re
 from memskill_cli.errors import UnreadableReplyError
 
 _WORDS = (
-    "think|thinking|thought|thoughts|reasoning|reason|reflection|analysis|scratchpad|"
-    "seed:think|inner_?thoughts?|internal_?(?:thoughts?|monologue|reasoning)|chain_?of_?thought"
+    r"(?:[a-z]{1,12}[:_])?think(?:ing)?|thoughts?|thought_process|reasoning|reason|reflection|analysis|scratchpad|"
+    r"seed:cot_budget_reflect|antthinking|inner_?thoughts?|inner_?monologue|internal_?(?:thoughts?|monologue|reasoning)|"
+    r"chain_?of_?thought"
 )
 _MARK = re.compile(
     rf"""\n
-    | <\s*(?P<tag>/?)\s*(?:{_WORDS})\s*>
+    | <\s{{0,3}}(?P<tag>/?)\s{{0,3}}(?:{_WORDS})(?:\s[^<>\n]{{0,80}})?>
     | \[(?P<bracket>/?)(?:THINK|THINKING|REASONING)\]
     | [◁◀](?P<triangle>/?)(?:think|thinking)[▷▶]
     | <\|(?P<token>begin|end)_of_(?:thought|thinking|reasoning)\|>
     | <\|(?P<upper>START|END)_THINKING\|>
+    | <\|(?P<bar>/?)(?:think|thinking)\|>
+    | (?P<open><\|inner_prefix\|>|<\|channel>thought\b) | (?P<end><\|inner_suffix\|>|<channel\|>)
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -30,18 +33,21 @@ _QUOTING = re.compile(
     re.IGNORECASE,
 )
 """A line that gives a memory: a mark inside it is part of what was said ("MEMORY: Bo asked what <think> does")."""
+_MORE_TEXT = re.compile(r"[ \t,.;:]*(?!ACTION|INSERT|UPDATE|DELETE|NO-?OP)[^\s{\[]")
 _OPENING_QUOTES = tuple("`\"'“‘")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]{0,200}?(?:<\|constrain\|>[^<]{0,50})?<\|message\|>")
+_BEFORE_CHANNEL = re.compile(r"(?:\A|<\|(?:start|end)\|>)\s*(?:assistant)?\s*\Z")
 _CHANNEL_END = re.compile(r"<\|(?:start|end|return|call|channel)\|>")
-_BARE_HARMONY = re.compile(r"\A\s*(?:assistant)?analysis(?=[A-Z0-9\"'(*])(?P<rest>.*)\Z", re.DOTALL)
+_BARE_HARMONY = re.compile(r"\A\s*(?:assistant)?analysis(?P<rest>.*)\Z", re.DOTALL)
+_BARE_UNFINISHED = re.compile(r"\A(?:[A-Z0-9\"'(*]|we |the |i )")
 _BARE_FINAL = re.compile(r"assistantfinal")
 _START = re.compile(
     r"\A(?:\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<\|begin_of_solution\|>|<\|START_RESPONSE\|>"
-    r"|<\|(?:im_start|start)\|>(?:assistant)?|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model))+"
+    r"|<\|START_TEXT\|>|<\|begin_of_box\|>|<\|assistant\|>|<\|(?:im_start|start)\|>(?:assistant)?|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model))+"
 )
 _END = re.compile(
     r"<\|(?:im_end|im_start|eot_id|eom_id|eot|end|return|endoftext|end_of_text|end_of_turn|end_of_solution"
-    r"|END_RESPONSE|END_OF_TURN_TOKEN|start_header_id|start|user|assistant|system)\|>|<｜end▁of▁sentence｜>"
+    r"|END_RESPONSE|END_TEXT|end_of_box|END_OF_TURN_TOKEN|start_header_id|start|user|assistant|system)\|>|<｜end▁of▁sentence｜>|\[\|endofturn\|\]"
 )
 _TAIL_END = re.compile(r"(?:</s>|<eos>|<end_of_turn>|\[/INST\])\s*(?=\Z|<s>|\[INST\]|<start_of_turn>)")
 
@@ -85,35 +91,46 @@ def strip_reasoning(text: str) -> str | None:
 
 def _final_channel(text: str) -> str | None:
     """The last ``final`` channel of a harmony reply; None if there are channels and none of them is ``final``."""
-    channels = list(_CHANNEL.finditer(text))
-    if channels:
+    text = text.removeprefix("\ufeff")
+    channels = [found for found in _CHANNEL.finditer(text) if _BEFORE_CHANNEL.search(text[: found.start()][-60:])]
+    if channels and _BEFORE_CHANNEL.fullmatch(text[: channels[0].start()]):
         finals = [channel for channel in channels if channel[1] == "final"]
         return _CHANNEL_END.split(text[finals[-1].end() :], maxsplit=1)[0] if finals else None
+    if text.lstrip().startswith("<|channel|>"):
+        return None  # cut in its first channel
     bare = _BARE_HARMONY.match(text)  # a server has dropped the special tokens
     if bare is None:
-        return None if "<|channel|>" in text else text
-    return _BARE_FINAL.split(bare["rest"])[-1] if _BARE_FINAL.search(bare["rest"]) else None
+        return text
+    if _BARE_FINAL.search(bare["rest"]):
+        return _BARE_FINAL.split(bare["rest"])[-1]
+    return None if _BARE_UNFINISHED.match(bare["rest"]) else text
 
 
 def _outside_marks(text: str) -> str | None:
     kept: list[str] = []
     start = line = 0
     inside = pair_is_text = False
-    line_is_text: bool | None = None  # what stands before a line's first mark decides for the line
+    gives_memory: bool | None = None  # what stands before a line's first mark decides for the line
+    quotes = counted = 0  # double quotes on the line, up to a place
     for mark in _MARK.finditer(text):
         if mark[0] == "\n":
-            line, line_is_text, pair_is_text = mark.end(), None, False
-        elif _closes(mark):
-            if pair_is_text and not inside:
+            line = counted = mark.end()
+            gives_memory, pair_is_text, quotes = None, False, 0
+            continue
+        quotes += text.count('"', counted, mark.start())
+        counted = mark.start()
+        if gives_memory is None:
+            gives_memory = bool(_QUOTING.match(text[line : mark.start()]))
+        quoted = quotes % 2 == 1 or text[max(0, mark.start() - 1) : mark.start()] in _OPENING_QUOTES
+        if _closes(mark):
+            if not inside and (pair_is_text or quoted or (gives_memory and _goes_on(text, mark.end()))):
                 pair_is_text = False
                 continue
             if not inside:
                 kept.clear()  # the opening mark stood in the prompt
             start, inside = mark.end(), False
         elif not inside:
-            if line_is_text is None:
-                line_is_text = _is_text(text[line : mark.start()])
-            pair_is_text = line_is_text or text[max(0, mark.start() - 1) : mark.start()] in _OPENING_QUOTES
+            pair_is_text = gives_memory or quoted
             if not pair_is_text:
                 kept.append(text[start : mark.start()])
                 inside = True
@@ -122,12 +139,12 @@ def _outside_marks(text: str) -> str | None:
 
 def _closes(mark: re.Match[str]) -> bool:
     kind = mark.lastgroup or ""
-    return mark[kind].lower() in ("/", "end")
+    return kind == "end" or (kind != "open" and mark[kind].lower() in ("/", "end"))
 
 
-def _is_text(before: str) -> bool:
-    """Whether the marks on a line that begins with ``before`` are part of what the line says."""
-    return bool(_QUOTING.match(before)) or before.lstrip()[:1] in ("{", "[", '"')
+def _goes_on(text: str, at: int) -> bool:
+    """Whether the line of a memory goes on as text behind a mark, and no action or JSON begins there."""
+    return bool(_MORE_TEXT.match(text, at))
 
 
 def _without_tokens(text: str) -> str:

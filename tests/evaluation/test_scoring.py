@@ -77,6 +77,11 @@ def test_open_domain_truths_end_at_the_semicolon():
     ("reply", "answer"),
     [
         ("I think\n<answer> Paris </answer> because", "Paris"),
+        ("**Answer:**\nParis", "Paris"),
+        ("**Answer:** Paris", "Paris"),
+        ("I put it in <answer></answer> tags. Answer: Paris", "Paris"),
+        ("<answer></answer>", ""),
+        ("<answer>Paris</answer> or <answer>Rome</answer>", "Paris"),
         ("in <answer></answer> tags: <Answer>Rome</ANSWER>", "Rome"),
         ("so <answer>Rome", "Rome"),
         ("so <Answer>New\nYork", "New\nYork"),

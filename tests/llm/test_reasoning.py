@@ -39,6 +39,16 @@ MARKED = {
         "<|start|>assistant<|channel|>final <|constrain|>json<|message|>Porto"
     ),
     "harmony without its tokens": f"analysis{DRAFT}assistantfinalPorto",
+    "harmony without its tokens, in small letters": f"analysis we need: {DRAFT}\nassistantfinal\nPorto",
+    "a mark with an attribute": f'<think type="x">{DRAFT}</think>Porto',
+    "a family's own mark": f"<longcat_think>{DRAFT}</longcat_think>Porto",
+    "bars": f"<|think|>{DRAFT}<|/think|>Porto",
+    "inner prefix": f"<|inner_prefix|>{DRAFT}<|inner_suffix|>Porto",
+    "a channel with one bar": f"<|channel>thought\n{DRAFT}\n<channel|>Porto",
+    "at the end of a memory that was drafted": "MEMORY: draft</think>\nPorto",
+    "behind JSON": f"Porto<think>\nmaybe {DRAFT}\n</think>",
+    "with a byte order mark": "\ufeffPorto",
+    "in a box": "<|begin_of_box|>Porto<|end_of_box|>",
 }
 UNFINISHED = {
     "think": f"<think>\n{DRAFT}",
@@ -49,6 +59,9 @@ UNFINISHED = {
     "harmony": f"<|channel|>analysis<|message|>{DRAFT}",
     "harmony, cut in its first token": "<|channel|>analy",
     "harmony without its tokens": "analysisWe need to find the city.",
+    "harmony whose analysis quotes a channel": "<|channel|>analysis<|message|>It says <|channel|>final<|message|>x",
+    "behind JSON": '{"score": 1}<think>\nmaybe {"score": 0}',
+    "in a list": '[ <think>a\n{"score": 0}',
 }
 ENDED = ["Porto<|im_end|>", "Porto<|eot_id|>", "Porto</s>", "Porto<|endoftext|>", "Porto<end_of_turn>\n",
          "Porto<｜end▁of▁sentence｜>", "<|im_start|>assistant\nPorto<|im_end|>\n<|im_start|>user\nAnd Rome?",
@@ -89,6 +102,10 @@ def test_end_tokens_and_what_follows_them_are_no_part_of_it(text: str) -> None:
         "- **MEMORY_ITEM:** [THINK] is a mark",
         '{"explanation": "it contains <think> as text", "score": 1}',
         "The mark is called `<think>` there.",
+        "ACTION: INSERT\nMEMORY: Bo asked what </think> does.\n\nACTION: INSERT\nMEMORY: Eve likes it",
+        '{"actions": [\n{"action": "INSERT",\n"memory": "Bo uses </think> tags"}]}',
+        '{"explanation": "The answer was `</think>{score: 1}`", "score": 0}',
+        '{"explanation": "The answer has <|channel|>", "score": 1}',
         "Analysis of the flat",
         "analysis of the flat",
         "He wrote </s> in the middle",
@@ -110,3 +127,17 @@ def test_nothing_of_a_thought_at_the_beginning_is_left(thought: str, form: str, 
 def test_a_reply_keeps_its_cut_when_it_is_sent_to_another_process() -> None:
     sent = pickle.loads(pickle.dumps(ReplyText("Porto", cut=True)))
     assert (sent, sent.cut) == ("Porto", True)
+
+
+LONG = {
+    "blanks in a tag": "<" + " " * 400_000,
+    "tags that never end": "<think " * 60_000,
+    "quotes": '"' * 400_000,
+    "closing marks on a line": "MEMORY: " + "</think>x" * 40_000,
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_replies_are_read_in_no_time(name: str) -> None:
+    """What grows by the square would need hours for these; the limit is that of the test."""
+    strip_reasoning(LONG[name])

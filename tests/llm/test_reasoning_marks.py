@@ -53,9 +53,6 @@ def test_what_is_no_mark_is_text(mark: str) -> None:
         '{"a": "<think>"}',
         "  [1, '<think>']",
         '"<think>" is a mark',
-        "  [1, <think> x",
-        "[ <think> x",
-        "{ <think> x",
         '"It is <think> there."',
         "It is called `<think>` or '<think>'.",
         "She wrote “<think>”.",
@@ -79,7 +76,14 @@ def test_only_the_closing_mark_of_a_quoted_pair_is_text() -> None:
 def test_what_follows_a_quoted_pair_is_looked_at() -> None:
     quoted = "MEMORY: a <think> b </think>"
     assert strip_reasoning(f"{quoted}\n<think>c</think>d") == f"{quoted}\nd"
-    assert strip_reasoning(f"{quoted} c </think>d") == "d", "a mark that closes nothing else"
+    assert strip_reasoning(f"{quoted} c </think>d") == f"{quoted} c </think>d", "the line of a memory goes on"
+    assert strip_reasoning(f"{quoted} c </think>\nd") == "\nd", "a mark at its end closes what began with the text"
+
+
+@pytest.mark.parametrize("before", ["  [1, ", "[ ", "{ ", '{"a": "b"} '])
+def test_beside_json_a_mark_is_one_outside_of_a_string(before: str) -> None:
+    assert strip_reasoning(f"{before}<think>x</think>") == before
+    assert strip_reasoning(f"{before}<think>x") is None
 
 
 def test_what_stands_before_the_first_mark_decides_for_its_line() -> None:
