@@ -194,6 +194,13 @@ def test_a_score_that_cannot_be_given_is_none_in_a_cut_reply_either() -> None:
         ('Form: {"explanation": "x", "score": 1}\n\n{"explanation": "wrong", "score": 0.}', None),
         ('{"explanation": "...", "score": 1}\n\nThe answer is wrong, so the final score is 0.', None),
         ('{"explanation": "ok", "score": 1}\n\nThe score is not 0.5.', None),
+        ('{"explanation": "x", "Score": 1}\n{"explanation": wrong, "SCORE": 0.}', None),
+        ('{"explanation":"answer was: "}\n\nScore: 1\n","SCORE":0}', 0),
+        # What has no score, and what was said before, takes nothing away.
+        ('{"explanation": "a", "score": 1}\n{note: two}\n"score": see above', 1),
+        ('Not a score of 0 then.\n{"explanation": "ok", "score": 1}', 1),
+        ('{"score": 0}\nX{"explanation": "ok", "score": 1}', 1),
+        ("Well, " * 20 + '{"note": 1}\nScore: 1\n{"explanation": "no", "score": 0}', 0),
         # Prose that agrees takes nothing away.
         ('{"explanation": "ok", "score": 1}\nI gave a score of 1 since it agrees.', 1),
         ('`{"score": 1}`', 1),
@@ -210,4 +217,7 @@ def test_forgeries_and_forms(reply: str, score: float | None) -> None:
 def test_of_a_cut_reply_the_form_is_no_verdict() -> None:
     with pytest.raises(UnreadableReplyError, match="token limit"):
         parse_verdict('{"explanation": "...", "score": 0}\nNow: it is correct, so', cut=True)
+    with pytest.raises(UnreadableReplyError, match="token limit"):
+        parse_verdict('{"explanation": "One short sentence.", "score": 0}\nNow', cut=True)
     assert parse_verdict('{"explanation": "same", "score": 1}\n\nAnd', cut=True) == 1
+    assert parse_verdict('{"score": 1}\n\nAnd', cut=True) == 1
