@@ -156,7 +156,7 @@ class World:
         def _asdict() -> dict[str, Any]:
             return {}
 
-    memory = reward = dataset = None
+    memory = reward = dataset = judge_prompt = None
 
 
 def run(told: Told, *jobs: tuple[Any, ...], workers: int = 2) -> list[Any]:
