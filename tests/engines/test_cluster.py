@@ -150,11 +150,15 @@ class World:
             assert role in ROLES
 
     class spaces:
-        state = retrieval = None
+        class state:
+            dim = 1
+            aencode = ahead = None
 
-        @staticmethod
-        def _asdict() -> dict[str, Any]:
-            return {}
+        retrieval = state
+
+        @classmethod
+        def _asdict(cls) -> dict[str, Any]:
+            return {"state": cls.state, "retrieval": cls.retrieval}
 
     memory = reward = dataset = judge_prompt = None
 
