@@ -81,7 +81,7 @@ CHAINS = {
     "money": [
         "kill before call memskill_cli.llm.ledger:Ledger.record 5",
         "kill half write usage.jsonl 9",
-        "kill after call memskill_cli.llm.ledger:Ledger.record 40",
+        "kill after call memskill_cli.llm.ledger:Ledger.record 20",
         "kill before call memskill_cli.llm.cache:ResponseCache.put 6",
         "kill after call memskill_cli.llm.cache:ResponseCache.put 3",
     ],

@@ -204,7 +204,7 @@ def test_workers_share_one_bound_one_budget_and_the_rests_of_keys(new_home: Call
     def think(request: Request) -> str | Fault:
         return Fault.rate_limit(0.3) if request.index in (5, 6, 7) else rules.reply(request)
 
-    with ScriptedServer(think, keys=keys, latency=0.05) as server:
+    with ScriptedServer(think, keys=keys, latency=0.3) as server:
         flags = [*tiny(server.url, *LONG, "--run", "a", *RAY), "--model", "openai/gpt-4o-mini", *limits]
         done = home.memskill("train", *flags)
         assert done.code == 3, done.err

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable
 
 import orjson
@@ -34,6 +35,8 @@ SHOWN, LONGEST, MOST = 3, 200, 4
 CASES = 5
 COMMANDS = ("go to fridge 1", "take apple 1 from fridge 1", "look", "inventory")
 BANK = seed_bank(noop=False)
+_QUOTES = re.compile(r"[\"'`“‘]|memory|content|text", re.IGNORECASE)
+"""What makes a mark behind it on its line part of the text."""
 
 
 def executor(text: str) -> None:
@@ -58,7 +61,8 @@ def reasoning(text: str) -> None:
             said = read_reply(text, cut)
             assert said.cut is cut
             assert len(said) <= len(text)
-    assert "</think>" not in (strip_reasoning(f"{text}\n</think>\n") or "")
+    unquoted = _QUOTES.sub("", text)
+    assert "</think>" not in (strip_reasoning(f"{unquoted}\n</think>\n") or "")
 
 
 def judge(text: str) -> None:
