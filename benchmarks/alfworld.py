@@ -1,6 +1,6 @@
 """Does memory help to act? ALFWorld's seen tasks with no memory, with memory from training games, with a perfect one.
 
-The acting model is made of rules (memskill_cli/testing/acting.py): it can search a room and carry a thing to a place,
+The acting model is made of rules (memskill_cli/testing/rule_actor.py): it can search a room and carry a thing,
 and it knows of cleaning, heating, cooling, lamps and pairs only what retrieved memories tell it. The executor is made
 of rules, too: it writes the procedure of each trajectory it reads. So nothing here depends on what a language model
 happens to know, and everything else is the product's own: games, trajectories, spans, memory banks, retrieval by goal,
@@ -29,19 +29,20 @@ from typing import Any
 
 from common import OUT, compared, save
 
+from memskill_cli.app import evaluate as evaluations
+from memskill_cli.app.runtime import Access, games_of, services
 from memskill_cli.config import Config, load
 from memskill_cli.datasets.base import Manifest, load_manifest, load_split
 from memskill_cli.datasets.prepare import prepare
 from memskill_cli.errors import DataError
-from memskill_cli.evaluation import alfworld, launch
+from memskill_cli.evaluation import env_evaluation
 from memskill_cli.evaluation.runner import Watcher
-from memskill_cli.evaluation.task import tasks_of
-from memskill_cli.files import read_jsonl
-from memskill_cli.records import MemoryItem, Query, Retrieved, Trace
-from memskill_cli.services import Access, games_of, services
-from memskill_cli.testing import acting
+from memskill_cli.evaluation.spec import tasks_of
+from memskill_cli.rollout.episode import play
+from memskill_cli.testing import rule_actor
 from memskill_cli.testing.server import ScriptedServer
-from memskill_cli.training.rollout import play
+from memskill_cli.types import MemoryItem, Query, Retrieved, Trace
+from memskill_cli.utils.files import read_jsonl
 
 METHODS = ["no-memory", "rag", "seed-skills"]
 SPLIT = "valid_seen"
@@ -72,7 +73,7 @@ def perfect(games: Sequence[Trace]) -> dict[str, list[Retrieved]]:
     found = {}
     for game in games:
         told = "\n".join(f"{turn.speaker}: {turn.text}" for turn in game.sessions[0].turns)
-        tips = acting.procedures(told)
+        tips = rule_actor.procedures(told)
         found[game.trace_id] = [Retrieved(MemoryItem(str(i), tip.text, ()), 1.0) for i, tip in enumerate(tips)]
     return found
 
@@ -92,8 +93,8 @@ async def play_perfectly(
         world = opened.world
         assert world.playground is not None
         answers = await asyncio.gather(*(play(world, world.playground, recall, game.queries[0]) for game in games))
-    rows = [{"category": a.query.category, "error": a.error, **alfworld.played_row(a)} for a in answers]
-    numbers = alfworld.summarise(rows, steps=settings.alfworld.steps, resamples=2000, seed=settings.seed)
+    rows = [{"category": a.query.category, "error": a.error, **env_evaluation.played_row(a)} for a in answers]
+    numbers = env_evaluation.summarise(rows, steps=settings.alfworld.steps, resamples=2000, seed=settings.seed)
     return {"method": "perfect", "memories": len(games), **numbers}
 
 
@@ -103,9 +104,9 @@ def evaluate(arguments: argparse.Namespace, url: str, folder: Path, report: Any)
     settings = settings_for(url, arguments.encoder)
     access = Access(api_keys=["bench"], cache_dir=folder / "cache")
     tasks = tasks_of(manifest, [SPLIT], METHODS, arguments.limit, False)
-    run = launch.open_run(folder / "runs", None, settings, tasks[0].data_digest)
-    progress = launch.Progress(lambda title, queries: Watcher(), lambda text: None)
-    summaries = asyncio.run(launch.evaluate(run, tasks, settings, "best", data_dir, access, progress))
+    run = evaluations.open_run(folder / "runs", None, settings, tasks[0].data_digest)
+    progress = evaluations.Progress(lambda title, queries: Watcher(), lambda text: None)
+    summaries = asyncio.run(evaluations.evaluate(run, tasks, settings, "best", data_dir, access, progress))
     asked = {row["query_id"] for row in read_jsonl(Path(summaries[0]["folder"]) / "results.jsonl")}
     summaries.append(asyncio.run(play_perfectly(settings, access, folder, data_dir, asked)))
     return summaries

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from memskill_cli.files import write_json
+from memskill_cli.utils.files import write_json
 
 OUT = Path(__file__).parent / "out"
 MEMSKILL = str(Path(sys.executable).with_name("memskill"))

@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from memskill_cli.memory.encoders import CachedEncoder, load_encoder
-from memskill_cli.records import Matrix
+from memskill_cli.types import Matrix
 
 LENGTHS = {"short": 15, "long": 350}
 Encode = Callable[[list[str]], Matrix]

@@ -29,14 +29,14 @@ from learning import PEOPLE, opened  # a script beside this one
 
 from memskill_cli.agent.designer import Designer
 from memskill_cli.config import Config, load
-from memskill_cli.files import read_jsonl
-from memskill_cli.records import Query, Session, Trace, Turn
 from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.skills import stages
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing.server import Request, ScriptedServer
-from memskill_cli.training import stages
-from memskill_cli.training.curriculum import Conversations
+from memskill_cli.training.episode_sampler import Conversations
 from memskill_cli.training.trainer import Trainer, Watcher
+from memskill_cli.types import Query, Session, Trace, Turn
+from memskill_cli.utils.files import read_jsonl
 
 JOBS = ["baker", "nurse", "pilot", "judge", "tailor", "miner"]
 ALLERGENS = ["peanuts", "pollen", "latex", "penicillin", "wasps", "lupins"]

@@ -28,18 +28,18 @@ import torch
 from common import OUT, Measure, compared, save
 
 from memskill_cli.agent.controller import ChooseSkills, choose
+from memskill_cli.app.runtime import Access, Services, services
 from memskill_cli.config import Config, load
 from memskill_cli.datasets.spans import cut
-from memskill_cli.files import read_jsonl
-from memskill_cli.records import Action, Choice, Query, Session, Trace, Turn, Vector
+from memskill_cli.rollout.episode import run_episode
 from memskill_cli.runs.run_dir import RunDir
-from memskill_cli.services import Access, Services, services
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing.server import Request, ScriptedServer
-from memskill_cli.training.curriculum import Conversations
-from memskill_cli.training.rollout import run_episode
+from memskill_cli.training.episode_sampler import Conversations
 from memskill_cli.training.trainer import Trainer, Watcher
+from memskill_cli.types import Action, Choice, Query, Session, Trace, Turn, Vector
+from memskill_cli.utils.files import read_jsonl
 
 PEOPLE = ["Ada", "Bruno", "Chen", "Dora", "Emil", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kira", "Leon"]
 TOPICS = ["job", "pet", "sport", "drink"]

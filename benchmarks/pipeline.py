@@ -41,7 +41,7 @@ from common import MEMSKILL, OUT, Measure, compared, in_turns, limited, markdown
 from memskill_cli import config
 from memskill_cli.datasets.base import load_split
 from memskill_cli.datasets.spans import cut
-from memskill_cli.training.curriculum import Conversations
+from memskill_cli.training.episode_sampler import Conversations
 
 CONCURRENCY = 64
 LATENCY = 0.2

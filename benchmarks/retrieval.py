@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.records import Matrix, Provenance, Retrieved, Vector
+from memskill_cli.types import Matrix, Provenance, Retrieved, Vector
 
 DIM, TOP = 384, 20
 OPERATIONS = ("insert", "update", "delete", "top-20")

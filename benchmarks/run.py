@@ -21,7 +21,7 @@ from typing import Any
 
 from common import OUT, markdown, number
 
-from memskill_cli.files import write_atomic, write_json
+from memskill_cli.utils.files import write_atomic, write_json
 
 FOLDER = Path(__file__).parent
 SPEED = ("startup", "ppo", "retrieval", "encoders", "pipeline", "scaling", "engines")

@@ -37,12 +37,12 @@ from rich.table import Table
 
 from memskill_cli import config
 from memskill_cli.datasets.prepare import prepare
-from memskill_cli.records import Action
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills.bank import CAPACITY, SkillBank
 from memskill_cli.skills.skill import Skill
 from memskill_cli.testing import rules
 from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.types import Action
 
 HEAVY = (
     "torch", "litellm", "openai", "chromadb", "datasets", "pyarrow", "pandas", "transformers", "sentence_transformers",

@@ -2,13 +2,13 @@
 
 import gc
 
-from memskill_cli import stopping
-from memskill_cli.cli import again
+from memskill_cli.cli import resume_command
+from memskill_cli.utils import signals
 
 
 def main() -> None:
     """Entry point of the console script. Signals are heard from here on, also while everything else is imported."""
-    stopping.listen(again.typed())
+    signals.listen(resume_command.typed())
     # As Python has it, all objects are searched for garbage ten times while a command's libraries are imported, and
     # now and then, half a second each time, while replies wait.
     gc.set_threshold(50_000, 20, 20)

@@ -95,7 +95,7 @@ class UnknownModelError(ModelError):
 class UnreadableReplyError(ModelError):
     """A model answered, and the answer could not be understood (asked again once, with the error shown).
 
-    Raised by the parsers handed to :meth:`memskill_cli.llm.gateway.Gateway.ask`; it is a fault of one reply, never of
+    Raised by the parsers handed to :meth:`memskill_cli.llm.client.Gateway.ask`; it is a fault of one reply, never of
     the network, and callers count it rather than stop.
     """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from .saboteur import Done
+from .fault_injection import Done
 
 # Property tests draw the same examples in every run, so that a run does not depend on luck. ``make fuzz`` draws others.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

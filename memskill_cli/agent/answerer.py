@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memskill_cli.agent.prompts import Message, blocks, messages
-from memskill_cli.llm.gateway import Gateway, Reply
+from memskill_cli.llm.client import Gateway, Reply
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.memory.spaces import Spaces
-from memskill_cli.records import Query, Recall, Retrieved
+from memskill_cli.memory.encoder_pair import Spaces
+from memskill_cli.types import Query, Recall, Retrieved
 
 MAX_ANSWER = 10_000
 """Characters of an answer that are kept: its beginning and its end, where an <answer> stands."""

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memskill_cli import devices
-from memskill_cli.records import Choice, Matrix, Vector
+from memskill_cli.types import Choice, Matrix, Vector
+from memskill_cli.utils import devices
 
 
 class Policy(NamedTuple):

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from memskill_cli.agent.designer_changes import Attempt, Change, make, review
-from memskill_cli.agent.designer_evidence import (
+from memskill_cli.agent.designer_context import (
     MAX_CHARS,
     Style,
     describe_attempts,
@@ -22,12 +21,13 @@ from memskill_cli.agent.designer_evidence import (
     describe_cases,
     describe_skills,
 )
-from memskill_cli.agent.designer_reply import Refinement, parse_analysis, parse_refinement
+from memskill_cli.agent.designer_parsing import Refinement, parse_analysis, parse_refinement
 from memskill_cli.agent.hard_cases import HardCase
 from memskill_cli.agent.prompts import messages, template
+from memskill_cli.agent.skill_edits import Attempt, Change, make, review
 from memskill_cli.config import DesignerConfig
 from memskill_cli.errors import UnreadableReplyError
-from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.client import Gateway
 from memskill_cli.skills.bank import SkillBank
 
 __all__ = ["Attempt", "Change", "Designer", "Proposal", "Style", "apply"]

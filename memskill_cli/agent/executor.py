@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from memskill_cli.agent.designer_evidence import Style
+from memskill_cli.agent.designer_context import Style
 from memskill_cli.agent.parsing import ParsedReply, check_actions, parse_reply
 from memskill_cli.agent.prompts import Message, messages, numbered
 from memskill_cli.config import MemoryConfig
 from memskill_cli.errors import UnreadableReplyError
-from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.client import Gateway
 from memskill_cli.llm.grammars import executor_grammar
 from memskill_cli.llm.reasoning import ReplyText
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.memory.spaces import Spaces
-from memskill_cli.records import Action, Execution, MemoryAction, Outcome, Provenance, Retrieved, Span
+from memskill_cli.memory.encoder_pair import Spaces
 from memskill_cli.skills.skill import Skill
+from memskill_cli.types import Action, Execution, MemoryAction, Outcome, Provenance, Retrieved, Span
 
 GRAMMAR_ACTIONS = 8
 """Most actions in one reply of the embedded model, which would rather repeat itself than stop."""

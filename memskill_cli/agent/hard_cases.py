@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from memskill_cli.config import DesignerConfig
 from memskill_cli.errors import RunError
-from memskill_cli.records import Answer, Matrix
+from memskill_cli.types import Answer, Matrix
 
 N_INIT = 10
 """Starts of k-means, of which the best is kept."""

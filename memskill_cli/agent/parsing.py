@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from memskill_cli.agent.reply_blocks import MAX_SAID, block_entries
 from memskill_cli.agent.reply_entry import Entry
 from memskill_cli.agent.reply_json import json_entries, sound_json
-from memskill_cli.records import Action, MemoryAction, Outcome
+from memskill_cli.types import Action, MemoryAction, Outcome
 
 _JSON_START = re.compile(r"\s*(?:(?:```|~~~)\w*\s*)?[{\[]")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from memskill_cli.agent.reply_entry import FENCE, VERB, Entry, read_verb
-from memskill_cli.records import Action
+from memskill_cli.types import Action
 
 MAX_SAID = 200_000
 """Characters of a reply beyond which it is not read: what is read takes time, some of it squared."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from memskill_cli.records import Action
+from memskill_cli.types import Action
 
 FENCE = re.compile(r"\s*(?:```|~~~)")
 VERB = re.compile(r"[\s*_`\"'\[(<{]*(insert|update|delete|no[-_ ]?op|skip|none)(?![\w-])", re.IGNORECASE)

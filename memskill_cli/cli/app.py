@@ -23,13 +23,14 @@ from typing import Annotated
 
 import typer
 
-from memskill_cli import __version__, redaction, stopping
+from memskill_cli import __version__
 from memskill_cli.cli.eval import eval_
 from memskill_cli.cli.evolve import evolve
 from memskill_cli.cli.import_ import import_
 from memskill_cli.cli.inspect_skills import inspect_skills
 from memskill_cli.cli.prepare import prepare
 from memskill_cli.cli.train import train
+from memskill_cli.utils import redaction, signals
 
 app = typer.Typer(
     name="memskill",
@@ -91,5 +92,5 @@ def main() -> None:
         app()
     except SystemExit as done:
         code = done.code if isinstance(done.code, int) else 0
-    stopping.leave(code)
+    signals.leave(code)
     sys.exit(code)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memskill_cli import stopping
 from memskill_cli.errors import BudgetExceededError, MemskillError, StoppedError, UsageError
-from memskill_cli.redaction import clean
+from memskill_cli.utils import signals
+from memskill_cli.utils.redaction import clean
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -70,7 +70,7 @@ class Console:
     def goes_on_with(self, command: str) -> None:
         """From here on, whatever ends the command early, ``command`` goes on with it."""
         self.resumable = True
-        stopping.goes_on_with(command)
+        signals.goes_on_with(command)
 
     def notice(self, text: str) -> None:
         """Something worth knowing; not shown with ``--quiet``. ``text`` is plain, not markup."""
@@ -161,7 +161,7 @@ def console(json: bool, quiet: bool, debug: bool) -> Iterator[Console]:
             out._err.print(safe(clean("".join(traceback.format_exception(error)))), soft_wrap=True)
         line, hint, code = explain(error)
         out._err.print(f"[bold red]error:[/bold red] {safe(line)}", soft_wrap=True)
-        next_steps = [hint, stopping.again() if _goes_on(out, code) else ""]
+        next_steps = [hint, signals.again() if _goes_on(out, code) else ""]
         for step in filter(None, next_steps):
             out._err.print(f"  [dim]→[/dim] {safe(step)}", soft_wrap=True)
         raise typer.Exit(code) from None

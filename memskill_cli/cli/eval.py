@@ -92,40 +92,41 @@ def eval_(
     --max-cost holds for each of them.
     """
     with console(json, quiet, debug) as out:
-        from memskill_cli import stopping
+        from memskill_cli.app import evaluate
+        from memskill_cli.app.runtime import check_access
         from memskill_cli.cli import eval_tables
         from memskill_cli.cli.prepare import ensure_prepared
         from memskill_cli.config import for_evaluation
         from memskill_cli.datasets.base import load_manifest
-        from memskill_cli.evaluation import alfworld, launch, task
+        from memskill_cli.evaluation import env_evaluation, spec
         from memskill_cli.runs.run_dir import RunDir, find_run
-        from memskill_cli.services import check_access
         from memskill_cli.skills.release_skills import starting_bank
+        from memskill_cli.utils import signals
 
-        names = task.method_names(method)
+        names = spec.method_names(method)
         path = find_run(runs_dir, run, trained=True)
         settings = for_evaluation(o.settings_of(ctx.params, "eval", RunDir.open(path).settings() if path else None))
         bank = starting_bank(init_skills, noop=settings.controller.noop_seed) if init_skills is not None else None
         if bank is not None:
             out.notice(f"evaluating with the {len(bank)} skills of {init_skills}, not with the run's own")
-        task.check_abstention(settings.dataset, include_abstention)
-        alfworld.check_methods(settings.dataset, names)
+        spec.check_abstention(settings.dataset, include_abstention)
+        env_evaluation.check_methods(settings.dataset, names)
         ensure_prepared(out, settings.dataset, data_dir)
         manifest = load_manifest(settings.dataset, data_dir)
-        split = split or task.default_split(settings.dataset)
-        splits = task.splits_of(manifest, f"{split}-{variant}" if variant else split)
-        tasks = task.tasks_of(manifest, splits, names, limit, include_abstention)
+        split = split or spec.default_split(settings.dataset)
+        splits = spec.splits_of(manifest, f"{split}-{variant}" if variant else split)
+        tasks = spec.tasks_of(manifest, splits, names, limit, include_abstention)
         access = o.access_of(ctx.params, out.warn)
         check_access(settings, access)
-        opened = launch.open_run(runs_dir, run, settings, tasks[0].data_digest)
+        opened = evaluate.open_run(runs_dir, run, settings, tasks[0].data_digest)
         with Bars(out) as bars:
-            progress = launch.Progress(bars.begin, out.notice)
-            work = launch.evaluate(opened, tasks, settings, checkpoint, data_dir, access, progress, bank)
-            summaries = stopping.run(work, out.notice)
+            progress = evaluate.Progress(bars.begin, out.notice)
+            work = evaluate.evaluate(opened, tasks, settings, checkpoint, data_dir, access, progress, bank)
+            summaries = signals.run(work, out.notice)
         if len(summaries) == 1:
             out.result(summaries[0], *eval_tables.one(summaries[0]))
         else:
-            gains = launch.compared(summaries, settings)
+            gains = evaluate.compared(summaries, settings)
             document = {"evaluations": summaries, "differences": gains}
             out.result(document, *eval_tables.several(summaries, gains))
         if owed := sum(sum(summary["errors"].values()) for summary in summaries):

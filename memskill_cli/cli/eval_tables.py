@@ -166,7 +166,7 @@ def _where(summary: Summary) -> str:
 
 def _samples(summary: Summary, count: int = 6) -> Table:
     """Some answers, spread evenly over the evaluation: what the numbers are made of."""
-    from memskill_cli import files
+    from memskill_cli.utils import files
 
     rows = list(files.read_jsonl(Path(summary["folder"]) / "results.jsonl"))
     if _is_played(summary):

@@ -14,7 +14,7 @@ from memskill_cli.cli.eval import Bars
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from memskill_cli.training.evolve import Cycle
+    from memskill_cli.app.evolve import Cycle
 
 DESIGN = "What to evolve from"
 Cycles = Annotated[int, o.option("--cycles", panel=DESIGN, help="Designer cycles; several need --judge-on.")]
@@ -54,12 +54,12 @@ def evolve(
     and after; --dry-run only shows it.
     """
     with console(json, quiet, debug) as out:
-        from memskill_cli import stopping
+        from memskill_cli.app.evaluate import Progress
+        from memskill_cli.app.evolve import Request
+        from memskill_cli.app.evolve import evolve as work
         from memskill_cli.errors import RunError, UsageError
-        from memskill_cli.evaluation.launch import Progress
         from memskill_cli.runs.run_dir import RunDir, find_run
-        from memskill_cli.training.evolve import Request
-        from memskill_cli.training.evolve import evolve as work
+        from memskill_cli.utils import signals
 
         if cycles < 1 or (cycles > 1 and not judge_on):
             raise UsageError(f"--cycles {cycles}: every cycle but one must be judged", hint="add --judge-on val")
@@ -72,7 +72,7 @@ def evolve(
             request = Request(cycles, from_eval, dry_run, judge_on)
             access = o.access_of(ctx.params, out.warn)
             cycles_made = work(opened, settings, data_dir, access, request, Progress(bars.begin, out.notice))
-            made = stopping.run(cycles_made, out.notice)
+            made = signals.run(cycles_made, out.notice)
         parts = [part for cycle in made for part in _shown(cycle)]
         out.result({"run": opened.name, "dry_run": dry_run, "cycles": [_facts(cycle) for cycle in made]}, *parts)
         if any(cycle.stage.change for cycle in made):

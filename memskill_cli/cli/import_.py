@@ -61,8 +61,8 @@ def import_(
     Language models stay those of this program, unless --model is given here or to memskill eval.
     """
     with console(json, quiet, debug) as out:
+        from memskill_cli.app.import_run import make_run, skills_of
         from memskill_cli.runs import release_checkpoint, release_settings
-        from memskill_cli.training.importing import make_run, skills_of
 
         found = release_checkpoint.read(file, out.notice)
         base = release_settings.take_over(
@@ -80,9 +80,9 @@ def import_(
 
 def _settings(flags: dict[str, Any], found: ReleaseCheckpoint, base: Taken, notice: Callable[[str], None]) -> Config:
     """The settings of the run: the checkpoint's, and over them the flags."""
+    from memskill_cli.app.import_run import as_long_as
     from memskill_cli.memory.encoder_specs import plan
     from memskill_cli.runs import release_settings
-    from memskill_cli.training.importing import as_long_as
 
     sets = list(flags["set_"] or ())
     asked = {**flags, "preset": "default", "config": None, "dataset": base.settings.dataset}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from memskill_cli.skills.bank import SkillBank
     from memskill_cli.skills.diff import SkillChange
     from memskill_cli.skills.skill import Skill
-    from memskill_cli.training.stages import Stage
+    from memskill_cli.skills.stages import Stage
 
 VIEW = "What to show"
 
@@ -104,7 +104,7 @@ def _status(run: Path) -> str | None:
 
 def _stages(run: Path, *numbers: int) -> list[Stage]:
     """The stages of these numbers, or all of them."""
-    from memskill_cli.training.stages import read_all
+    from memskill_cli.skills.stages import read_all
 
     stages = {stage.number: stage for stage in read_all(run / "stages")}
     for number in numbers:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from memskill_cli.app.runtime import Access
     from memskill_cli.config import Config
-    from memskill_cli.services import Access
 
 MODEL, METHOD, LIMITS, WHERE = "Models", "Method", "Limits and machine", "Settings and places"
 
@@ -132,9 +132,9 @@ def settings_of(flags: dict[str, Any], section: str, base: Config | None = None)
 
 def access_of(flags: dict[str, Any], warn: Callable[[str], None]) -> Access:
     """Keys and caches from the parsed flags. ``warn`` is told of keys that others can see."""
+    from memskill_cli.app.runtime import Access
     from memskill_cli.llm.keys import exposure
-    from memskill_cli.redaction import NO_KEY
-    from memskill_cli.services import Access
+    from memskill_cli.utils.redaction import NO_KEY
 
     given = tuple(flags["api_key"] or ())
     if set(given) - {NO_KEY}:

@@ -76,35 +76,35 @@ def train(
     moment, the same command with --resume goes on.
     """
     with console(json, quiet, debug) as out:
-        from memskill_cli import stopping
-        from memskill_cli.cli import again
+        from memskill_cli.app import train
+        from memskill_cli.app.runtime import check_access
+        from memskill_cli.cli import resume_command
         from memskill_cli.cli.prepare import ensure_prepared
         from memskill_cli.reports.hooks import report_run
         from memskill_cli.runs.trackers import require
-        from memskill_cli.services import check_access
-        from memskill_cli.training import launch
+        from memskill_cli.utils import signals
 
         access = o.access_of(ctx.params, out.warn)
         if resume:
-            opened = launch.reopen(runs_dir, run, data_dir)
+            opened = train.reopen(runs_dir, run, data_dir)
             before = opened.settings()
-            settings = launch.agree(opened, _resumed(ctx, opened), override)
+            settings = train.agree(opened, _resumed(ctx, opened), override)
             finished = opened.manifest().status == "finished" and not _longer(before, settings)
         else:
             settings = o.settings_of(ctx.params, "train")
             require(settings.tracker)
             ensure_prepared(out, settings.dataset, data_dir)
             check_access(settings, access)
-            source = launch.policy_of(runs_dir, init_from, settings, out.notice) if init_from else None
-            opened = launch.start(runs_dir, run, settings, data_dir, init_skills, source)
+            source = train.policy_of(runs_dir, init_from, settings, out.notice) if init_from else None
+            opened = train.start(runs_dir, run, settings, data_dir, init_skills, source)
             finished = False
-        out.goes_on_with(again.training(opened.name, ctx))
+        out.goes_on_with(resume_command.training(opened.name, ctx))
         if finished:
             out.notice(f"run {opened.name} is finished and does nothing more; --outer-epochs N makes it longer")
             report_run(opened.path, out.notice)
         else:
             with Bar(out) as progress:
-                stopping.run(launch.train(opened, settings, data_dir, access, progress), out.notice)
+                signals.run(train.train(opened, settings, data_dir, access, progress), out.notice)
         show(out, opened)
         flag = f" --runs-dir {runs_dir}" if runs_dir != Path("runs") else ""
         out.next_command(f"memskill eval --dataset {settings.dataset} --run {opened.name}{flag}")
@@ -142,7 +142,7 @@ class Bar:
     def __enter__(self) -> Any:
         from contextlib import ExitStack
 
-        from memskill_cli.training.launch import Progress
+        from memskill_cli.app.train import Progress
 
         self._stack = ExitStack()
         return Progress(self._begin, self._out.notice)
@@ -170,8 +170,8 @@ def show(out: Console, run: RunDir) -> None:
     """The outcome: rewards stage by stage, and where everything lies."""
     from rich.table import Table
 
-    from memskill_cli import files
-    from memskill_cli.training import stages
+    from memskill_cli.skills import stages
+    from memskill_cli.utils import files
 
     rows = list(files.read_jsonl(run.metrics))
     table = Table(title=f"run {run.name}", title_justify="left")

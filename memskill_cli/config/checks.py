@@ -9,7 +9,7 @@ from typing import Any
 
 from memskill_cli.config.settings import AlfworldConfig, Config
 from memskill_cli.errors import UsageError
-from memskill_cli.redaction import bare
+from memskill_cli.utils.redaction import bare
 
 _ABOVE_0 = (
     *("train.outer_epochs", "train.inner_epochs", "train.batch_size", "train.top_k", "train.chunk_size"),

@@ -19,13 +19,20 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from memskill_cli.datasets.tables import FILE, PreparedSplit
+from memskill_cli.datasets.arrow_tables import FILE, PreparedSplit
 from memskill_cli.errors import DataError, UsageError
-from memskill_cli.records import Trace
+from memskill_cli.types import Trace
 
 FORMAT = 2
 """Version of the prepared form. Raised whenever it, or a reader's normalisation, changes: old data are made anew."""
-NAMES = ("locomo", "longmemeval", "hotpotqa", "alfworld")
+MODULES = {
+    "locomo": "memskill_cli.datasets.locomo",
+    "longmemeval": "memskill_cli.datasets.longmemeval",
+    "hotpotqa": "memskill_cli.datasets.hotpotqa",
+    "alfworld": "memskill_cli.envs.alfworld.dataset",
+}
+"""Where the ``DATASET`` of each benchmark is; imported when it is asked for."""
+NAMES = tuple(MODULES)
 SPLITS = ("train", "val", "test")
 
 Note = Callable[[str], None]
@@ -101,7 +108,7 @@ class Dataset(Protocol):
 def get(name: str) -> Dataset:
     """The benchmark called ``name``. UsageError with the nearest name if there is none."""
     if name in NAMES:
-        dataset: Dataset = importlib.import_module(f"memskill_cli.datasets.{name}").DATASET
+        dataset: Dataset = importlib.import_module(MODULES[name]).DATASET
         return dataset
     near = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.4)
     raise UsageError(

@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from memskill_cli.datasets.base import Ask, Dataset, Part, Watch, command
-from memskill_cli.datasets.fields import Record, stream
+from memskill_cli.datasets.json_records import Record, stream
 from memskill_cli.errors import DataError, UsageError
-from memskill_cli.records import Query, Session, Trace, Turn
+from memskill_cli.types import Query, Session, Trace, Turn
 
 HUB = "hf://datasets/BytedTsinghua-SIA/hotpotqa"
 TRAIN_FILE = "hotpotqa_train_32k.parquet"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memskill_cli.download import Report
 from memskill_cli.errors import DownloadError, UsageError
+from memskill_cli.utils.download import Report
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 
 from memskill_cli.datasets.base import SPLITS, Ask, Dataset, Note, Part, Watch, local_file, only
-from memskill_cli.datasets.fields import Record, kind
+from memskill_cli.datasets.json_records import Record, kind
 from memskill_cli.errors import DataError
-from memskill_cli.records import Query, Session, Trace, Turn
+from memskill_cli.types import Query, Session, Trace, Turn
 
 URL = "https://raw.githubusercontent.com/snap-research/locomo/main/data/locomo10.json"
 FILE = "locomo10.json"

@@ -15,10 +15,10 @@ from typing import Any
 import orjson
 
 from memskill_cli.datasets.base import SPLITS, Ask, Dataset, Part, Watch, command, local_file, only
-from memskill_cli.datasets.fields import Record, stream
+from memskill_cli.datasets.json_records import Record, stream
 from memskill_cli.datasets.samples import sample_path, shipped
 from memskill_cli.errors import DataError, UsageError
-from memskill_cli.records import Query, Session, Trace, Turn
+from memskill_cli.types import Query, Session, Trace, Turn
 
 FILE = "longmemeval_s_cleaned.json"
 URL = f"hf://datasets/xiaowu0162/longmemeval-cleaned/{FILE}"

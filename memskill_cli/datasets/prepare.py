@@ -22,10 +22,10 @@ from memskill_cli.datasets.base import (
 )
 from memskill_cli.datasets.hub import from_hub
 from memskill_cli.datasets.samples import sample_path
-from memskill_cli.datasets.store import store
-from memskill_cli.download import download, without_password
+from memskill_cli.datasets.writer import store
 from memskill_cli.errors import DataError, UsageError
-from memskill_cli.locks import locked
+from memskill_cli.utils.download import download, without_password
+from memskill_cli.utils.locks import locked
 
 Phase = Literal["download", "normalise"]
 

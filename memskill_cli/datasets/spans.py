@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memskill_cli.errors import DataError, UsageError
-from memskill_cli.records import Session, Span, SpanMode, Trace, Turn
+from memskill_cli.types import Session, Span, SpanMode, Trace, Turn
 
 if TYPE_CHECKING:
     import tiktoken

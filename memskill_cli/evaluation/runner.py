@@ -13,19 +13,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from memskill_cli import files
 from memskill_cli.agent import prompts
 from memskill_cli.config import Config, to_toml
-from memskill_cli.engines.base import Crew, Engine, LocalEngine
+from memskill_cli.distributed.base import Crew, Engine, LocalEngine
 from memskill_cli.errors import AuthError, ModelError, UnknownModelError
-from memskill_cli.evaluation import alfworld, methods
+from memskill_cli.evaluation import env_evaluation, methods
+from memskill_cli.evaluation.artifact_store import Shelf
+from memskill_cli.evaluation.counts import add_counts
+from memskill_cli.evaluation.evaluate_trace import Desk, Sittings, sit
 from memskill_cli.evaluation.methods.base import SPANS, Site
-from memskill_cli.evaluation.rows import Row
-from memskill_cli.evaluation.shelf import Shelf
-from memskill_cli.evaluation.sitting import Desk, Sittings, sit
-from memskill_cli.evaluation.subject import Subject
-from memskill_cli.evaluation.summary import add_counts, summarise
-from memskill_cli.evaluation.task import (
+from memskill_cli.evaluation.policy import Subject
+from memskill_cli.evaluation.results import Row
+from memskill_cli.evaluation.spec import (
     IDENTITY,
     Plan,
     Task,
@@ -35,10 +34,12 @@ from memskill_cli.evaluation.task import (
     identity,
     settings_digest,
 )
+from memskill_cli.evaluation.summary import summarise
 from memskill_cli.llm.ledger import Ledger
-from memskill_cli.records import Query, Trace
+from memskill_cli.rollout.episode import UNREADABLE, World
 from memskill_cli.runs.run_dir import RunDir
-from memskill_cli.training.rollout import UNREADABLE, World
+from memskill_cli.types import Query, Trace
+from memskill_cli.utils import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,7 @@ class Evaluation:
     def _numbers(self, rows: list[Row]) -> dict[str, Any]:
         how = {"resamples": self.settings.eval.bootstrap, "seed": self.settings.seed}
         if self.world.playground is not None:
-            return alfworld.summarise(rows, steps=self.world.playground.acting.steps, **how)
+            return env_evaluation.summarise(rows, steps=self.world.playground.acting.steps, **how)
         return summarise(rows, **how)
 
     def _counts_by_trace(self) -> dict[str, dict[str, Any]]:

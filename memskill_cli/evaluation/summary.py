@@ -3,40 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from memskill_cli.evaluation.asking import ABSTENTION
-from memskill_cli.evaluation.rows import Row
-from memskill_cli.evaluation.scoring import bootstrap_ci
-from memskill_cli.records import Step
+from memskill_cli.evaluation.results import Row
+from memskill_cli.scoring.prompt_selection import ABSTENTION
+from memskill_cli.scoring.token_f1 import bootstrap_ci
 
 SCORES = ("f1", "judge")
-
-
-def executor_counts(steps: Sequence[Step]) -> dict[str, Any]:
-    """What became of the executor's replies to ``steps``: how many came, could not be read, were cut, and which of
-    their actions were rejected, by reason."""
-    asked = [step.execution for step in steps if step.execution.asked]
-    rejected = Counter[str]()
-    for execution in asked:
-        rejected.update({reason.value: count for reason, count in execution.rejected.items()})
-    return {
-        "replies": len(asked),
-        "unreadable": sum(execution.unreadable for execution in asked),
-        "cut": sum(execution.cut for execution in asked),
-        "rejected": dict(sorted(rejected.items())),
-    }
-
-
-def add_counts(total: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """``total`` with the numbers of ``more`` added, name by name, at any depth."""
-    for name, value in more.items():
-        if isinstance(value, Mapping):
-            total[name] = add_counts(dict(total.get(name, {})), value)
-        else:
-            total[name] = total.get(name, 0) + value
-    return total
 
 
 def summarise(rows: Sequence[Row], *, resamples: int, seed: int) -> dict[str, Any]:

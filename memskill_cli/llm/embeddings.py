@@ -17,7 +17,7 @@ from memskill_cli.llm.keys import Deployment, KeyRing, Purpose
 from memskill_cli.llm.ledger import Ledger
 
 if TYPE_CHECKING:
-    from memskill_cli.llm.metered import MeteredRouter
+    from memskill_cli.llm.billing import MeteredRouter
 
 _BATCH = 64
 _COMMANDS = 4
@@ -78,7 +78,7 @@ async def _embed(
 
 def _router(model: str, keys: KeyRing, api_base: str, ledger: Ledger, notice: Callable[[str], None]) -> MeteredRouter:
     """One router for all batches of a command: it knows which keys rest, and that a silent server did reply before."""
-    from memskill_cli.llm.metered import MeteredRouter
+    from memskill_cli.llm.billing import MeteredRouter
 
     name = (model, keys, api_base, ledger, notice)
     if name not in _ROUTERS:

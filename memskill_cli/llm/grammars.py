@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
-from memskill_cli.records import Action
+from memskill_cli.types import Action
 
 MAX_CHARS = 200
 """Longest memory text, in characters: a small model that repeats itself is stopped there."""

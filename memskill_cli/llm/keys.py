@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from memskill_cli import redaction
 from memskill_cli.config import read_toml
 from memskill_cli.errors import AuthError, UsageError
 from memskill_cli.llm.models import EMBEDDED_PROVIDER, is_embedded, key_variables, needs_key, place
-from memskill_cli.records import ROLES, Role
-from memskill_cli.redaction import FRAGMENT, MASK, NO_KEY, SHORTEST, Secrets, bare
+from memskill_cli.types import ROLES, Role
+from memskill_cli.utils import redaction
+from memskill_cli.utils.redaction import FRAGMENT, MASK, NO_KEY, SHORTEST, Secrets, bare
 
 Purpose = Role | Literal["embedding"]
 """What a key is for: a role, or encoding texts."""

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from memskill_cli.errors import BudgetExceededError, RunError
-from memskill_cli.files import append_line, read_jsonl
-from memskill_cli.records import Usage
+from memskill_cli.types import Usage
+from memskill_cli.utils.files import append_line, read_jsonl
 
 _LOOK = 0.05
 """Seconds after which a call that waits for room in the budget looks again."""

@@ -24,9 +24,9 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from memskill_cli.config import EMBEDDED
-from memskill_cli.download import download
 from memskill_cli.errors import DownloadError, ModelError
-from memskill_cli.files import sync_folder, write_json
+from memskill_cli.utils.download import download
+from memskill_cli.utils.files import sync_folder, write_json
 
 Notice = Callable[[str], None]
 INSTALL = 'pip install "memskill[embedded]", or choose a model with --model'

@@ -11,6 +11,8 @@ from memskill_cli.errors import UnknownModelError
 from memskill_cli.llm import load_litellm
 
 EMBEDDED_PROVIDER = "memskill_embedded"
+EMBEDDED_CONTEXT = 8192
+"""Tokens of prompt and reply together that the embedded model takes. The whole window costs 0.23 GB."""
 _VARIABLES = {
     "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
     "cohere_chat": ("COHERE_API_KEY", "CO_API_KEY"),
@@ -63,9 +65,7 @@ def needs_key(model: str) -> bool:
 def context_window(model: str) -> int | None:
     """Tokens of prompt and reply together that ``model`` takes, as litellm knows it; None if it doesn't."""
     if is_embedded(model):
-        from memskill_cli.llm.embedded import CONTEXT
-
-        return CONTEXT
+        return EMBEDDED_CONTEXT
     litellm = load_litellm()
     try:
         window = litellm.get_model_info(model).get("max_input_tokens")

@@ -22,9 +22,9 @@ from litellm._internal_context import is_internal_call
 from memskill_cli.config import EMBEDDED
 from memskill_cli.errors import ModelError, UnreadableReplyError
 from memskill_cli.llm import load_litellm
-from memskill_cli.llm.flow import Flow
+from memskill_cli.llm.adaptive_limiter import Flow
+from memskill_cli.llm.key_cooldown import PATIENCE, RestingRouter, failed_deployment
 from memskill_cli.llm.keys import Deployment, Purpose
-from memskill_cli.llm.resting import PATIENCE, RestingRouter, failed_deployment
 from memskill_cli.llm.transport import SilentError, Wire, WireError, watch
 
 litellm = load_litellm()

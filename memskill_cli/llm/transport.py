@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from memskill_cli.llm.connections import AiohttpTransport
+from memskill_cli.llm.aiohttp_transport import AiohttpTransport
 
 MAX_BYTES = 16 * 2**20
 """Bytes of a reply that are read at most."""

@@ -9,20 +9,15 @@ and needs exact answers. Nothing is lost by it: a trace that is cut short is rea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from memskill_cli.errors import MemoryBankError
-from memskill_cli.memory import sketch
-from memskill_cli.records import Action, Matrix, MemoryItem, MemoryVersion, Provenance, Retrieved, Vector
+from memskill_cli.memory import int8_prefilter
+from memskill_cli.memory.stored_bank import SPACES, BankStore, Space, StoredBank
+from memskill_cli.types import Action, Matrix, MemoryItem, MemoryVersion, Provenance, Retrieved, Vector
 
-if TYPE_CHECKING:
-    from memskill_cli.memory.store import MemoryStore, StoredBank
-
-Space = Literal["state", "retrieval"]
-SPACES: tuple[Space, ...] = ("state", "retrieval")
 _FIRST_CAPACITY = 64
 _MANY = 8  # of so many rows one may be put aside to be compared: more take longer to copy than all to read
 
@@ -36,7 +31,7 @@ class MemoryBank:
     ``complete`` holds the facts given to the last :meth:`save`, and is None before there was one.
     """
 
-    def __init__(self, bank_id: str, *, store: MemoryStore | None = None) -> None:
+    def __init__(self, bank_id: str, *, store: BankStore | None = None) -> None:
         self.bank_id = bank_id
         self.complete: dict[str, str] | None = None
         self._store = store
@@ -125,21 +120,19 @@ class MemoryBank:
         self.complete = stored.complete
 
     @classmethod
-    def open(cls, bank_id: str, store: MemoryStore) -> MemoryBank | None:
+    def open(cls, bank_id: str, store: BankStore) -> MemoryBank | None:
         """A saved bank as it was, deleted items' history included; None if there is no (completely saved) one."""
         stored = store.read(bank_id)
         return None if stored is None else cls.of(stored, store)
 
     def stored(self, complete: dict[str, str] | None = None) -> StoredBank:
         """All of the bank as it is now, for a store; ``complete``: see :meth:`save`."""
-        from memskill_cli.memory.store import StoredBank
-
         ids = list(self._items)
         vectors = {space: self.vectors(ids, space) for space in SPACES}
         return StoredBank(self.bank_id, dict(complete or {}), self._next_number, self.items, self.deleted, vectors)
 
     @classmethod
-    def of(cls, stored: StoredBank, store: MemoryStore | None = None) -> MemoryBank:
+    def of(cls, stored: StoredBank, store: BankStore | None = None) -> MemoryBank:
         """A bank as it was when it was stored."""
         bank = cls(stored.bank_id, store=store)
         for row, item in enumerate(stored.items):
@@ -178,7 +171,7 @@ class VectorTable:
         self._alive = np.zeros(0, np.bool_)  # (capacity,)
         self._count = 0  # rows in use, dropped ones among them
         self._dropped = 0
-        self._sketch: sketch.Sketch | None = None
+        self._sketch: int8_prefilter.Sketch | None = None
 
     def checked(self, vector: Vector) -> Vector:
         """The vector, if it fits into this table; else MemoryBankError."""
@@ -247,9 +240,9 @@ class VectorTable:
 
     def _worth_a_look(self, vector: Vector, k: int) -> npt.NDArray[np.intp] | None:
         """The few rows among which the k best are, in order, none that was dropped; None where all must be seen."""
-        if self._count < sketch.WORTH_IT or not sketch.usable():
+        if self._count < int8_prefilter.WORTH_IT or not int8_prefilter.usable():
             return None
-        self._sketch = self._sketch or sketch.Sketch(*self._matrix.shape)
+        self._sketch = self._sketch or int8_prefilter.Sketch(*self._matrix.shape)
         dropped = (~self._alive[: self._count]).nonzero()[0]
         rows = self._sketch.candidates(self._matrix[: self._count], dropped, vector, k)
         return rows if len(rows) < self._count / _MANY else None

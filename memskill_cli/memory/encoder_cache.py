@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock
 
 from memskill_cli.errors import EncoderError
-from memskill_cli.records import Vector
+from memskill_cli.types import Vector
 
 T = TypeVar("T")
 

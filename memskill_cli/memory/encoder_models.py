@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from memskill_cli import devices
 from memskill_cli.errors import EncoderError, MemskillError
-from memskill_cli.memory.spread import Spread, over_cores
-from memskill_cli.records import Matrix, Side
+from memskill_cli.memory.batching import Spread, over_cores
+from memskill_cli.types import Matrix, Side
+from memskill_cli.utils import devices
 
 Embed = Callable[[str, Sequence[str]], Matrix]
 """A litellm model's name and texts in, one row a text out."""

@@ -36,7 +36,7 @@ from memskill_cli.errors import EncoderError, MemskillError
 from memskill_cli.memory.encoder_cache import EncoderCache, content_key
 from memskill_cli.memory.encoder_models import Embed, Encoder
 from memskill_cli.memory.encoder_specs import EncoderPlan, plan
-from memskill_cli.records import Matrix, Side, Vector
+from memskill_cli.types import Matrix, Side, Vector
 
 Notice = Callable[[str], None]
 _CHUNK = 256  # texts encoded before what is known so far is written down

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,9 +23,9 @@ import numpy as np
 import orjson
 
 from memskill_cli.errors import MemoryBankError
-from memskill_cli.memory.bank import SPACES, Space
 from memskill_cli.memory.chroma import connect, is_server
-from memskill_cli.records import Action, Matrix, MemoryItem, MemoryVersion, Provenance
+from memskill_cli.memory.stored_bank import SPACES, StoredBank
+from memskill_cli.types import Action, Matrix, MemoryItem, MemoryVersion, Provenance
 
 if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
@@ -41,18 +40,6 @@ _BREATH = 0.03
 # Inner product: on unit vectors it is the cosine, and Chroma gives the vectors back bit for bit, which its "cosine"
 # does not (it scales them again).
 _CONFIGURATION = {"hnsw": {"space": "ip"}}
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBank:
-    """All of a bank. ``vectors`` (N, D) are in the order of ``items``; ``complete`` are the facts it was saved with."""
-
-    bank_id: str
-    complete: dict[str, str]
-    next_number: int
-    items: Sequence[MemoryItem]
-    deleted: Sequence[MemoryItem]
-    vectors: dict[Space, Matrix]
 
 
 class _Row(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from memskill_cli.reports.reading import Row, count, number, words
+from memskill_cli.reports.run_files import Row, count, number, words
 
 
 class Call(NamedTuple):

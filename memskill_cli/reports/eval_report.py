@@ -15,10 +15,10 @@ from markupsafe import Markup
 from memskill_cli.reports import costs, page, score_charts, svg
 from memskill_cli.reports.departures import DEPARTURES
 from memskill_cli.reports.executor_replies import executor_notes
-from memskill_cli.reports.published import Comparison, Setup, compare
-from memskill_cli.reports.reading import Files, Row, count, counts, inner, number, pair, words
+from memskill_cli.reports.failure_examples import Scored, examples
+from memskill_cli.reports.paper_results import Comparison, Setup, compare
+from memskill_cli.reports.run_files import Files, Row, count, counts, inner, number, pair, words
 from memskill_cli.reports.score_charts import Whisker
-from memskill_cli.reports.worst import Scored, examples
 
 MEASURES = (("f1", "token F1"), ("judge", "LLM judge"), ("success_rate", "success rate"))
 """What is scored from 0 to 1: name in ``summary.json``, and what it is called."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memskill_cli.reports.reading import count, counts, inner
+from memskill_cli.reports.run_files import count, counts, inner
 
 
 def executor_notes(summary: Mapping[str, Any]) -> list[str]:

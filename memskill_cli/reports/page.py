@@ -18,7 +18,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from memskill_cli import __version__, files
+from memskill_cli import __version__
+from memskill_cli.utils import files
 
 KEPT = "\n\t\u200c\u200d"
 """Of the control and format characters those shown as they are: breaks, and the joiners of emoji and Persian."""

@@ -13,16 +13,16 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from memskill_cli.errors import MemskillError
-from memskill_cli.reports import charts, costs, curves, drawings, page, svg
+from memskill_cli.reports import charts, costs, downsampling, page, run_charts, svg
 from memskill_cli.reports.charts import Node
-from memskill_cli.reports.curves import Bucket, Rows
-from memskill_cli.reports.reading import Files, count, counts, inner, number, words
+from memskill_cli.reports.downsampling import Bucket, Rows
+from memskill_cli.reports.run_files import Files, count, counts, inner, number, words
 from memskill_cli.runs.run_dir import UNTRAINED, true_status
+from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.diff import SkillChange, diff_banks
 from memskill_cli.skills.skill import Skill
-from memskill_cli.training import stages
-from memskill_cli.training.stages import Stage
+from memskill_cli.skills.stages import Stage
 
 NOT_YET = ("metrics.jsonl is not there", "usage.jsonl is not there")
 """Nothing to worry about in a run that has only begun."""
@@ -54,7 +54,7 @@ def write_run_report(run: Path) -> Path:
         "rows": rows,
         "planned": _planned(settings),
         "headline": _headline(rows, lineage, status),
-        "curves": drawings.drawn(rows, [view.stage for view in lineage], settings),
+        "curves": run_charts.drawn(rows, [view.stage for view in lineage], settings),
         "bank": _bank(files),
         "lineage": lineage,
         "tree": _tree(lineage),
@@ -112,7 +112,7 @@ def _view(stage: Stage, known: Sequence[Stage], rows: Rows) -> StageView:
     return StageView(
         stage,
         stage.outcome,
-        sum(curves.stage_of(row) == stage.number for row in rows),
+        sum(downsampling.stage_of(row) == stage.number for row in rows),
         words(stage.change, "summary"),
         diff_banks(parent.bank, stage.bank) if parent else [],
     )

@@ -22,11 +22,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from memskill_cli import files
 from memskill_cli.agent.controller import Controller
 from memskill_cli.agent.hard_cases import HardCase
 from memskill_cli.errors import CheckpointError, MemskillError
 from memskill_cli.skills.bank import SkillBank
+from memskill_cli.utils import files
 
 FORMAT = 2
 TENSORS = ("controller.safetensors", "optimizer.safetensors")

@@ -24,8 +24,8 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from memskill_cli.agent.controller import Controller
+from memskill_cli.envs.env_process import KEPT
 from memskill_cli.errors import CheckpointError
-from memskill_cli.games.process import KEPT
 from memskill_cli.runs.release_unpickler import FACTS, PARAMETERS, TENSORS
 
 Notice = Callable[[str], None]

@@ -13,11 +13,12 @@ from typing import Any
 
 import orjson
 
-from memskill_cli import __version__, config, files
+from memskill_cli import __version__, config
 from memskill_cli.agent import prompts
 from memskill_cli.errors import RunError
-from memskill_cli.locks import is_held, locked
-from memskill_cli.redaction import clean
+from memskill_cli.utils import files
+from memskill_cli.utils.locks import is_held, locked
+from memskill_cli.utils.redaction import clean
 
 FORMAT = 1
 UNTRAINED = "untrained"

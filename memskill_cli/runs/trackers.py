@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from memskill_cli import files
 from memskill_cli.config import Config, to_toml
 from memskill_cli.errors import TrackerError, UsageError
 from memskill_cli.runs.run_dir import RunDir, read_json
+from memskill_cli.utils import files
 
 Kind = Literal["none", "tensorboard", "wandb"]
 PROJECT = "memskill"

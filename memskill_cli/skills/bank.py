@@ -14,10 +14,10 @@ from typing import Any
 
 from memskill_cli.config import digest
 from memskill_cli.errors import SkillBankError
-from memskill_cli.files import write_atomic
-from memskill_cli.records import Action
 from memskill_cli.skills.schema import FORMAT, read_bank, read_text
 from memskill_cli.skills.skill import Skill, SkillStats, check_skill
+from memskill_cli.types import Action
+from memskill_cli.utils.files import write_atomic
 
 CAPACITY = 30
 USAGE_ALPHA = 0.1

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from memskill_cli.errors import SkillBankError
-from memskill_cli.files import write_atomic
-from memskill_cli.records import Action
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.schema import read_text
 from memskill_cli.skills.skill import ORIGINS, Skill, SkillStats, check_skill
+from memskill_cli.types import Action
+from memskill_cli.utils.files import write_atomic
 
 MAX_FILE = 100_000
 """Bytes of a skill's file that is read; a body may have a fifth of that."""

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from memskill_cli.errors import SkillBankError
-from memskill_cli.records import Action
 from memskill_cli.skills.bank import CAPACITY, SkillBank
 from memskill_cli.skills.markdown import MAX_FILE, convention_name, from_markdown, import_bank
 from memskill_cli.skills.schema import read_text
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.skills.skill import MAX_DESCRIPTION, NAME, RECENT, Skill, SkillStats
+from memskill_cli.types import Action
 
 SEEDS = "seeds"
 """The word that stands for the seed skills where a path of skills is expected."""

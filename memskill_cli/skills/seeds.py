@@ -6,9 +6,9 @@ short and concrete enough for a model of 1.5 billion parameters.
 
 from __future__ import annotations
 
-from memskill_cli.records import Action
 from memskill_cli.skills.bank import CAPACITY, SkillBank
 from memskill_cli.skills.skill import Skill
+from memskill_cli.types import Action
 
 _INSERT = Skill(
     name="insert",

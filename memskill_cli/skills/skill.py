@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from memskill_cli.errors import SkillBankError
-from memskill_cli.records import Action
+from memskill_cli.types import Action
 
 Origin = Literal["seed", "designer", "import"]
 ORIGINS: tuple[Origin, ...] = get_args(Origin)

@@ -12,45 +12,16 @@ import math
 import re
 import zlib
 from collections import Counter
-from typing import NamedTuple
 
 import orjson
 
-from memskill_cli.testing import acting
-from memskill_cli.testing.script import Request
+from memskill_cli.testing import rule_actor, system_rules
+from memskill_cli.testing.replies import Request
+from memskill_cli.testing.rule_text import DATE, MAX_INSERTS, UTTERANCE, informative, nearest, words
 
-MAX_INSERTS = 8
 ANSWER_WORDS = 12
-_MAX_CHARS = 300
-_DATE_LINE_CHARS = 60
 _DIMENSIONS = 64
-_MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
-_DATE = re.compile(rf"\d{{1,2}} (?:{_MONTHS}),? \d{{4}}|(?:{_MONTHS}) \d{{1,2}},? \d{{4}}|\d{{4}}[/-]\d\d[/-]\d\d")
-_UTTERANCE = re.compile(r"(?P<speaker>[^\W\d_][\w .'’-]{0,40}): +(?P<text>\S.*)")
-_DATE_LABELS = frozenset({"date", "session", "session date", "time"})
 _MEMORY = re.compile(r"\[(\d+)\] ?(.*)")
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
-_STOP_WORDS = frozenset(
-    """a an the and or but if of to in on at by for from with about as into is are was were be been being am do does
-    did done have has had having it its it's this that these those there here i i'm i've me my mine we our us you your
-    he him his she her they them their who whom whose what which when where why how will would can could should may
-    might not no so too very just also really than then out up all some any more most much many such only own same
-    get got oh yeah hey hi wow thanks""".split()  # noqa: SIM905
-)
-
-
-class Line(NamedTuple):
-    """One line of a span, with the date it stands under; ``date`` and ``speaker`` are "" where there is none."""
-
-    date: str
-    speaker: str
-    text: str
-
-    @property
-    def memory(self) -> str:
-        stamp = f"{self.date} | " if self.date else ""
-        who = f"{self.speaker}: " if self.speaker else ""
-        return f"{stamp}{who}{self.text}"[:_MAX_CHARS].rstrip()
 
 
 def reply(request: Request) -> str:
@@ -63,13 +34,11 @@ def execute(request: Request) -> str:
 
     What other memory systems ask is answered in their own forms.
     """
-    from memskill_cli.testing import system_rules  # built upon this module
-
     if (said := system_rules.reply(request)) is not None:
         return said
     allowed = {name.lower() for name in re.findall(r"^Action type:\s*(\w+)", part(request, "skills"), re.M | re.I)}
     memories = listed(part(request, "memories"))
-    if tips := acting.procedures(part(request, "span")):
+    if tips := rule_actor.procedures(part(request, "span")):
         return _write_down(tips, allowed, memories)
     blocks: list[str] = []
     gone = _contained(memories) if "delete" in allowed else set()
@@ -88,7 +57,7 @@ def execute(request: Request) -> str:
     return "\n\n".join(blocks) or "ACTION: NOOP"
 
 
-def _write_down(tips: list[acting.Tip], allowed: set[str], memories: list[str]) -> str:
+def _write_down(tips: list[rule_actor.Tip], allowed: set[str], memories: list[str]) -> str:
     """A procedure for each trajectory of a goal not remembered yet; a remembered one is brought up to date."""
     blocks, taken = list[str](), set[int]()
     for tip in dict.fromkeys(tips):
@@ -105,8 +74,8 @@ def answer(request: Request) -> str:
     """The date or the statement of the memory that shares the rarest words with the question; in a game, a command."""
     memories = listed(part(request, "memories"))
     if commands := part(request, "commands"):
-        scene = acting.Scene(part(request, "goal"), part(request, "history"), tuple(commands.splitlines()))
-        return acting.choose(scene, memories)
+        scene = rule_actor.Scene(part(request, "goal"), part(request, "history"), tuple(commands.splitlines()))
+        return rule_actor.choose(scene, memories)
     question = part(request, "question")
     asked = words(question)
     seen = Counter(word for text in memories for word in words(text))
@@ -115,7 +84,7 @@ def answer(request: Request) -> str:
     if not scores or max(scores) == 0:
         return "No information available"
     best = memories[scores.index(max(scores))]
-    date = _DATE.search(best)
+    date = DATE.search(best)
     if date and re.match(r"\W*(when|what (date|day|month|year)|on (what|which))\b", question, re.I):
         return date.group()
     return _statement(best, asked)
@@ -169,55 +138,6 @@ def listed(text: str) -> list[str]:
     return items
 
 
-def words(text: str) -> frozenset[str]:
-    """Content words, crudely stemmed."""
-    return frozenset(_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS)
-
-
-def _stem(word: str) -> str:
-    word = re.sub(r"['’]s$", "", word)
-    for ending in ("ing", "ies", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)].rstrip("e")
-    return word.rstrip("e") if len(word) > 3 else word
-
-
-def informative(span: str) -> list[Line]:
-    """The lines of a span worth remembering, most telling first."""
-    lines = _lines(span)
-    ranked = sorted(range(len(lines)), key=lambda i: (-_worth(lines[i]), i))
-    return [lines[i] for i in ranked if _worth(lines[i]) > 0]
-
-
-def _lines(span: str) -> list[Line]:
-    date, lines = "", []
-    for raw in filter(None, map(str.strip, span.splitlines())):
-        found = _UTTERANCE.match(raw)
-        if found and found["speaker"].lower() not in _DATE_LABELS:
-            lines.append(Line(date, found["speaker"], found["text"]))
-        elif (stamp := _DATE.search(raw)) and len(raw) <= _DATE_LINE_CHARS:
-            date = stamp.group()
-        else:
-            lines.append(Line(date, "", raw))
-    return lines
-
-
-def _worth(line: Line) -> int:
-    names = re.findall(r"(?<=[a-z,] )[A-Z][a-z]+", line.text)
-    worth = 2 * bool(re.search(r"\d", line.text)) + min(len(names), 2)
-    worth += bool(re.search(r"\b(I|I'm|I've|My|my|We|we|our)\b", line.text))
-    worth -= 2 * line.text.rstrip().endswith("?")
-    return worth - 3 * (len(words(line.text)) < 3)
-
-
-def nearest(line: Line, memories: list[str]) -> int | None:
-    """The memory with at least 60 % of the line's content words, if there is one."""
-    said = words(line.text)
-    shares = [len(said & words(text)) / len(said) for text in memories]
-    best = max(range(len(shares)), key=lambda i: shares[i], default=None)
-    return best if best is not None and shares[best] >= 0.6 else None
-
-
 def _contained(memories: list[str]) -> set[int]:
     """Memories that say nothing another one does not say; of two that say the same, the later."""
     bags = [words(text) for text in memories]
@@ -231,7 +151,7 @@ def _contained(memories: list[str]) -> set[int]:
 def _statement(memory: str, asked: frozenset[str]) -> str:
     """The sentence of a memory that is nearest the question, without the question's own words."""
     text = memory.partition(" | ")[2] or memory
-    found = _UTTERANCE.match(text)
+    found = UTTERANCE.match(text)
     sentences = re.split(r"(?<=[.!?])\s+", found["text"] if found else text)
     best = max(sentences, key=lambda sentence: len(words(sentence) & asked))
     kept = [word for word in best.split() if not words(word) or not words(word) <= asked]

@@ -21,11 +21,11 @@ from types import TracebackType
 
 import orjson
 
-from memskill_cli.files import append_line
-from memskill_cli.records import Role
 from memskill_cli.testing import rules
-from memskill_cli.testing.script import Fault, Reply, Request, Script, role_of
-from memskill_cli.testing.wire import Http, completion, embeddings, models, play, read, send
+from memskill_cli.testing.http import Http, completion, embeddings, models, play, read, send
+from memskill_cli.testing.replies import Fault, Reply, Request, Script, role_of
+from memskill_cli.types import Role
+from memskill_cli.utils.files import append_line
 
 __all__ = ["Fault", "Request", "ScriptedServer"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from memskill_cli.testing.rules import MAX_INSERTS, Line, informative, nearest, words
-from memskill_cli.testing.script import Request
+from memskill_cli.testing.replies import Request
+from memskill_cli.testing.rule_text import MAX_INSERTS, Line, informative, nearest, words
 
 _FENCED = re.compile(r"```\s*(\[.*?\])\s*```", re.S)
 _SESSION = re.compile(r"<session_(\w+)>(.*)</session_\1>", re.S)

@@ -14,16 +14,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from memskill_cli.agent.designer import Attempt, Designer, Proposal, apply
-from memskill_cli.agent.designer_evidence import MAX_CHARS
+from memskill_cli.agent.designer_context import MAX_CHARS
 from memskill_cli.agent.hard_cases import HardCasePool, select
 from memskill_cli.config import Config, DesignerConfig
-from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.client import Gateway
 from memskill_cli.llm.models import is_embedded
 from memskill_cli.memory.encoders import CachedEncoder
+from memskill_cli.rollout.episode import style_of
+from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
-from memskill_cli.training import stages
-from memskill_cli.training.rollout import style_of
-from memskill_cli.training.stages import Stage
+from memskill_cli.skills.stages import Stage
 
 EMBEDDED_CHARS = 8000
 """Characters of cases shown to the embedded model, whose window holds 8192 tokens in all."""

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memskill_cli.records import Episode, Usage
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.training.ppo import PPOStats
+from memskill_cli.types import Episode, Usage
 
 _BILL = ("prompt_tokens", "completion_tokens", "cost_usd")
 _DIGITS = 10

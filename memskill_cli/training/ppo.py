@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from memskill_cli.agent.controller import Controller, top_k_log_prob
 from memskill_cli.config import PPOConfig
-from memskill_cli.records import Episode
+from memskill_cli.types import Episode
 
 
 @dataclass(frozen=True)

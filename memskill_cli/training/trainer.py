@@ -25,23 +25,24 @@ from typing import Any
 
 import torch
 
-from memskill_cli import devices, files
 from memskill_cli.agent.controller import Controller, Exploration
 from memskill_cli.agent.designer import Designer
 from memskill_cli.agent.hard_cases import HardCasePool
 from memskill_cli.config import Config
-from memskill_cli.engines.base import Engine, LocalEngine
+from memskill_cli.distributed.base import Engine, LocalEngine
 from memskill_cli.llm.ledger import Ledger
-from memskill_cli.randomness import seed_from
-from memskill_cli.records import Episode
+from memskill_cli.rollout.episode import World
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
-from memskill_cli.training import metrics, ppo, stages
-from memskill_cli.training.curriculum import Curriculum, Lesson
+from memskill_cli.training import metrics, ppo
+from memskill_cli.training.episode_sampler import Curriculum, Lesson
 from memskill_cli.training.evolution import Evolution
-from memskill_cli.training.lessons import Desk, Standing, attend
-from memskill_cli.training.rollout import World
+from memskill_cli.training.train_episode import Desk, Standing, attend
+from memskill_cli.types import Episode
+from memskill_cli.utils import devices, files
+from memskill_cli.utils.seeding import seed_from
 
 
 @dataclasses.dataclass(frozen=True)

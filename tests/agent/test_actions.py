@@ -6,7 +6,7 @@ import pytest
 
 from memskill_cli.agent.parsing import ParsedReply, check_actions, clean_text, parse_reply
 from memskill_cli.agent.reply_blocks import MAX_SAID
-from memskill_cli.records import Action, MemoryAction, Outcome
+from memskill_cli.types import Action, MemoryAction, Outcome
 
 
 def read(text: str) -> list[tuple[str, str, int | None]]:

@@ -16,20 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.agent.designer import Attempt, Change, Designer, Proposal, Style, apply
-from memskill_cli.agent.designer_changes import placeholder, review, safe_name
-from memskill_cli.agent.designer_reply import parse_analysis, parse_refinement
+from memskill_cli.agent.designer_parsing import parse_analysis, parse_refinement
 from memskill_cli.agent.hard_cases import HardCase
+from memskill_cli.agent.skill_edits import placeholder, review, safe_name
 from memskill_cli.config import DesignerConfig, LimitsConfig, ModelsConfig
 from memskill_cli.errors import ModelError, SkillBankError, UnreadableReplyError
-from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.client import Gateway
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
-from memskill_cli.records import Action
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.skills.skill import NAME, Skill, SkillStats
 from memskill_cli.testing import rules
 from memskill_cli.testing.server import Fault, ScriptedServer
+from memskill_cli.types import Action
 
 BODY = "## Purpose\nKeep dates.\n\n## How to apply\n1. Write the date into the memory."
 ADD = {

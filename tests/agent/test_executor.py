@@ -12,16 +12,16 @@ import pytest
 from memskill_cli.agent.executor import Executor
 from memskill_cli.config import LimitsConfig, MemoryConfig, ModelsConfig
 from memskill_cli.errors import ModelError
-from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.client import Gateway
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.memory.bank import MemoryBank
+from memskill_cli.memory.encoder_pair import Spaces
 from memskill_cli.memory.encoders import load_encoder
-from memskill_cli.memory.spaces import Spaces
-from memskill_cli.records import Action, Execution, Outcome, Provenance, Span
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.testing.script import CutReply, Script
+from memskill_cli.testing.replies import CutReply, Script
 from memskill_cli.testing.server import Fault, ScriptedServer
+from memskill_cli.types import Action, Execution, Outcome, Provenance, Span
 
 SPAN = Span("talk", 3, "Date: 1 May 2025\nAna: I moved to Porto, and Miso the cat came along.")
 SEEDS = {skill.name: skill for skill in seed_bank(noop=True).skills}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from memskill_cli.agent.hard_cases import HardCase, HardCasePool, select
 from memskill_cli.config import DesignerConfig
 from memskill_cli.errors import RunError
-from memskill_cli.records import Answer, Matrix, MemoryItem, Query, Retrieved
+from memskill_cli.types import Answer, Matrix, MemoryItem, Query, Retrieved
 
 CONFIG = DesignerConfig()
 

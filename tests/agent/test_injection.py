@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 
 from memskill_cli.agent.answerer import MAX_ANSWER
 from memskill_cli.agent.designer import Proposal, apply
-from memskill_cli.agent.designer_changes import MAX_DRAFTS, review
-from memskill_cli.agent.designer_evidence import describe_cases, describe_skills
+from memskill_cli.agent.designer_context import describe_cases, describe_skills
 from memskill_cli.agent.executor import executor_messages
 from memskill_cli.agent.hard_cases import HardCase
 from memskill_cli.agent.prompts import blocks, messages, numbered
+from memskill_cli.agent.skill_edits import MAX_DRAFTS, review
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.store import MemoryStore
-from memskill_cli.records import Action, Query, Session, Span, Trace, Turn
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.markdown import export
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.skills.skill import Skill
 from memskill_cli.testing.server import Fault, Request
+from memskill_cli.types import Action, Query, Session, Span, Trace, Turn
 
-from ..evaluation.rig import Rig
+from ..evaluation.harness import Rig
 
 INSERT = SkillBank([seed_bank(noop=False)["insert"]])
 TRICKS = "{key} {0.__class__} {{ 7 * 7 }} %(x)s ${HOME} (a+)+$ [a-z .*"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.agent.parsing import check_actions, clean_text, parse_reply
-from memskill_cli.records import Action, MemoryAction, Outcome
+from memskill_cli.types import Action, MemoryAction, Outcome
 
 
 def insert(text):

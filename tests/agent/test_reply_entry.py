@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memskill_cli.agent.reply_entry import Entry, read_verb
-from memskill_cli.records import Action
+from memskill_cli.types import Action
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memskill_cli.agent.parsing import check_actions, parse_reply
-from memskill_cli.records import Action, Outcome
+from memskill_cli.types import Action, Outcome
 
 Said = tuple[str, str, int | None]
 INSERT: Said = ("insert", "Ana likes tea", None)

@@ -20,7 +20,7 @@ from memskill_cli.datasets.prepare import prepare
 from memskill_cli.datasets.samples import sample_path
 from memskill_cli.datasets.spans import cut
 from memskill_cli.errors import DataError, UsageError
-from memskill_cli.records import Trace
+from memskill_cli.types import Trace
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "hotpotqa"
 

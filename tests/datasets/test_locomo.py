@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from memskill_cli.datasets.base import Part, Watch, get
 from memskill_cli.errors import DataError
-from memskill_cli.records import Trace, Turn
+from memskill_cli.types import Trace, Turn
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "locomo" / "locomo10.json"
 

@@ -22,7 +22,7 @@ from memskill_cli.datasets.prepare import prepare
 from memskill_cli.datasets.samples import sample_path, shipped
 from memskill_cli.datasets.spans import cut
 from memskill_cli.errors import DataError, UsageError
-from memskill_cli.records import Trace, Turn
+from memskill_cli.types import Trace, Turn
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "longmemeval"
 IDS = shipped("longmemeval_s_ids.txt").read_text("utf-8").split()

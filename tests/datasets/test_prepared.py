@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from memskill_cli.datasets import store as storing
+from memskill_cli.datasets import writer as storing
 from memskill_cli.datasets.base import Part, Watch, get, load_manifest, load_split
 from memskill_cli.datasets.prepare import prepare
 from memskill_cli.datasets.samples import sample_path
@@ -130,7 +130,7 @@ def test_a_disk_that_is_full_at_the_last_byte_leaves_the_old_data_as_they_were(d
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("memskill_cli.files.os.fsync", full_disk)
+        patch.setattr("memskill_cli.utils.files.os.fsync", full_disk)
         patch.setattr(storing, "_sealed", lambda made: {})
         with pytest.raises(OSError, match="No space"):
             prepare("locomo", data_dir=data, source=str(edited(tmp_path)), force=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from memskill_cli.datasets.spans import cut
 from memskill_cli.errors import UsageError
-from memskill_cli.records import Session, Trace, Turn
+from memskill_cli.types import Session, Trace, Turn
 
 DAY1, DAY2 = "1:56 pm on 8 May, 2023", "2 pm on 9 May, 2023"
 TALK = (
@@ -143,7 +143,7 @@ def test_the_tokenizer_is_found_without_network_or_litellm_and_leaves_the_enviro
     code = """
 import os, sys
 from memskill_cli.datasets.spans import cut
-from memskill_cli.records import Session, Trace, Turn
+from memskill_cli.types import Session, Trace, Turn
 cut(Trace("t", "d", "test", (Session("s", "", (Turn("Ann", "Hi"),)),), ()), "fixed-length")
 assert "litellm" not in sys.modules
 print(os.environ["TIKTOKEN_CACHE_DIR"])

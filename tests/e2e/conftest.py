@@ -12,8 +12,8 @@ import pytest
 from memskill_cli.testing.server import ScriptedServer
 
 from ..conftest import Home
-from ..saboteur import Nursery
-from .lives import TRAIN, Place, Settle, Undisturbed, learned, think
+from ..fault_injection import Nursery
+from .resume_harness import TRAIN, Place, Settle, Undisturbed, learned, think
 
 
 @pytest.fixture(scope="session")

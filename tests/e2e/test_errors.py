@@ -13,9 +13,9 @@ import pytest
 from memskill_cli.config import load
 from memskill_cli.datasets.base import load_manifest
 from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.skills import stages
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing.server import Fault, Request, ScriptedServer
-from memskill_cli.training import stages
 
 from ..conftest import Done, Home, tiny
 

@@ -14,7 +14,7 @@ import pytest
 from memskill_cli.testing import rules
 from memskill_cli.testing.server import Request, ScriptedServer
 
-from ..small_world import HARM, HELP, designed, is_refinement, read_or_answered
+from ..toy_models import HARM, HELP, designed, is_refinement, read_or_answered
 
 
 class World:

@@ -20,8 +20,8 @@ import pytest
 from memskill_cli.testing.server import ScriptedServer
 
 from ..conftest import tiny
-from ..saboteur import Done, Nursery
-from .lives import TRAIN, Place, Settle, Undisturbed, assert_undisturbed, evaluated, think
+from ..fault_injection import Done, Nursery
+from .resume_harness import TRAIN, Place, Settle, Undisturbed, assert_undisturbed, evaluated, think
 
 pytestmark = pytest.mark.timeout(1200)  # a dozen processes, on a machine that may be busy
 CHAINS = {

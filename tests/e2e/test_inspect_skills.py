@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from memskill_cli.records import Action
 from memskill_cli.skills.markdown import from_markdown
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.skills.skill import Skill
+from memskill_cli.types import Action
 
 
 def memskill(*arguments, cwd, code=0, **env):

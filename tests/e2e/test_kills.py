@@ -1,7 +1,7 @@
 """Killed with SIGKILL wherever it hurts, and gone on with: the end is that of a run never disturbed.
 
-Every life of a run is a real process, killed by itself at a named place (:mod:`tests.saboteur`) or from outside at a
-random moment. The lives have another order of sets than the run they are compared with.
+Every life of a run is a real process, killed by itself at a named place (:mod:`tests.fault_injection`) or from
+outside at a random moment. The lives have another order of sets than the run they are compared with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from ..conftest import Home, tiny
-from .lives import (
+from .resume_harness import (
     AT_ONCE,
     TRAIN,
     Settle,
@@ -69,8 +69,8 @@ CHAINS = {
         "kill after replace stage-002.json",
     ],
     "phases": [
-        "kill before call memskill_cli.training.rollout:run_episode 2",
-        "kill after call memskill_cli.training.rollout:run_episode 3",
+        "kill before call memskill_cli.rollout.episode:run_episode 2",
+        "kill after call memskill_cli.rollout.episode:run_episode 3",
         "kill before call memskill_cli.training.ppo:update 1",
         "kill after call torch.optim:Adam.step 2",
         "kill before call memskill_cli.agent.designer:Designer.propose 1",

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from memskill_cli import download as downloading
 from memskill_cli.datasets.base import load_split
 from memskill_cli.datasets.samples import sample_path
-from memskill_cli.download import download
 from memskill_cli.errors import DownloadError
+from memskill_cli.utils import download as downloading
+from memskill_cli.utils.download import download
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "locomo" / "locomo10.json"
 SAMPLE = sample_path("locomo")

@@ -181,7 +181,7 @@ def test_a_broken_keys_file_is_named_without_what_is_in_it(prepared: Home) -> No
 
 
 def test_a_secret_has_no_place_in_settings(home: Home) -> None:
-    """Said before anything is made; which settings and how they are given: tests/test_config.py."""
+    """Said before anything is made; which settings and how they are given: tests/config/test_config.py."""
     key = CANARIES["flag"]
     manifest = home.path / "data" / "locomo" / "manifest.json"
     manifest.parent.mkdir(parents=True)

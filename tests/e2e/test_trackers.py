@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from memskill_cli import files
 from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.utils import files
 
 from ..conftest import Home, tiny
 from ..runs.test_trackers import history, points, wandb_records

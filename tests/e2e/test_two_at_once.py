@@ -12,9 +12,9 @@ import pytest
 
 from memskill_cli.config import Config
 from memskill_cli.errors import MemskillError
-from memskill_cli.locks import locked
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.utils.locks import locked
 
 from ..conftest import Done, Home, tiny
 from .test_signals import FOREVER, running, slow_after
@@ -143,7 +143,7 @@ def test_a_run_is_begun_once(tmp_path: Path) -> None:
 LINES = 500
 APPENDS = f"""
 from pathlib import Path
-from memskill_cli.files import append_line
+from memskill_cli.utils.files import append_line
 #
 for number in range({LINES}):
     append_line(Path(sys.argv[1]), {{"who": sys.argv[2], "number": number, "text": "x" * 300}})

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from memskill_cli.agent.controller import Controller
+from memskill_cli.app.evaluate import find_subject, subjects_of
 from memskill_cli.config import load
-from memskill_cli.evaluation.launch import find_subject, subjects_of
-from memskill_cli.evaluation.subject import Subject
+from memskill_cli.evaluation.policy import Subject
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.checkpoint import Checkpoint
 from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.training import stages
-from memskill_cli.training.stages import Stage
+from memskill_cli.skills.stages import Stage
 
 SETTINGS = load(overrides={})
 OTHERS = SkillBank(seed_bank().skills[1:])

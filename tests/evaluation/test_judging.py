@@ -10,12 +10,12 @@ import pytest
 from memskill_cli.agent.prompts import template
 from memskill_cli.config import JudgePrompt
 from memskill_cli.errors import UnreadableReplyError
-from memskill_cli.evaluation.judge import judge
-from memskill_cli.evaluation.scoring import score_f1, scored_text, true_answers
-from memskill_cli.llm.gateway import Reply
+from memskill_cli.llm.client import Reply
 from memskill_cli.llm.grammars import judge_grammar
 from memskill_cli.llm.reasoning import ReplyText
-from memskill_cli.records import Query
+from memskill_cli.scoring.judge import judge
+from memskill_cli.scoring.token_f1 import score_f1, scored_text, true_answers
+from memskill_cli.types import Query
 
 
 class Judge:

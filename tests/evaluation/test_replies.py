@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.evaluation.task import Task
-from memskill_cli.records import Query, Session, Trace, Turn
+from memskill_cli.evaluation.spec import Task
 from memskill_cli.reports.executor_replies import executor_notes
 from memskill_cli.testing import rules
-from memskill_cli.testing.script import CutReply
+from memskill_cli.testing.replies import CutReply
 from memskill_cli.testing.server import Request
+from memskill_cli.types import Query, Session, Trace, Turn
 
-from .rig import TASK, TRACES, Rig
+from .harness import TASK, TRACES, Rig
 
 DRAFT = 'ACTION: INSERT\nMEMORY: a draft. Maybe 1999? {"score": 0}'
 

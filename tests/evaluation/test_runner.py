@@ -11,16 +11,17 @@ import pytest
 
 from memskill_cli.config import load
 from memskill_cli.errors import AuthError, MemoryBankError, MemskillError, ModelError
-from memskill_cli.evaluation.shelf import Shelf
-from memskill_cli.evaluation.subject import Subject
-from memskill_cli.evaluation.task import Task, evaluation_id, plan
+from memskill_cli.evaluation.artifact_store import Shelf
+from memskill_cli.evaluation.policy import Subject
+from memskill_cli.evaluation.spec import Task, evaluation_id, plan
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.memory.store import MemoryStore, StoredBank
-from memskill_cli.records import Query, Trace
+from memskill_cli.memory.store import MemoryStore
+from memskill_cli.memory.stored_bank import StoredBank
 from memskill_cli.testing import rules
 from memskill_cli.testing.server import Fault, Request
+from memskill_cli.types import Query, Trace
 
-from .rig import TASK, TRACES, Rig, trace
+from .harness import TASK, TRACES, Rig, trace
 
 
 def named(task: Task = TASK, **overrides: Any) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from memskill_cli.evaluation.scoring import bootstrap_ci
-from memskill_cli.evaluation.summary import add_counts, executor_counts, summarise
-from memskill_cli.records import Action, Choice, Execution, MemoryAction, Outcome, Step
+from memskill_cli.evaluation.counts import add_counts, executor_counts
+from memskill_cli.evaluation.summary import summarise
+from memskill_cli.scoring.token_f1 import bootstrap_ci
+from memskill_cli.types import Action, Choice, Execution, MemoryAction, Outcome, Step
 
 
 def row(f1: float | None, judge: float | None = None, category: str = "temporal", **more: Any) -> dict[str, Any]:

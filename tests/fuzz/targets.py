@@ -13,22 +13,22 @@ from collections.abc import Callable
 
 import orjson
 
-from memskill_cli.agent.actor import understand
 from memskill_cli.agent.answerer import shortened
-from memskill_cli.agent.designer_changes import MAX_WHY, make, review
-from memskill_cli.agent.designer_reply import CAUSES, parse_analysis, parse_refinement
+from memskill_cli.agent.designer_parsing import CAUSES, parse_analysis, parse_refinement
+from memskill_cli.agent.env_runner import understand
 from memskill_cli.agent.parsing import check_actions, parse_reply
+from memskill_cli.agent.skill_edits import MAX_WHY, make, review
 from memskill_cli.errors import SkillBankError, UnreadableReplyError
-from memskill_cli.evaluation.judge import SCORES, parse_verdict
 from memskill_cli.evaluation.methods import mem0
-from memskill_cli.evaluation.methods.systems import read_object
-from memskill_cli.evaluation.scoring import score_f1
+from memskill_cli.evaluation.methods.external import read_object
 from memskill_cli.llm.reasoning import read_reply, strip_reasoning
-from memskill_cli.records import Action, Query
+from memskill_cli.scoring.judge import SCORES, parse_verdict
+from memskill_cli.scoring.token_f1 import score_f1
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.markdown import from_markdown, to_markdown
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.skills.skill import faults
+from memskill_cli.types import Action, Query
 
 ALLOWED = {Action.INSERT, Action.UPDATE}
 SHOWN, LONGEST, MOST = 3, 200, 4

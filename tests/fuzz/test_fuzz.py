@@ -15,15 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memskill_cli.agent.actor import understand
-from memskill_cli.agent.designer_reply import parse_analysis, parse_refinement
+from memskill_cli.agent.designer_parsing import parse_analysis, parse_refinement
+from memskill_cli.agent.env_runner import understand
 from memskill_cli.agent.parsing import parse_reply
 from memskill_cli.agent.reply_blocks import MAX_SAID
 from memskill_cli.errors import SkillBankError
-from memskill_cli.evaluation.judge import parse_verdict
-from memskill_cli.evaluation.methods.systems import read_object
-from memskill_cli.evaluation.scoring import extract_answer
+from memskill_cli.evaluation.methods.external import read_object
 from memskill_cli.llm.reasoning import read_reply, strip_reasoning
+from memskill_cli.scoring.judge import parse_verdict
+from memskill_cli.scoring.token_f1 import extract_answer
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.markdown import from_markdown, import_bank
 

@@ -12,7 +12,7 @@ import pytest
 
 from memskill_cli.config import LimitsConfig, ModelsConfig
 from memskill_cli.llm.cache import ResponseCache
-from memskill_cli.llm.gateway import Gateway, Message
+from memskill_cli.llm.client import Gateway, Message
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
 

@@ -17,8 +17,8 @@ from urllib.parse import unquote
 import pytest
 
 from memskill_cli.errors import MemskillError, UnreadableReplyError
+from memskill_cli.llm.client import Gateway
 from memskill_cli.llm.embeddings import embed_texts
-from memskill_cli.llm.gateway import Gateway
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.testing.server import Fault, Request, ScriptedServer

@@ -18,16 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.errors import ModelError
-from memskill_cli.files import read_jsonl
 from memskill_cli.llm import router as router_module
 from memskill_cli.llm import transport
+from memskill_cli.llm.client import MAX_REPLY, Gateway
 from memskill_cli.llm.embeddings import embed_texts
-from memskill_cli.llm.gateway import MAX_REPLY, Gateway
+from memskill_cli.llm.key_cooldown import retry_after
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
-from memskill_cli.llm.resting import retry_after
 from memskill_cli.llm.router import PatientRouter
 from memskill_cli.testing.server import Fault, Request, ScriptedServer
+from memskill_cli.utils.files import read_jsonl
 
 from .conftest import Bench, question
 

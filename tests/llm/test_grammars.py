@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.llm.grammars import MAX_CHARS, command_grammar, executor_grammar, judge_grammar
-from memskill_cli.records import Action
+from memskill_cli.types import Action
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|\{\d+,\d+\}|[()|]|[a-z]+')
 

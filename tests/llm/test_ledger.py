@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from memskill_cli.errors import BudgetExceededError, RunError
-from memskill_cli.files import read_jsonl
 from memskill_cli.llm.ledger import Call, Ledger
+from memskill_cli.utils.files import read_jsonl
 
 PAID = Call("answer", "openai/x", "openai#1", "ok", prompt_tokens=10, completion_tokens=2, usd=0.25, seconds=1.5)
 FREE = Call("judge", "openai/x", "", "ok", cached=True)

@@ -17,7 +17,7 @@ from memskill_cli.errors import EncoderError
 from memskill_cli.memory import encoders
 from memskill_cli.memory.encoder_models import ApiEncoder
 from memskill_cli.memory.encoders import CachedEncoder, load_encoder
-from memskill_cli.records import Matrix
+from memskill_cli.types import Matrix
 
 TEXTS = ["Ana adopted a cat called Miso.", "", "Ana moved to Porto in May.", "x" * 5000, "naïve café \U0001f600"]
 

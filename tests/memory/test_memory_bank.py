@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memskill_cli.errors import MemoryBankError
-from memskill_cli.memory.bank import MemoryBank, Space
-from memskill_cli.records import Action, MemoryVersion, Provenance, Vector
+from memskill_cli.memory.bank import MemoryBank
+from memskill_cli.memory.stored_bank import Space
+from memskill_cli.types import Action, MemoryVersion, Provenance, Vector
 
 # Few directions, so that ties are the rule. The second space has another dimension and other directions.
 STATE = [np.array(v, np.float32) for v in ((1, 0), (0, 1), (0.6, 0.8), (-1, 0), (0, 0))]

@@ -18,7 +18,7 @@ import pytest
 from memskill_cli.errors import MemoryBankError
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.store import MemoryStore
-from memskill_cli.records import Provenance, Vector
+from memskill_cli.types import Provenance, Vector
 
 STATE_DIM, RETRIEVAL_DIM = 24, 8
 

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.errors import EncoderError
-from memskill_cli.memory import spread
+from memskill_cli.memory import batching
+from memskill_cli.memory.batching import _BYTES_A_TOKEN, Spread, _passes
 from memskill_cli.memory.encoders import load_encoder
 from memskill_cli.memory.packed_bert import PackedBert
-from memskill_cli.memory.spread import _BYTES_A_TOKEN, Spread, _passes
 
 from . import berts
 
@@ -121,7 +121,7 @@ def test_two_cores_have_much_the_same_to_do(lengths, sizes):
 
 
 def test_texts_share_passes(folder, monkeypatch):
-    monkeypatch.setattr(spread, "cores", lambda: 2)
+    monkeypatch.setattr(batching, "cores", lambda: 2)
     sizes = []
     whole = PackedBert.__call__
     monkeypatch.setattr(PackedBert, "__call__", lambda self, texts: sizes.append(len(texts)) or whole(self, texts))

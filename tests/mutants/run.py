@@ -58,16 +58,16 @@ AREAS = (
         ),
     ),
     Area(
-        ("training/rewards", "training/rollout", "training/lessons"),
-        ("training/test_rewards.py", "training/test_rollout.py"),
+        ("rollout/rewards", "rollout/episode", "training/train_episode"),
+        ("rollout/test_rewards.py", "rollout/test_episode.py"),
     ),
     Area(
-        ("training/curriculum", "datasets/trajectories", "randomness"),
-        ("training/test_curriculum.py", "datasets/test_trajectories.py", "test_randomness.py"),
+        ("training/episode_sampler", "envs/alfworld/trajectories", "utils/seeding"),
+        ("training/test_episode_sampler.py", "envs/alfworld/test_trajectories.py", "utils/test_seeding.py"),
     ),
     Area(
-        ("training/stages", "training/evolution"),
-        ("training/test_stages.py", "training/test_evolution.py", "training/test_cycles.py"),
+        ("skills/stages", "training/evolution"),
+        ("skills/test_stages.py", "training/test_evolution.py", "training/test_cycles.py"),
     ),
     Area(("agent/hard_cases",), ("agent/test_hard_cases.py",)),
     Area(
@@ -84,15 +84,17 @@ AREAS = (
         ),
     ),
     Area(
-        ("evaluation/scoring", "evaluation/judge", "evaluation/verdict"),
+        ("scoring/token_f1", "scoring/judge", "scoring/verdict"),
         (
-            "evaluation/test_scoring.py",
-            "evaluation/test_judge.py",
+            "scoring/test_token_f1.py",
+            "scoring/test_judge.py",
             "evaluation/test_judging.py",
-            "evaluation/test_verdict.py",
+            "scoring/test_verdict.py",
         ),
     ),
-    Area(("evaluation/compare", "evaluation/summary"), ("evaluation/test_compare.py", "evaluation/test_summary.py")),
+    Area(
+        ("evaluation/comparison", "evaluation/summary"), ("evaluation/test_comparison.py", "evaluation/test_summary.py")
+    ),
     Area(("skills/skill", "skills/bank"), ("skills/test_skill.py", "skills/test_skill_bank.py")),
 )
 

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from memskill_cli import config, files
+from memskill_cli import config
 from memskill_cli.evaluation.summary import summarise
-from memskill_cli.records import Action
+from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.skills.skill import Skill
-from memskill_cli.training import stages
-from memskill_cli.training.stages import Stage
+from memskill_cli.skills.stages import Stage
+from memskill_cli.types import Action
+from memskill_cli.utils import files
 
 Row = dict[str, Any]
 

@@ -13,7 +13,7 @@ import pytest
 from memskill_cli.reports.eval_report import write_eval_report
 from memskill_cli.reports.run_report import write_run_report
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.training.stages import Stage
+from memskill_cli.skills.stages import Stage
 
 from .conftest import Made, Seen, call, metrics, result, with_skill
 

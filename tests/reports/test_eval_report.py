@@ -10,11 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memskill_cli import config, files
+from memskill_cli import config
 from memskill_cli.reports.eval_report import write_eval_report
+from memskill_cli.utils import files
 
 from .conftest import Made, Page, call, result, write_jsonl
-from .test_reading import JSON
+from .test_run_files import JSON
 from .test_run_report import HOSTILE
 
 

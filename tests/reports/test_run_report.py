@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memskill_cli import files
 from memskill_cli.reports.run_report import write_run_report
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.training.stages import Stage
+from memskill_cli.skills.stages import Stage
+from memskill_cli.utils import files
 
 from .conftest import Made, Page, call, metrics, with_skill
-from .test_reading import JSON
+from .test_run_files import JSON
 
 
 def test_a_run_just_begun_says_so(made: Made) -> None:

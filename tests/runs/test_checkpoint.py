@@ -16,11 +16,11 @@ import pytest
 import torch
 from safetensors.torch import save as save_tensors
 
-from memskill_cli import files
 from memskill_cli.agent.controller import Controller
 from memskill_cli.errors import CheckpointError
 from memskill_cli.runs import checkpoint
 from memskill_cli.skills.seeds import seed_bank
+from memskill_cli.utils import files
 
 STATE = {"dim": 4, "skill_dim": 4, "hidden": 8, "window_start": 0, "rewards": [0.5], "hard_cases": []}
 

@@ -22,14 +22,14 @@ import torch
 from safetensors.torch import save_file
 
 from memskill_cli.agent.controller import Controller
+from memskill_cli.app.import_run import make_run, skills_of
 from memskill_cli.config import load
+from memskill_cli.envs.env_process import KEPT
 from memskill_cli.errors import CheckpointError, RunError
-from memskill_cli.games.process import KEPT
 from memskill_cli.runs import checkpoint, release_checkpoint, release_unpickler
 from memskill_cli.runs.release_checkpoint import ReleaseCheckpoint
 from memskill_cli.runs.release_unpickler import PARAMETERS, UnusableError
-from memskill_cli.training import stages
-from memskill_cli.training.importing import make_run, skills_of
+from memskill_cli.skills import stages
 
 from .releases import DIM, HIDDEN, Policy, bank, content, operation, published_classes, save, trained, update
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from memskill_cli import files
 from memskill_cli.config import load, to_dict
 from memskill_cli.errors import TrackerError, UsageError
 from memskill_cli.runs import trackers
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.runs.trackers import numbers, require, tracked
+from memskill_cli.utils import files
 
 Row = dict[str, Any]
 Point = tuple[str, int]
@@ -104,7 +104,7 @@ def killed_and_resumed(run: RunDir, tracker: str, **environ: str) -> list[str]:
     code = """if True:
         import os, signal, sys
         from pathlib import Path
-        from memskill_cli import files
+        from memskill_cli.utils import files
         from memskill_cli.runs.run_dir import RunDir
         from memskill_cli.runs.trackers import tracked
         import importlib.util

@@ -8,11 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memskill_cli.errors import SkillBankError
-from memskill_cli.records import Action
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.markdown import export, folder_names, from_markdown, import_bank, to_markdown
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.skills.skill import NAME, Skill, SkillStats
+from memskill_cli.types import Action
 
 CONVENTION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 

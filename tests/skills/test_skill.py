@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from memskill_cli.errors import SkillBankError
-from memskill_cli.records import Action
 from memskill_cli.skills.skill import MAX_BODY, MAX_DESCRIPTION, NAME, Skill, SkillStats, check_skill, faults
+from memskill_cli.types import Action
 
 
 def said(name: str = "keep", description: str = "when", body: str = "how") -> dict[str, str]:

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.errors import SkillBankError
-from memskill_cli.records import Action
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.skills.skill import RECENT, Skill, SkillStats
+from memskill_cli.types import Action
 
 
 def skill(name, *, uses=0, mean=0.0, ema=0.0, created=0):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.testing import rules
-from memskill_cli.testing.script import Request, role_of
+from memskill_cli.testing.replies import Request, role_of
 
 SPAN = """[1:56 pm on 8 May, 2023]
 Ann: Hey Bob!

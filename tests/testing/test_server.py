@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from memskill_cli.files import read_jsonl
 from memskill_cli.testing.server import Fault, Request, ScriptedServer
+from memskill_cli.utils.files import read_jsonl
 
 
 def _post(server: ScriptedServer, content: str = "hi", *, model: str = "m", key: str = "k1", timeout: float = 5.0):

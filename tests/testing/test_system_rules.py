@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.testing import rules
-from memskill_cli.testing.script import Request, role_of
+from memskill_cli.testing.replies import Request, role_of
 
 SAID = "Ann: I adopted a beagle called Max from the shelter in Leeds."
 SHORT = "Ann: I adopted a beagle called Max."

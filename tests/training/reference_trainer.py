@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from memskill_cli.randomness import batch_of, seed_from
-from memskill_cli.records import Query, Trace
+from memskill_cli.types import Query, Trace
+from memskill_cli.utils.seeding import batch_of, seed_from
 
 from . import reference_ppo as ppo
 

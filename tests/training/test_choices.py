@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from memskill_cli.errors import CheckpointError
-from memskill_cli.records import Matrix
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.skills import stages
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing.server import Request, ScriptedServer
-from memskill_cli.training import stages
+from memskill_cli.types import Matrix
 
-from .lives import Lives, reply
+from .resume_harness import Lives, reply
 
 
 def trained(folder: Path, *, asked: list[Request] | None = None, **overrides: object) -> RunDir:
@@ -30,7 +30,7 @@ def trained(folder: Path, *, asked: list[Request] | None = None, **overrides: ob
 
 
 def rewards(run: RunDir) -> list[float]:
-    from memskill_cli import files
+    from memskill_cli.utils import files
 
     return [row["episode_reward_mean"] for row in files.read_jsonl(run.metrics)]
 
@@ -86,9 +86,9 @@ def test_the_hint_to_prefer_new_skills_is_in_analysis_and_reflection_only(tmp_pa
 
 
 def test_the_first_bank_has_the_capacity_that_is_set(tmp_path: Path) -> None:
+    from memskill_cli.app.train import _first_bank
     from memskill_cli.config import load
     from memskill_cli.errors import SkillBankError
-    from memskill_cli.training.launch import _first_bank
 
     bank = _first_bank(load(sets=["designer.capacity=7"]), None, None)
     assert (bank.capacity, bank.names) == (7, ("delete", "insert", "noop", "update"))

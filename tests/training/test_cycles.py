@@ -13,12 +13,12 @@ import pytest
 from memskill_cli.agent.designer import Attempt, Change, Proposal
 from memskill_cli.agent.hard_cases import HardCase, HardCasePool, select
 from memskill_cli.config import DesignerConfig, load
-from memskill_cli.records import Action
+from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.training import stages
+from memskill_cli.skills.stages import Stage
 from memskill_cli.training.evolution import Evolution, attempts, designer_of, stage_of
-from memskill_cli.training.stages import Stage
+from memskill_cli.types import Action
 
 PETS = Change("add", "pets", "Write down pets.", "## Purpose\nKeep it.", Action.INSERT, "they were lost")
 SHORTER = Change("refine", "insert", None, "## Purpose\nKeep it short.", None, "it was long")

@@ -13,11 +13,11 @@ import pytest
 from memskill_cli.agent.designer import Attempt, Change, Proposal
 from memskill_cli.agent.hard_cases import HardCase, HardCasePool
 from memskill_cli.config import DesignerConfig
-from memskill_cli.records import Action
+from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.training import stages
 from memskill_cli.training.evolution import Evolution, attempts, stage_of
+from memskill_cli.types import Action
 
 
 def adding(name: str) -> Proposal:

@@ -11,23 +11,23 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.agent.actor import Playground
+from memskill_cli.agent.env_runner import Playground
 from memskill_cli.agent.hard_cases import HardCasePool
 from memskill_cli.config import AlfworldConfig, DesignerConfig, load
+from memskill_cli.envs.env_pool import GAME_FILE, GamePool
 from memskill_cli.errors import ModelError
-from memskill_cli.games.pool import GAME_FILE, GamePool
-from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.client import Gateway
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
+from memskill_cli.memory.encoder_pair import Spaces
 from memskill_cli.memory.encoders import load_encoder
-from memskill_cli.memory.spaces import Spaces
-from memskill_cli.records import Answer, Choice, Episode, Query, Retrieved, Span
+from memskill_cli.rollout.episode import World, play, run_episode
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing import rules
 from memskill_cli.testing.server import Fault, Request, ScriptedServer
-from memskill_cli.training.rollout import World, play, run_episode
+from memskill_cli.types import Answer, Choice, Episode, Query, Retrieved, Span
 
-FAKE = (sys.executable, str(Path(__file__).parents[1] / "games" / "fake_worker.py"))
+FAKE = (sys.executable, str(Path(__file__).parents[1] / "envs" / "fake_worker.py"))
 SPAN = Span(
     "read",
     0,

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from memskill_cli.agent.controller import Controller, Exploration, choose
 from memskill_cli.config import PPOConfig
-from memskill_cli.records import Episode, Execution, Step
 from memskill_cli.training.ppo import Batch, PPOStats, explained_variance, gae, moved, update
+from memskill_cli.types import Episode, Execution, Step
 
 NOTHING = Execution((), {})
 ROWS = ("states_N2D", "chosen_NK", "log_probs_N", "values_N", "shifts_N", "rewards_N")

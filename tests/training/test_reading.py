@@ -15,11 +15,11 @@ from memskill_cli.errors import ModelError
 from memskill_cli.memory import encoders
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.encoder_models import ApiEncoder
+from memskill_cli.memory.encoder_pair import Spaces
 from memskill_cli.memory.encoders import load_encoder
-from memskill_cli.memory.spaces import Spaces
-from memskill_cli.records import Choice, Matrix, Query, Span
+from memskill_cli.rollout.episode import World, expect, read
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.training.rollout import World, expect, read
+from memskill_cli.types import Choice, Matrix, Query, Span
 
 SPANS = [Span("t", index, f"span {index}") for index in range(6)]
 QUERIES = [Query(f"q{index}", "t", "", f"question {index}", ("x",)) for index in range(2)]

@@ -23,28 +23,28 @@ import numpy as np
 import pytest
 import torch
 
-from memskill_cli import files
 from memskill_cli.agent.controller import Controller, Exploration
 from memskill_cli.agent.controller import choose as choose_skills
 from memskill_cli.agent.designer import Designer
 from memskill_cli.config import RewardConfig, load
-from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.client import Gateway
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.memory.encoder_cache import EncoderCache
+from memskill_cli.memory.encoder_pair import Spaces
 from memskill_cli.memory.encoder_specs import EncoderPlan
 from memskill_cli.memory.encoders import CachedEncoder
-from memskill_cli.memory.spaces import Spaces
-from memskill_cli.records import Action, Episode, Execution, MemoryAction, Outcome, Query, Session, Trace, Turn
+from memskill_cli.rollout.episode import World
+from memskill_cli.rollout.rewards import process_reward, spread
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.skill import Skill
 from memskill_cli.testing.server import Request, ScriptedServer
-from memskill_cli.training.curriculum import Conversations
-from memskill_cli.training.rewards import process_reward, spread
-from memskill_cli.training.rollout import World
+from memskill_cli.training.episode_sampler import Conversations
 from memskill_cli.training.trainer import Trainer, Watcher
+from memskill_cli.types import Action, Episode, Execution, MemoryAction, Outcome, Query, Session, Trace, Turn
+from memskill_cli.utils import files
 
 from . import reference_ppo, reference_trainer
 from .reference_trainer import PAPER, Bank, bank_row

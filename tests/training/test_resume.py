@@ -18,15 +18,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from memskill_cli import files
 from memskill_cli.errors import CheckpointError, MemskillError
-from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.client import Gateway
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.skills import stages
 from memskill_cli.testing.server import Request, ScriptedServer
-from memskill_cli.training import ppo, stages
+from memskill_cli.training import ppo
+from memskill_cli.utils import files
 
-from .lives import Killed, Lives, filmed, outcome, reply, restored
+from .resume_harness import Killed, Lives, filmed, outcome, reply, restored
 
 
 @dataclass

@@ -12,24 +12,24 @@ from typing import Any
 
 import pytest
 
-from memskill_cli import files
 from memskill_cli.config import load
-from memskill_cli.evaluation.scoring import sample_queries
-from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.client import Gateway
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
+from memskill_cli.memory.encoder_pair import Spaces
 from memskill_cli.memory.encoders import load_encoder
-from memskill_cli.memory.spaces import Spaces
-from memskill_cli.records import Query, Session, Trace, Turn
+from memskill_cli.rollout.episode import World
 from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.scoring.token_f1 import sample_queries
+from memskill_cli.skills import stages
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing import rules
 from memskill_cli.testing.server import Request, ScriptedServer
-from memskill_cli.training import stages
-from memskill_cli.training.curriculum import Conversations
-from memskill_cli.training.resuming import resume
-from memskill_cli.training.rollout import World
+from memskill_cli.training.episode_sampler import Conversations
+from memskill_cli.training.resume import resume
 from memskill_cli.training.trainer import Trainer, Watcher
+from memskill_cli.types import Query, Session, Trace, Turn
+from memskill_cli.utils import files
 
 WORDS = ["apples", "boats", "cellos", "dahlias", "eels", "ferns", "gongs", "harps"]
 CATEGORIES = ["single-hop", "temporal"]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import alfworld.info
 from alfworld.agents.utils.misc import add_task_to_grammar
 
-from memskill_cli.games.engine import Engine
+from memskill_cli.envs.alfworld.textworld_env import Engine
 
 HERE = Path(__file__).parent
 CLEAN, HEAT, COOL = "pick_clean_then_place_in_recep", "pick_heat_then_place_in_recep", "pick_cool_then_place_in_recep"

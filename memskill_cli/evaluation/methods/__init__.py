@@ -17,9 +17,9 @@ METHODS = {
     "seed-skills": "skills:SeedSkills",
     "random-skills": "skills:RandomSkills",
     "all-skills": "skills:AllSkills",
-    "no-memory": "plain:NoMemory",
-    "full-context": "plain:FullContext",
-    "rag": "plain:Rag",
+    "no-memory": "baselines:NoMemory",
+    "full-context": "baselines:FullContext",
+    "rag": "baselines:Rag",
     "mem0": "mem0:Mem0",
     "langmem": "langmem:LangMem",
 }

@@ -12,10 +12,10 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from memskill_cli.config import Config
-from memskill_cli.evaluation.shelf import Keeper
-from memskill_cli.evaluation.subject import Subject
-from memskill_cli.records import Recall, Span, Trace
-from memskill_cli.training.rollout import World
+from memskill_cli.evaluation.artifact_store import Keeper
+from memskill_cli.evaluation.policy import Subject
+from memskill_cli.rollout.episode import World
+from memskill_cli.types import Recall, Span, Trace
 
 Uses = Literal["controller", "skills", "seeds", "nothing"]
 """What of a run a method depends on: its controller and skills, its skills alone, the seed skills, or nothing."""

@@ -13,9 +13,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from memskill_cli.evaluation.methods.systems import ExecutorModel, Kept, System
+from memskill_cli.evaluation.methods.external import ExecutorModel, Kept, System
 from memskill_cli.memory.encoders import CachedEncoder
-from memskill_cli.records import MemoryItem, Query, Retrieved
+from memskill_cli.types import MemoryItem, Query, Retrieved
 
 _NAMESPACE = ("memories",)  # each trace has a store of its own, so that one name does for all
 

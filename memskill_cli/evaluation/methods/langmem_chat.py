@@ -19,8 +19,8 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from memskill_cli.errors import UnreadableReplyError
-from memskill_cli.evaluation.methods.systems import JSON_TEXT, ExecutorModel, read_object
-from memskill_cli.llm.gateway import Message
+from memskill_cli.evaluation.methods.external import JSON_TEXT, ExecutorModel, read_object
+from memskill_cli.llm.client import Message
 from memskill_cli.memory.encoders import CachedEncoder
 
 OPENING = "You act by calling functions."

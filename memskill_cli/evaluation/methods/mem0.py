@@ -25,10 +25,10 @@ from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from memskill_cli.errors import UnreadableReplyError
-from memskill_cli.evaluation.methods.systems import JSON_TEXT, ExecutorModel, Kept, System, read_object
-from memskill_cli.llm.gateway import Message
+from memskill_cli.evaluation.methods.external import JSON_TEXT, ExecutorModel, Kept, System, read_object
+from memskill_cli.llm.client import Message
 from memskill_cli.memory.encoders import CachedEncoder
-from memskill_cli.records import MemoryItem, Query, Retrieved
+from memskill_cli.types import MemoryItem, Query, Retrieved
 
 T = TypeVar("T")
 _USER = "trace"  # each trace has a store of its own, so that one name does for all

@@ -15,13 +15,13 @@ from memskill_cli.agent.answerer import recall_from
 from memskill_cli.agent.controller import ChooseSkills, choose
 from memskill_cli.agent.executor import executor_messages
 from memskill_cli.datasets.spans import count_tokens
+from memskill_cli.evaluation.counts import executor_counts
 from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Memory, Method, Uses
-from memskill_cli.evaluation.summary import executor_counts
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.randomness import seed_from
-from memskill_cli.records import Choice, Span, Trace, Vector
+from memskill_cli.rollout.episode import read
 from memskill_cli.skills.skill import Skill
-from memskill_cli.training.rollout import read
+from memskill_cli.types import Choice, Span, Trace, Vector
+from memskill_cli.utils.seeding import seed_from
 
 SKILLS_SHARE = 0.5
 """Part of the executor's window that :class:`AllSkills` may fill; memories, span and reply need the rest."""

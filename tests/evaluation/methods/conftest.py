@@ -12,21 +12,21 @@ from typing import Any, TypeVar
 import pytest
 
 from memskill_cli.config import load
+from memskill_cli.evaluation.artifact_store import Shelf
 from memskill_cli.evaluation.methods import get
 from memskill_cli.evaluation.methods.base import Memory, Method, Site
 from memskill_cli.evaluation.runner import Subject
-from memskill_cli.evaluation.shelf import Shelf
 from memskill_cli.llm.cache import ResponseCache
-from memskill_cli.llm.gateway import Gateway
+from memskill_cli.llm.client import Gateway
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
+from memskill_cli.memory.encoder_pair import Spaces
 from memskill_cli.memory.encoders import CachedEncoder, load_encoder
-from memskill_cli.memory.spaces import Spaces
-from memskill_cli.records import Query, Retrieved, Span, Trace
+from memskill_cli.rollout.episode import World
 from memskill_cli.testing import rules
-from memskill_cli.testing.script import Script
+from memskill_cli.testing.replies import Script
 from memskill_cli.testing.server import Request, ScriptedServer
-from memskill_cli.training.rollout import World
+from memskill_cli.types import Query, Retrieved, Span, Trace
 
 T = TypeVar("T")
 KEY = "sk-canary-5150"

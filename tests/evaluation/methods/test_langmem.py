@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.records import Span
 from memskill_cli.testing.server import Request
+from memskill_cli.types import Span
 
 pytestmark = [
     pytest.mark.extra,

@@ -13,8 +13,8 @@ import pytest
 
 from memskill_cli.errors import EncoderError
 from memskill_cli.evaluation.methods.base import Method
-from memskill_cli.records import Span
 from memskill_cli.testing.server import Request
+from memskill_cli.types import Span
 
 # Not importorskip: imported like that it would report to its makers.
 pytestmark = [

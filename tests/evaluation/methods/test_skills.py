@@ -13,12 +13,12 @@ import torch
 
 from memskill_cli.agent.controller import Controller
 from memskill_cli.memory.encoders import load_encoder
-from memskill_cli.records import Action, Query, Session, Trace, Turn
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.skills.skill import Skill
+from memskill_cli.types import Action, Query, Session, Trace, Turn
 
-from ..rig import Rig
+from ..harness import Rig
 
 LEARNED = [f"learned_{letter}" for letter in "abcdef"]
 SHOWN_SEEDS = ["delete", "insert", "update"]
@@ -115,7 +115,7 @@ def test_all_skills_are_shown_in_name_order_whatever_k(tmp_path: Path) -> None:
 
 
 def test_all_skills_leave_half_of_a_known_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memskill_cli.llm.gateway.context_window", lambda model: 1600)
+    monkeypatch.setattr("memskill_cli.llm.client.context_window", lambda model: 1600)
     made = rig(tmp_path)
     summary = made.method("all-skills")
     kept = summary["skills_shown"]

@@ -1,0 +1,220 @@
+"""What a command that talks to models needs, opened together and closed together."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, closing, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from memskill_cli.agent.env_runner import Playground, chars_that_fit
+from memskill_cli.config import EMBEDDED, Config
+from memskill_cli.distributed.base import Engine, LocalEngine
+from memskill_cli.llm import load_litellm
+from memskill_cli.llm.cache import ResponseCache
+from memskill_cli.llm.client import Gateway
+from memskill_cli.llm.embeddings import embed_texts, served_by
+from memskill_cli.llm.keys import KeyRing
+from memskill_cli.llm.ledger import Ledger
+from memskill_cli.memory.encoder_pair import Spaces
+from memskill_cli.memory.encoder_specs import plan
+from memskill_cli.memory.encoders import CachedEncoder, load_encoder
+from memskill_cli.rollout.episode import World
+from memskill_cli.runs.run_dir import created_at
+from memskill_cli.types import ROLES, Matrix
+from memskill_cli.utils import devices, signals
+
+if TYPE_CHECKING:
+    from memskill_cli.distributed.cluster import Cluster
+    from memskill_cli.distributed.proxies import Games
+
+
+@dataclass(frozen=True)
+class Access:
+    """How models are reached on this machine: keys and caches. No setting of a run; never written to one."""
+
+    api_keys: Sequence[str] = ()
+    keys_file: Path | None = None
+    cache_dir: Path | None = None
+
+    @property
+    def cache(self) -> Path:
+        """Replies, embeddings and model files; shared by all runs."""
+        chosen = self.cache_dir or os.environ.get("MEMSKILL_CACHE_DIR") or platformdirs.user_cache_dir("memskill")
+        return Path(chosen)
+
+
+@dataclass(frozen=True)
+class Services:
+    world: World
+    ledger: Ledger
+    engine: Engine
+
+
+def games_of(dataset: str, data_dir: Path, split: str) -> Path | None:
+    """The folder of the games of a prepared split; None for a benchmark whose queries are questions."""
+    if dataset != "alfworld":
+        return None
+    from memskill_cli.datasets.base import load_manifest
+    from memskill_cli.envs.alfworld.dataset import games_root
+
+    return games_root(load_manifest(dataset, data_dir), split)
+
+
+def check_access(settings: Config, access: Access) -> None:
+    """Raise now, before a run is made, what its first call would.
+
+    That is of a keys file, a missing key, a model's or an encoder's name, a budget for a model without a price, a
+    device that is not there, or Ray.
+    """
+    from memskill_cli.llm.prices import unpriced
+
+    load_litellm()  # which reads a file .env, where keys may be
+    keys, models = KeyRing.collect(access.api_keys, access.keys_file), settings.models
+    found = [d for role in ROLES for d in keys.deployments(role, getattr(models, role), models.api_base)]
+    for spec in {settings.encoders.state, settings.encoders.retrieval, settings.encoders.skill} - {""}:
+        plan(spec, settings.encoders.device, _nothing_yet)
+        kind, _, model = spec.partition(":")
+        if kind == "litellm":
+            found += keys.deployments("embedding", model, models.api_base)
+    unpriced(found, settings.limits.max_cost)
+    if settings.controller.device == "cuda":
+        devices.pick("cuda", "controller.device")
+    if settings.engine == "ray":
+        from memskill_cli.distributed.cluster import require
+
+        require()
+
+
+def _nothing_yet(model: str, texts: Sequence[str]) -> Matrix:
+    raise AssertionError("nothing is encoded while a command is checked")
+
+
+@asynccontextmanager
+async def services(
+    settings: Config,
+    access: Access,
+    usage_file: Path,
+    scope: str,
+    notice: Callable[[str], None],
+    games: Path | None = None,
+) -> AsyncIterator[Services]:
+    """Gateway, encoders and ledger of one command; ``scope`` ("train", or an evaluation's id) has one budget.
+
+    ``games`` is the folder of the games that are to be played, of a benchmark whose queries are tasks.
+    """
+    if EMBEDDED in (getattr(settings.models, role) for role in ROLES):
+        notice(
+            "using the embedded model, a small one for demonstrations (Qwen2.5-Coder-1.5B); "
+            "choose another with --model, for example: --model openai/gpt-4o-mini"
+        )
+    from memskill_cli.llm.aiohttp_transport import close_connections
+    from memskill_cli.llm.local_model import register  # imports litellm
+
+    keys = KeyRing.collect(access.api_keys, access.keys_file)
+    ledger = Ledger(usage_file, scope=scope, max_cost=settings.limits.max_cost, owner=created_at(usage_file.parent))
+    register(notice, access.cache / "models")
+    async with AsyncExitStack() as stack:
+        cluster = stack.enter_context(_cluster(settings, notice))
+        cache = stack.enter_context(closing(ResponseCache(access.cache, notice=notice)))
+        spaces = _spaces(settings, access, keys, ledger, notice, stack, cluster)
+        stack.push_async_callback(close_connections)
+        gateway = Gateway(settings.models, settings.limits, keys=keys, ledger=ledger, cache=cache, notice=notice)
+        stack.push_async_callback(lambda: signals.to_the_end(gateway.aclose()))
+        stack.enter_context(signals.first(gateway.hold))
+        playground = await stack.enter_async_context(_playground(settings, gateway, games, notice)) if games else None
+        judge_prompt = settings.eval.judge_prompt
+        world = World(gateway, spaces, settings.memory, settings.reward, settings.dataset, playground, judge_prompt)
+        engine = await stack.enter_async_context(_engine(settings, world, cluster, games, notice))
+        gc.freeze()  # libraries are no garbage: to look through them takes a third of a second, now and then
+        yield Services(world, ledger, engine)
+
+
+def _cluster(settings: Config, notice: Callable[[str], None]) -> AbstractContextManager[Cluster | None]:
+    """The machines that episodes run on, if they are not to run in this process."""
+    if settings.engine == "local":
+        return nullcontext()
+    from memskill_cli.distributed.cluster import connected
+
+    return connected(settings.ray, notice)
+
+
+@asynccontextmanager
+async def _engine(
+    settings: Config, world: World, cluster: Cluster | None, games: Path | None, notice: Callable[[str], None]
+) -> AsyncIterator[Engine]:
+    if cluster is None:
+        yield LocalEngine(world)
+        return
+    from memskill_cli.distributed.ray import open_engine
+
+    games_there = _games(settings, world, games, cluster.workers)
+    async with open_engine(world, games_there, cluster.workers, notice) as engine:
+        yield engine
+
+
+def _games(settings: Config, world: World, root: Path | None, workers: int) -> Games | None:
+    """Where tasks are played by ``workers`` who share the number of game processes."""
+    from memskill_cli.distributed.proxies import Games
+
+    if root is None or world.playground is None:
+        return None
+    how, each = settings.alfworld, -(-settings.alfworld.workers // workers)
+    return Games(root.resolve(), each, how, world.playground.max_chars)
+
+
+@asynccontextmanager
+async def _playground(
+    settings: Config, gateway: Gateway, games: Path, notice: Callable[[str], None]
+) -> AsyncIterator[Playground]:
+    """The environment processes, which know of nothing but games."""
+    from memskill_cli.envs.env_pool import GamePool
+
+    how = settings.alfworld
+    pool = GamePool(games, workers=how.workers, deadline=how.deadline, notice=notice)
+    room = chars_that_fit(gateway.window("answer"), settings.models.answer_max_tokens)
+    try:
+        yield Playground(pool, how, room)
+    finally:
+        await pool.aclose()
+
+
+def _spaces(
+    settings: Config,
+    access: Access,
+    keys: KeyRing,
+    ledger: Ledger,
+    notice: Callable[[str], None],
+    stack: AsyncExitStack,
+    cluster: Cluster | None,
+) -> Spaces:
+    """The encoders, which are one if they have one name; ``stack`` closes them."""
+    base, encoders = settings.models.api_base, settings.encoders
+    embed = partial(embed_texts, keys=keys, api_base=base, ledger=ledger, notice=notice)
+
+    def load(spec: str) -> CachedEncoder:
+        kind, _, model = spec.partition(":")
+        served = served_by(model, keys, base) if kind == "litellm" and model else ""
+        elsewhere = None
+        if cluster and kind not in ("litellm", "hashing"):  # keys stay here; hashing is quicker than a letter
+            elsewhere = cluster.encoder(spec, encoders.device)
+        encoder = load_encoder(
+            spec,
+            cache_dir=access.cache,
+            device=encoders.device,
+            embed=embed,
+            served=served,
+            notice=notice,
+            elsewhere=elsewhere,
+        )
+        return stack.enter_context(closing(encoder))
+
+    state = load(encoders.state)
+    retrieval = state if encoders.retrieval == encoders.state else load(encoders.retrieval)
+    return Spaces(state, retrieval, load(encoders.skill) if encoders.skill not in ("", encoders.state) else None)

@@ -1,0 +1,219 @@
+"""Starting and resuming a training: the run directory, its data and its settings, then the trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from memskill_cli.agent import prompts
+from memskill_cli.app.evaluate import best_checkpoint
+from memskill_cli.app.runtime import Access, games_of, services
+from memskill_cli.config import Config, to_dict
+from memskill_cli.datasets.base import PreparedSplit, load_manifest, load_split
+from memskill_cli.errors import DataError, RunError, UsageError
+from memskill_cli.reports.hooks import report_run
+from memskill_cli.runs import checkpoint
+from memskill_cli.runs.run_dir import RunDir, find_run, new_name
+from memskill_cli.runs.trackers import tracked
+from memskill_cli.skills import stages
+from memskill_cli.skills.bank import SkillBank
+from memskill_cli.skills.markdown import import_bank
+from memskill_cli.skills.seeds import seed_bank
+from memskill_cli.training.episode_sampler import check_reward, curriculum_of
+from memskill_cli.training.evolution import designer_of
+from memskill_cli.training.resume import resume
+from memskill_cli.training.trainer import Trainer, Watcher
+from memskill_cli.utils import files
+
+FREE_TO_CHANGE = (
+    *("limits", "preset", "tracker", "engine", "ray", "models.api_base", "models.timeout", "models.retries"),
+    *("train.outer_epochs", "train.keep_checkpoints", "alfworld.workers", "alfworld.deadline"),
+)
+"""Settings a resumed run may change without becoming another experiment."""
+
+
+def policy_of(runs_dir: Path, name: str, settings: Config, notice: Callable[[str], None]) -> checkpoint.Checkpoint:
+    """The controller and the bank of the best stage of run ``name``, for a new run to start from.
+
+    Raises RunError if there is no such run or it has no checkpoint, UsageError if its encoders are not those of
+    ``settings``.
+    """
+    path = find_run(runs_dir, name)
+    assert path is not None  # a name that is given is found, or an error
+    run = RunDir.open(path)
+    theirs, ours = run.settings().encoders, settings.encoders
+    if (theirs.state, theirs.skill) != (ours.state, ours.skill):
+        raise UsageError(
+            f"the controller of run {name} reads embeddings of {theirs.state}, not of {ours.state}",
+            hint=f"--encoder {theirs.state}",
+        )
+    return best_checkpoint(run, notice)
+
+
+def start(
+    runs_dir: Path,
+    name: str | None,
+    settings: Config,
+    data_dir: Path,
+    skills: Path | None = None,
+    source: checkpoint.Checkpoint | None = None,
+) -> RunDir:
+    """A new run directory for prepared data, its first stage's bank in it: the seeds, or the ``skills`` given.
+
+    With a ``source`` it starts from that controller, and from its skills unless others are given.
+
+    Raises, before anything is made, SkillBankError for ``skills`` that are none, DataError for a benchmark that has
+    nothing to train on and UsageError for a reward that it doesn't have.
+    """
+    check_reward(settings)
+    manifest = load_manifest(settings.dataset, data_dir)
+    if "train" not in manifest.splits:
+        raise DataError(
+            f"{settings.dataset} in {data_dir} has no training split, only {', '.join(manifest.splits)}",
+            hint=f"train on locomo, then see how it transfers: memskill eval --dataset {settings.dataset}",
+        )
+    bank = _first_bank(settings, skills, source)
+
+    def fill(run: RunDir) -> None:
+        stages.write(run.stages, stages.Stage(0, bank))
+        bank.save(run.skill_bank)
+        if source is not None:
+            state = {**source.state, "window_start": 0, "hard_cases": [], "rewards": []}
+            checkpoint.save(run.checkpoints, checkpoint.Checkpoint(0, source.controller, {}, bank, state))
+
+    named = name or new_name(runs_dir, settings.dataset)
+    return RunDir.create(runs_dir, named, settings, manifest.digest_of("train"), fill=fill)
+
+
+def _first_bank(settings: Config, skills: Path | None, source: checkpoint.Checkpoint | None) -> SkillBank:
+    """The bank of stage 0. SkillBankError for ``skills`` that are none, or too many for ``designer.capacity``."""
+    capacity = settings.designer.capacity
+    if skills is not None:
+        return SkillBank(import_bank(skills).skills, capacity=capacity)
+    if source is not None:
+        fresh = (dataclasses.replace(skill, created_stage=0, modified_stage=0) for skill in source.bank.skills)
+        return SkillBank(fresh, capacity=capacity)
+    return seed_bank(settings.controller.noop_seed, capacity)
+
+
+def reopen(runs_dir: Path, name: str | None, data_dir: Path) -> RunDir:
+    """The run to go on with. RunError if there is none, DataError if its data are no longer those it began with."""
+    path = find_run(runs_dir, name)
+    if path is None:
+        raise RunError(f"no run in {runs_dir} to resume", hint="start one: memskill train --dataset locomo")
+    run = RunDir.open(path)
+    manifest = run.manifest()
+    if load_manifest(manifest.dataset, data_dir).digest_of("train") != manifest.data_digest:
+        raise DataError(
+            f"run {run.name} began on other {manifest.dataset} data than {data_dir} now holds",
+            hint="prepare the same file again, or start a new run",
+        )
+    return run
+
+
+def agree(run: RunDir, asked: Config, override: bool) -> Config:
+    """The settings a resumed run goes on with.
+
+    Raises RunError with the list of what differs from the run's own, unless ``override``.
+    """
+    own = run.settings()
+    differs = [
+        f"{name}: {before!r} -> {after!r}"
+        for name, before, after in _differences(to_dict(own), to_dict(asked))
+        if not name.startswith(FREE_TO_CHANGE)
+    ]
+    if differs and not override:
+        raise RunError(
+            f"run {run.name} was started with other settings ({'; '.join(differs)})",
+            hint="leave them out to go on as it began, or add --override to go on with the new ones",
+        )
+    return asked
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    found: list[tuple[str, Any, Any]] = []
+    for name, value in before.items():
+        if isinstance(value, dict):
+            found += _differences(value, after[name], f"{prefix}{name}.")
+        elif value != after[name]:
+            found.append((prefix + name, value, after[name]))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How a training is watched: told the number of spans ahead and where notices go, gives back the watcher."""
+
+    begin: Callable[[int, Callable[[str], None]], Watcher]
+    notice: Callable[[str], None]
+
+
+async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, progress: Progress) -> None:
+    """Train ``run`` to its end from where it is, owning it meanwhile. Stopped early, it is left ``paused``."""
+    with run.owned(), run.logged(progress.notice) as notice:
+        traces: PreparedSplit = load_split(settings.dataset, data_dir, "train")
+        if not len(traces):
+            raise DataError(f"{settings.dataset} has no training traces in {data_dir}")
+        if settings.dataset == "longmemeval":
+            notice(
+                "training on LongMemEval: the paper trains on LoCoMo and only evaluates here, so expect other numbers"
+            )
+        curriculum = curriculum_of(settings, traces, notice)
+        games = games_of(settings.dataset, data_dir, "train")
+        run.write_config(settings)
+        run.set_status("running")
+        finished = False
+
+        def end() -> None:
+            run.set_status("finished" if finished else "paused")
+            report_run(run.path, notice)
+
+        with files.at_last(end):
+            if (begun := run.manifest().prompts) and begun != prompts.digest(designer=True):
+                notice(
+                    "the prompts are not those that this run was begun with: its inner epochs will not be comparable"
+                )
+            async with services(settings, access, run.usage, "train", notice, games) as opened:
+                bank = stages.read(stages.path_of(run.stages, 0)).bank
+                designer = designer_of(opened.world.gateway, settings) if settings.train.evolve else None
+                trainer = Trainer(
+                    run,
+                    settings,
+                    opened.world,
+                    opened.ledger,
+                    curriculum,
+                    bank,
+                    designer,
+                    Watcher(notice=notice),
+                    opened.engine,
+                )
+                resume(trainer)
+                notice(f"run {run.name}: inner epochs {trainer.done} to {trainer.total}, {len(curriculum)} traces")
+                with tracked(run, settings, notice) as log:
+                    watcher = _logging(progress.begin(trainer.spans_ahead(), notice), trainer, log)
+                    trainer.watcher = _reporting(watcher, run, settings.train.inner_epochs, notice)
+                    await trainer.train()
+            finished = True
+
+
+def _logging(watcher: Watcher, trainer: Trainer, log: Callable[[int, dict[str, Any]], None]) -> Watcher:
+    """``watcher``, with every row of metrics also given to a tracker."""
+
+    def epoch(row: dict[str, Any]) -> None:
+        watcher.epoch(row)
+        log(trainer.done, row)
+
+    return dataclasses.replace(watcher, epoch=epoch)
+
+
+def _reporting(watcher: Watcher, run: RunDir, inner_epochs: int, notice: Callable[[str], None]) -> Watcher:
+    """``watcher``, with the run's report written anew whenever a stage has ended."""
+
+    def epoch(row: dict[str, Any]) -> None:
+        watcher.epoch(row)
+        if row["inner"] + 1 == inner_epochs:
+            report_run(run.path, notice)
+
+    return dataclasses.replace(watcher, epoch=epoch)

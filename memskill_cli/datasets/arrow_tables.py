@@ -1,0 +1,134 @@
+"""Traces as rows of Arrow tables: written as they come, read one at a time, so that no split sits in memory whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, overload
+
+from memskill_cli.types import Query, Session, Trace, Turn
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset as Table
+
+FILE = "traces.arrow"
+"""The table in a split's folder: an Arrow stream."""
+BATCH = 16
+"""Rows held before they are written; a trace of LongMemEval is half a megabyte."""
+
+
+class TableWriter:
+    """Writes the table of one split, trace by trace."""
+
+    def __init__(self, folder: Path) -> None:
+        import pyarrow as pa
+
+        folder.mkdir(parents=True)
+        self._schema = _schema()
+        self._file = pa.OSFile(str(folder / FILE), "wb")
+        self._stream = pa.ipc.new_stream(self._file, self._schema)
+        self._rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._flush()
+            self._stream.close()
+        finally:
+            self._file.close()
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._rows:
+            self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
+            self._rows.clear()
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    text = pa.string()
+    turn = pa.struct({"speaker": text, "text": text})
+    session = pa.struct({"label": text, "date": text, "turns": pa.list_(turn)})
+    query = pa.struct(
+        {
+            "query_id": text,
+            "category": text,
+            "question": text,
+            "truths": pa.list_(text),
+            "date": text,
+            "scored": pa.bool_(),
+        }
+    )
+    return pa.schema({"trace_id": text, "sessions": pa.list_(session), "queries": pa.list_(query)})
+
+
+class PreparedSplit(Sequence[Trace]):
+    """The traces of one split, each built from disk when it is asked for."""
+
+    def __init__(self, table: Table, dataset: str, split: str) -> None:
+        self._table = table
+        self.dataset = dataset
+        self.split = split
+
+    @classmethod
+    def open(cls, folder: Path, dataset: str, split: str) -> PreparedSplit:
+        """The table in ``folder``. OSError or ValueError if there is none or it is damaged."""
+        from datasets import Dataset as Table
+
+        return cls(Table.from_file(str(folder / FILE)), dataset, split)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @overload
+    def __getitem__(self, index: int) -> Trace: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Trace]: ...
+    def __getitem__(self, index: int | slice) -> Trace | list[Trace]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._trace(self._table[index])
+
+    def _trace(self, row: dict[str, Any]) -> Trace:
+        trace_id = row["trace_id"]
+        sessions = tuple(
+            Session(s["label"], s["date"], tuple(Turn(t["speaker"], t["text"]) for t in s["turns"]))
+            for s in row["sessions"]
+        )
+        queries = tuple(Query(trace_id=trace_id, **{**q, "truths": tuple(q["truths"])}) for q in row["queries"])
+        return Trace(trace_id, self.dataset, self.split, sessions, queries)
+
+
+def to_row(trace: Trace) -> dict[str, Any]:
+    """``trace`` as a row of the prepared form, the inverse of what :class:`PreparedSplit` does."""
+    return {
+        "trace_id": trace.trace_id,
+        "sessions": [
+            {"label": s.label, "date": s.date, "turns": [turn._asdict() for turn in s.turns]} for s in trace.sessions
+        ],
+        "queries": [
+            {
+                "query_id": q.query_id,
+                "category": q.category,
+                "question": q.question,
+                "truths": list(q.truths),
+                "date": q.date,
+                "scored": q.scored,
+            }
+            for q in trace.queries
+        ],
+    }

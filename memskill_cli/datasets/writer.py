@@ -1,0 +1,180 @@
+"""Writing what a reader yields: one table a split, what the manifest says of it, all of it put in place at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from memskill_cli import __version__
+from memskill_cli.datasets.arrow_tables import FILE, TableWriter, to_row
+from memskill_cli.datasets.base import FORMAT, SPLITS, Manifest, Part, PartFacts, SplitSize
+from memskill_cli.errors import DataError
+from memskill_cli.types import Trace
+from memskill_cli.utils.files import sync_folder, write_json
+
+MANIFEST = "manifest.json"
+
+
+def store(
+    folder: Path, part: Part, sha256: str, traces: Iterable[Trace], notes: list[str], found: Manifest | None
+) -> Manifest:
+    """Write the ``traces`` of ``part`` to ``folder`` and give back the manifest that is now there.
+
+    A part of one split joins or replaces what ``found`` has; a part with all splits replaces everything. At every
+    moment ``folder`` holds the old form whole, the new one, or (for the blink of a rename) less, but never a manifest
+    of what is not there; all bytes are on the disk before the first old one goes. ``notes`` is read after the last
+    trace.
+    """
+    for left in folder.glob(".traces-*"):  # by a process that was killed
+        shutil.rmtree(left)
+    made = Path(tempfile.mkdtemp(dir=folder, prefix=".traces-"))
+    try:
+        tally = _write_tables(made, traces)
+        if part.split and set(tally.sizes) != {part.split}:
+            raise DataError(f"{part.source}: holds no {part.split} traces")
+        kept = found if part.split and found and found.parts else None
+        manifest = _describe(folder.name, part, sha256, tally, notes, kept, _sealed(made))
+        write_json(made / MANIFEST, manifest.to_dict())
+        _put(made, folder, kept and _without(kept, part.split))
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return manifest
+
+
+@dataclass
+class _Tally:
+    """What is counted while traces go by. A trace that is in several splits counts once, save in their sizes."""
+
+    ids: set[str] = field(default_factory=set)
+    categories: Counter[str] = field(default_factory=Counter)
+    sizes: dict[str, SplitSize] = field(default_factory=dict)
+    sha: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, trace: Trace, row: dict[str, Any]) -> None:
+        if trace.trace_id not in self.ids:
+            self.ids.add(trace.trace_id)
+            self.categories.update(query.category for query in trace.queries)
+        before = self.sizes.get(trace.split, SplitSize(0, 0))
+        self.sizes[trace.split] = SplitSize(before.traces + 1, before.queries + len(trace.queries))
+        self.sha.update(orjson.dumps({"split": trace.split, **row}, option=orjson.OPT_APPEND_NEWLINE))
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits that name the traces' content."""
+        return str(self.sha.hexdigest()[:12])
+
+
+def _write_tables(folder: Path, traces: Iterable[Trace]) -> _Tally:
+    """One table a split. No more than a few traces are held at a time."""
+    tally = _Tally()
+    with ExitStack() as stack:
+        tables: dict[str, TableWriter] = {}
+        for trace in traces:
+            if trace.split not in tables:
+                tables[trace.split] = stack.enter_context(TableWriter(folder / trace.split))
+            row = to_row(trace)
+            tables[trace.split].write(row)
+            tally.add(trace, row)
+    return tally
+
+
+def _sealed(made: Path) -> dict[str, str]:
+    """The sha256 of each split's table, which is on the disk then."""
+    found = {}
+    for table in made.glob(f"*/{FILE}"):
+        with table.open("rb") as file:
+            found[table.parent.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+    return found
+
+
+def _describe(
+    dataset: str,
+    part: Part,
+    sha256: str,
+    tally: _Tally,
+    notes: list[str],
+    kept: Manifest | None,
+    tables: dict[str, str],
+) -> Manifest:
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    categories = dict(sorted(tally.categories.items()))
+    queries = tally.categories.total()
+    if part.split:
+        facts = PartFacts(part.source, sha256, tally.digest, len(tally.ids), queries, categories, notes, created)
+        parts, others = (kept.parts, kept.tables) if kept else ({}, {})
+        return _joined(dataset, {**parts, part.split: facts}, {**others, **tables})
+    order = [*SPLITS, *(split for split in tally.sizes if split not in SPLITS)]
+    return Manifest(
+        format=FORMAT,
+        dataset=dataset,
+        source=part.source,
+        sha256=sha256,
+        digest=tally.digest,
+        traces=len(tally.ids),
+        queries=queries,
+        splits={split: tally.sizes[split] for split in order if split in tally.sizes},
+        categories=categories,
+        notes=notes,
+        memskill=__version__,
+        created=created,
+        tables=tables,
+    )
+
+
+def _joined(dataset: str, parts: dict[str, PartFacts], tables: dict[str, str]) -> Manifest:
+    """The manifest of splits that were prepared one by one."""
+    parts = dict(sorted(parts.items(), key=lambda item: (len(item[0]), item[0])))  # test-50 before test-100
+    categories: Counter[str] = sum((Counter(part.categories) for part in parts.values()), Counter())
+    digests = "\n".join(f"{split} {part.digest}" for split, part in sorted(parts.items()))
+    return Manifest(
+        format=FORMAT,
+        dataset=dataset,
+        source="; ".join(dict.fromkeys(part.source for part in parts.values())),
+        sha256="",
+        digest=hashlib.sha256(digests.encode()).hexdigest()[:12],
+        traces=sum(part.traces for part in parts.values()),
+        queries=sum(part.queries for part in parts.values()),
+        splits={split: SplitSize(part.traces, part.queries) for split, part in parts.items()},
+        categories=dict(sorted(categories.items())),
+        notes=[f"{split}: {note}" for split, part in parts.items() for note in part.notes],
+        memskill=__version__,
+        created=max(part.created for part in parts.values()),
+        parts=parts,
+        tables={split: tables[split] for split in parts if split in tables},
+    )
+
+
+def _without(manifest: Manifest, split: str) -> Manifest | None:
+    """What is left of ``manifest`` while ``split`` is replaced."""
+    rest = {name: part for name, part in manifest.parts.items() if name != split}
+    return _joined(manifest.dataset, rest, manifest.tables) if rest else None
+
+
+def _put(made: Path, folder: Path, meanwhile: Manifest | None) -> None:
+    """Move what is in ``made`` to ``folder``, its manifest last; until then one of what stays as it is lies there."""
+    goal, record = folder / "traces", folder / MANIFEST
+    if meanwhile is None:
+        record.unlink(missing_ok=True)
+        shutil.rmtree(goal, ignore_errors=True)
+    else:
+        write_json(record, meanwhile.to_dict())
+    goal.mkdir(exist_ok=True)
+    for table in (path for path in made.iterdir() if path.is_dir()):
+        if (goal / table.name).exists():
+            shutil.rmtree(goal / table.name)
+        table.rename(goal / table.name)
+    sync_folder(goal)
+    os.replace(made / MANIFEST, record)
+    sync_folder(folder)

@@ -1,0 +1,84 @@
+"""What an evaluation keeps of its traces: memory banks in Chroma, and what other systems remember as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from memskill_cli.config import digest
+from memskill_cli.errors import MemoryBankError
+from memskill_cli.memory.store import MemoryStore
+from memskill_cli.memory.stored_bank import StoredBank
+from memskill_cli.utils import files
+
+Notes = dict[str, Any]
+"""What a method writes down of one trace, as JSON."""
+
+
+class Keeper(Protocol):
+    """Who keeps what a method has of a trace, so that it is paid for once."""
+
+    def read_bank(self, trace_id: str, /) -> Awaitable[StoredBank | None]:
+        """The bank of a trace if all of it was written, else None."""
+        ...
+
+    def write_bank(self, trace_id: str, bank: StoredBank, /) -> Awaitable[None]: ...
+
+    def read_notes(self, trace_id: str, /) -> Awaitable[Notes | None]: ...
+
+    def write_notes(self, trace_id: str, notes: Notes, /) -> Awaitable[None]: ...
+
+
+class Shelf:
+    """The keeper of one evaluation, in ``folder`` (not made before something is kept); banks perhaps on a Chroma
+    ``server`` that others use too, where ``owner`` begins their names. ``notice`` is told of what is damaged.
+
+    MemoryBankError: what is there can't be read, or nothing can be written.
+    """
+
+    def __init__(self, folder: Path, server: str, owner: str, notice: Callable[[str], None]) -> None:
+        self._folder, self._owner, self._notice = folder, owner, notice
+        self._place = server or folder
+        self._store: MemoryStore | None = None
+        self._opening = asyncio.Lock()
+
+    async def read_bank(self, trace_id: str) -> StoredBank | None:
+        return await asyncio.to_thread((await self._banks()).read, self._name(trace_id))
+
+    async def write_bank(self, trace_id: str, bank: StoredBank) -> None:
+        await asyncio.to_thread((await self._banks()).write, dataclasses.replace(bank, bank_id=self._name(trace_id)))
+
+    async def read_notes(self, trace_id: str) -> Notes | None:
+        file = self._file(trace_id)
+        try:
+            notes: Notes = orjson.loads(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except orjson.JSONDecodeError as error:
+            hint = "delete it: the trace is then read again, its model calls from the cache"
+            raise MemoryBankError(f"{file} cannot be read: {error}", hint=hint) from None
+        return notes
+
+    async def write_notes(self, trace_id: str, notes: Notes) -> None:
+        files.write_json(self._file(trace_id), notes)
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    async def _banks(self) -> MemoryStore:
+        async with self._opening:
+            if self._store is None:
+                self._store = await asyncio.to_thread(MemoryStore, self._place, self._notice)
+            return self._store
+
+    def _name(self, trace_id: str) -> str:
+        return f"{self._owner}/{trace_id}"
+
+    def _file(self, trace_id: str) -> Path:
+        return self._folder / f"{digest(trace_id)}.json"

@@ -1,0 +1,179 @@
+"""What memory is compared with: none at all, the whole history, and the history searched as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from memskill_cli.agent.answerer import answer_messages, recall_from
+from memskill_cli.datasets.spans import count_tokens, cut
+from memskill_cli.errors import UsageError
+from memskill_cli.evaluation.methods.base import (
+    CONTROLLER,
+    EXECUTOR,
+    RETRIEVAL,
+    SPANS,
+    WINDOW,
+    Memory,
+    Method,
+    Site,
+)
+from memskill_cli.memory.bank import MemoryBank
+from memskill_cli.scoring.prompt_selection import answer_prompt
+from memskill_cli.types import Action, MemoryItem, MemoryVersion, Provenance, Query, Retrieved, Span, Trace
+
+MARGIN = 0.9
+"""Part of a window that we fill: models count tokens in their own way, we in cl100k_base."""
+
+
+class NoMemory(Method):
+    """The question alone: what the model knows, or guesses, anyway."""
+
+    ignores = EXECUTOR | CONTROLLER | SPANS | RETRIEVAL | WINDOW
+
+    async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
+        async def recall(query: Query) -> list[Retrieved]:
+            return []
+
+        return Memory(recall, 0)
+
+
+class FullContext(Method):
+    """The whole history in the answer prompt, each session an item under its date, in order.
+
+    What doesn't fit the answering model's window is cut line by line from the beginning, so that the newest stays (of
+    documents: the last ones); ``cut`` of each row and of the summary say how much.
+    """
+
+    ignores = EXECUTOR | CONTROLLER | SPANS | RETRIEVAL
+
+    def check(self) -> None:
+        if window_of(self.site) is None:
+            raise UsageError(
+                f"full-context must know how many tokens {self.site.settings.models.answer} takes, and nobody does",
+                hint="--set eval.context_tokens=32768 (what your server allows, prompt and answer together)",
+            )
+
+    async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
+        history = await asyncio.to_thread(_history, trace)
+        cuts: dict[str, int] = {}
+
+        async def recall(query: Query) -> list[Retrieved]:
+            room = _room(self.site, query)
+            assert room is not None
+            kept, cuts[query.query_id] = _newest(history, room)
+            return [Retrieved(_item(trace, i, session.label, text), 1.0) for i, (session, text) in enumerate(kept)]
+
+        return Memory(recall, len(history), brief=True, cut=cuts)
+
+
+class Rag(Method):
+    """The spans themselves, found by the retrieval encoder: memory that nobody wrote.
+
+    Spans are long; where the answering model's window is known, the farthest that don't fit are left out (``cut``).
+    """
+
+    ignores = EXECUTOR | CONTROLLER
+
+    async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
+        spaces, settings = self.site.world.spaces, self.site.settings
+        bank = MemoryBank(trace.trace_id)
+        vectors = await spaces.retrieval.aencode([span.text for span in spans])
+        for span, vector in zip(spans, vectors, strict=True):
+            bank.insert(span.text, vector, vector, Provenance(trace.trace_id, span.index, (), span.index))
+            advance()
+        nearest = recall_from(bank, spaces, settings.memory.top_k)
+        cuts: dict[str, int] = {}
+
+        async def recall(query: Query) -> list[Retrieved]:
+            found = list(await nearest(query))
+            kept, cuts[query.query_id] = _fitting(found, _room(self.site, query))
+            return kept
+
+        return Memory(recall, len(bank), cut=cuts)
+
+
+def window_of(site: Site) -> int | None:
+    """The answering model's window in tokens: the setting, else what is known of the model, else None."""
+    return site.settings.eval.context_tokens or site.world.gateway.window("answer")
+
+
+def _room(site: Site, query: Query) -> int | None:
+    """Tokens left for what is recalled, beside the rest of the prompt and the answer."""
+    window = window_of(site)
+    if window is None:
+        return None
+    prompt = answer_messages(query, (), answer_prompt(site.world.dataset))
+    used = sum(count_tokens(message["content"]) for message in prompt)
+    return max(0, int(MARGIN * window) - site.settings.models.answer_max_tokens - used)
+
+
+def _fitting(found: list[Retrieved], room: int | None) -> tuple[list[Retrieved], int]:
+    """The nearest that fit together, and how many tokens the others have."""
+    if room is None:
+        return found, 0
+    kept: list[Retrieved] = []
+    left_out = 0
+    for one in found:
+        tokens = count_tokens(one.item.text) + 3  # its number and line break
+        if left_out or tokens > room:
+            left_out += tokens
+        else:
+            kept.append(one)
+            room -= tokens
+    return kept, left_out
+
+
+class _Session(NamedTuple):
+    """One session of a history, with the cl100k_base tokens of each of its lines."""
+
+    label: str
+    dated: bool
+    lines: tuple[str, ...]
+    tokens: tuple[int, ...]
+
+
+def _history(trace: Trace) -> list[_Session]:
+    sessions = []
+    for session, span in zip(trace.sessions, cut(trace, "full-session"), strict=True):
+        lines = tuple(span.text.splitlines())
+        sessions.append(
+            _Session(session.label, bool(session.date), lines, tuple(count_tokens(line) + 1 for line in lines))
+        )
+    return sessions
+
+
+def _newest(history: Sequence[_Session], room: int) -> tuple[list[tuple[_Session, str]], int]:
+    """The last lines that fit, by session in order, and how many tokens were cut before them.
+
+    A session that is cut keeps its date line.
+    """
+    kept: list[tuple[_Session, str]] = []
+    total = sum(sum(session.tokens) for session in history)
+    for session in reversed(history):
+        fits = _tail(session.tokens, room)
+        lines = session.lines[len(session.lines) - fits :]
+        if 0 < fits < len(session.lines) and session.dated:
+            lines = (session.lines[0], *lines)
+        if lines:
+            kept.insert(0, (session, "\n".join(lines)))
+        taken = sum(session.tokens[len(session.tokens) - fits :])
+        room, total = room - taken, total - taken
+        if fits < len(session.lines):
+            break
+    return kept, total
+
+
+def _tail(tokens: Sequence[int], room: int) -> int:
+    """How many of the last lines fit into ``room``."""
+    for count, size in enumerate(reversed(tokens)):
+        if size > room:
+            return count
+        room -= size
+    return len(tokens)
+
+
+def _item(trace: Trace, index: int, label: str, text: str) -> MemoryItem:
+    version = MemoryVersion(Action.INSERT, text, Provenance(trace.trace_id, index, (), index))
+    return MemoryItem(label, text, (version,))

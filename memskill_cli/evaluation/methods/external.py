@@ -1,0 +1,198 @@
+"""Memory systems of others, each with its own pipeline, prompts and store, on our terms.
+
+They read the same spans with the same executor model and the same retrieval encoder as everyone else, and what they
+recall goes through the same answer prompt. A finished trace's memories are written down as JSON, so that the same
+evaluation again asks nothing; a trace cut short is read again, its model calls from the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from importlib import metadata, util
+from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
+
+from memskill_cli.agent.reply_json import mended
+from memskill_cli.errors import MemskillError, ModelError, UnreadableReplyError, UsageError
+from memskill_cli.evaluation.artifact_store import Notes
+from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Memory, Method
+from memskill_cli.llm.client import Gateway, Message
+from memskill_cli.llm.reasoning import ReplyText
+from memskill_cli.types import Query, Retrieved, Span, Trace
+
+T = TypeVar("T")
+MAX_TOKENS = 2000
+"""Longest reply of the executor model to another system: what Mem0 allows itself."""
+JSON_TEXT = r"""
+string ::= "\"" char{1,200} "\""
+char ::= [^"\\\x00-\x1F\x7F] | "\\" ["\\/bfnrt]
+""".lstrip()
+"""GBNF of a short JSON string, for the embedded model: one that repeats itself is stopped there."""
+UNREADABLE = "unreadable_replies"
+_DATE_LINE = re.compile(r"\[([^\]\n]+)\]\n")
+
+
+class Kept(TypedDict):
+    """One memory as it is written down. ``date`` is that of its session, "" if the system keeps none beside it."""
+
+    id: str
+    text: str
+    date: str
+
+
+class Store(Protocol):
+    """One trace's memory in another system."""
+
+    async def add(self, text: str, date: str) -> None:
+        """Let the system read one span. ``text`` begins with the date line, if there is one."""
+
+    async def recall(self, query: Query) -> Sequence[Retrieved]: ...
+
+    def items(self) -> list[Kept]:
+        """What it remembers, oldest first."""
+
+    async def restore(self, items: Sequence[Kept]) -> None:
+        """Take in what :meth:`items` gave, without a model call. Only for a store that is still empty."""
+
+
+class ExecutorModel:
+    """The executor model as a library may ask it. One for each trace; lives within one event loop.
+
+    Such libraries catch whatever goes wrong in a call and take it for "nothing to remember". So the first failure is
+    kept: every later call raises it at once, and :meth:`check` raises it to the harness. ``unreadable`` counts replies
+    that could not be read even when asked again; the library is then told nothing was said.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.unreadable = 0
+        self._gateway = gateway
+        self._loop = asyncio.get_running_loop()
+        self._failure: Exception | None = None
+
+    async def ask(self, messages: list[Message], parse: Callable[[str], T], grammar: str) -> T | None:
+        """The parsed reply, or None if it could not be read."""
+        self.check()
+        try:
+            reply = await self._gateway.ask("executor", messages, parse=parse, grammar=grammar, max_tokens=MAX_TOKENS)
+        except UnreadableReplyError:
+            self.unreadable += 1
+            return None
+        except asyncio.CancelledError:
+            self.stop()
+            raise
+        except Exception as error:
+            self.fail(error)
+            raise
+        return reply.value
+
+    def ask_from_thread(self, messages: list[Message], parse: Callable[[str], T], grammar: str) -> T | None:
+        """The same for code that runs in another thread than the event loop."""
+        self.check()
+        return asyncio.run_coroutine_threadsafe(self.ask(messages, parse, grammar), self._loop).result()
+
+    def stop(self) -> None:
+        """Nobody waits any more: let the library come to its end without another call."""
+        self.fail(ModelError("stopped while a trace was read"))
+
+    def fail(self, error: Exception) -> None:
+        """Something went wrong that the library must not keep to itself."""
+        self._failure = self._failure or error
+
+    def check(self) -> None:
+        """Raise what went wrong in any call so far."""
+        if self._failure is not None:
+            raise self._failure
+
+
+class System(Method):
+    """A method that is another system; a subclass names its package and makes its stores."""
+
+    uses = "nothing"
+    ignores = (
+        CONTROLLER
+        | WINDOW
+        | frozenset({"models.executor_max_tokens", "memory.max_chars", "memory.max_actions", "memory.server"})
+    )
+    package: ClassVar[str]
+    module: ClassVar[str]
+    extra: ClassVar[str]
+
+    @abstractmethod
+    def store(self, model: ExecutorModel) -> Store:
+        """An empty store of the system, which asks ``model``."""
+
+    def check(self) -> None:
+        if util.find_spec(self.module) is None:
+            raise UsageError(
+                f"{self.package} is not installed",
+                hint=f'pip install "memskill[{self.extra}]"',
+            )
+
+    async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
+        model = ExecutorModel(self.site.world.gateway)
+        store = self.store(model)
+        kept = await self.site.keeper.read_notes(trace.trace_id)
+        if kept is not None and kept["system"] == self._system():  # not what another version of the system wrote
+            await store.restore(kept["memories"])
+            for _ in spans:
+                advance()
+            return self._memory(store, kept)
+        for span in spans:
+            await self._read(store, model, span)
+            advance()
+        facts = {"system": self._system(), UNREADABLE: model.unreadable}
+        notes = {"trace_id": trace.trace_id, **facts, "memories": store.items()}
+        await self.site.keeper.write_notes(trace.trace_id, notes)
+        return self._memory(store, notes)
+
+    def _memory(self, store: Store, notes: Notes) -> Memory:
+        return Memory(store.recall, len(notes["memories"]), counts={UNREADABLE: notes[UNREADABLE]})
+
+    async def _read(self, store: Store, model: ExecutorModel, span: Span) -> None:
+        try:
+            await store.add(span.text, date_of(span))
+        except MemskillError:
+            raise
+        except asyncio.CancelledError:
+            model.stop()
+            raise
+        except Exception as error:  # a fault of the library costs its own trace, not the evaluation
+            model.check()
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ModelError(f"{self.package} failed at span {span.index} of {span.trace_id}: {what}") from error
+        model.check()
+
+    def facts(self) -> dict[str, Any]:
+        return {"system": self._system()}
+
+    def _system(self) -> str:
+        return f"{self.package} {metadata.version(self.package)}"
+
+
+def date_of(span: Span) -> str:
+    """The date that stands over a span, "" if there is none."""
+    found = _DATE_LINE.match(span.text)
+    return found[1] if found else ""
+
+
+def read_object(text: str, key: str) -> dict[str, Any]:
+    """The JSON object with ``key`` in a reply, chatter around it and small errors forgiven.
+
+    That is what a provider's JSON mode would have given the library. Raises UnreadableReplyError if there is none.
+    """
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        value = json.loads(text[start : end + 1], strict=False)
+    except (ValueError, RecursionError):
+        cut = isinstance(text, ReplyText) and text.cut
+        value = mended(text[start:]) if start >= 0 and not cut else None
+    if not isinstance(value, dict) or key not in value:
+        raise UnreadableReplyError(f'expected one JSON object with "{key}", not {text.strip()[:80]!r}')
+    try:  # JSON can escape half a character, which no file takes, and nest deeper than anyone reads
+        whole: dict[str, Any] = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        raise UnreadableReplyError("JSON that nests too deep, or has a number too large") from None
+    return whole

@@ -1,0 +1,75 @@
+"""Going back to the newest sound checkpoint, and everything else in the run to what was known then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memskill_cli.agent.hard_cases import HardCasePool
+from memskill_cli.errors import CheckpointError
+from memskill_cli.runs import checkpoint
+from memskill_cli.skills import stages
+from memskill_cli.training import metrics
+from memskill_cli.utils import files
+
+if TYPE_CHECKING:
+    from memskill_cli.training.trainer import Trainer
+
+
+def resume(trainer: Trainer) -> None:
+    """Put a new ``trainer`` where its run was; one without a checkpoint begins with inner epoch 0.
+
+    Raises CheckpointError if checkpoints were made and none is sound, or if one is not of this controller's size.
+    """
+    run, notice = trainer.run, trainer.watcher.notice
+    checkpoint.sweep(run.checkpoints)
+    found = checkpoint.load_latest(run.checkpoints, notice)
+    if found is not None:
+        _restore(trainer, found)
+    elif stages.best(stages.read_all(run.stages)) is not None:
+        raise CheckpointError(
+            f"{run.checkpoints}: no sound checkpoint is left",
+            hint="start a new run; replies that were paid for are in the cache",
+        )
+    inner_epochs = trainer.settings.train.inner_epochs
+    trainer.rows = _kept_metrics(run.metrics, trainer.done, inner_epochs, notice)
+    if found is not None and found.state["rewards"] is None:
+        outer = (trainer.done - 1) // inner_epochs
+        trainer.rewards = [row["episode_reward_mean"] for row in trainer.rows if row["outer"] == outer]
+    trainer.evolution.rewind(trainer.done, trainer.bank)
+    if found is not None:
+        trainer.publish()
+        trainer.end_epoch()
+
+
+def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
+    settings = trainer.settings
+    size = found.state["dim"], found.skill_dim, found.state["hidden"]
+    spaces = trainer.world.spaces
+    own = spaces.state.dim, spaces.of_skills.dim, settings.controller.hidden
+    if size != own:
+        raise CheckpointError(
+            f"the controller of run {trainer.run.name} is for {size[0]}-d embeddings ({size[1]}-d of skills) and has "
+            f"{size[2]} hidden units, but {settings.encoders.state} has {own[0]} ({own[1]} of skills) and "
+            f"controller.hidden is {own[2]}",
+            hint="go on with the --encoder and the controller.hidden that the run began with",
+        )
+    trainer.controller.load_state_dict(found.controller)
+    checkpoint.restore_optimizer(trainer.optimizer, found.optimizer)
+    trainer.bank, trainer.done, trainer.window_start = found.bank, found.done, found.state["window_start"]
+    trainer.pool = HardCasePool.from_rows(settings.designer, found.state["hard_cases"])
+    trainer.rewards = found.state["rewards"] or []
+
+
+def _kept_metrics(file: Path, done: int, inner_epochs: int, notice: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The lines of the first ``done`` inner epochs; what else is in ``file`` (later ones, and no lines) goes."""
+    numbered = ((metrics.number_of(row, inner_epochs), row) for row in files.read_jsonl(file))
+    rows = {number: row for number, row in numbered if number is not None}
+    if again := [number for number in rows if number >= done]:
+        notice(f"inner epochs after {done} have no checkpoint: {len(again)} to be made again")
+    kept = [rows[number] for number in range(done) if number in rows]
+    if lost := done - len(kept):
+        notice(f"{file}: {lost} of {done} lines are missing or damaged")
+    files.write_atomic(file, b"".join(map(files.to_json, kept)))
+    return kept

@@ -1,0 +1,103 @@
+"""Finding what is evaluated in a run whose checkpoints are not all as they were written, or change meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from memskill_cli.agent.controller import Controller
+from memskill_cli.app import evaluate
+from memskill_cli.app.evaluate import find_subject
+from memskill_cli.config import load
+from memskill_cli.errors import CheckpointError, MemskillError, RunError
+from memskill_cli.runs import checkpoint
+from memskill_cli.runs.checkpoint import Checkpoint
+from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.skills import stages
+from memskill_cli.skills.seeds import seed_bank
+from memskill_cli.skills.stages import Stage
+
+SETTINGS = load(overrides={})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """Checkpoints 1 to 3; the best stage was measured with the second."""
+    run = RunDir.create(tmp_path / "runs", "r", SETTINGS, "data")
+    for done in (1, 2, 3):
+        controller = Controller.seeded(4, 8, done).state_dict()
+        state = {"dim": 4, "hidden": 8, "window_start": 0, "rewards": [], "hard_cases": []}
+        checkpoint.save(run.checkpoints, Checkpoint(done, controller, {}, seed_bank(), state))
+    judge(run, 0, checkpoint=2)
+    return run
+
+
+def judge(run: RunDir, number: int, **how: int) -> None:
+    """A stage becomes the best; its bank has no ``delete``, so that it can be told from a checkpoint's."""
+    bank = seed_bank()
+    stages.write(run.stages, Stage(number, type(bank)(bank.skills[1:], stage=number), 0.5, True, kept=True, **how))
+
+
+def harm(run: RunDir, *numbers: int) -> None:
+    for number in numbers:
+        (run.checkpoints / f"{number:06d}" / "state.json").write_bytes(b"{}")
+
+
+def found(run: RunDir, which: str) -> tuple[str, tuple[str, ...], list[str]]:
+    told: list[str] = []
+    subject = find_subject(run, which, SETTINGS, told.append)
+    return subject.checkpoint, subject.bank.names, told
+
+
+def test_the_best_stage_is_its_bank_and_the_controller_it_was_measured_with(run: RunDir) -> None:
+    assert found(run, "best") == ("000002", ("insert", "noop", "update"), [])
+    assert found(run, "latest") == ("000003", ("delete", "insert", "noop", "update"), [])
+
+
+@pytest.mark.parametrize(("harmed", "used"), [((2,), "000001"), ((1, 2), "000003")])
+def test_a_damaged_best_checkpoint_is_named_and_the_nearest_sound_one_used(
+    run: RunDir, harmed: tuple[int, ...], used: str
+) -> None:
+    harm(run, *harmed)
+    name, bank, told = found(run, "best")
+    assert (name, bank) == (used, ("insert", "noop", "update"))
+    assert f"{run.checkpoints}/000002/state.json" in told[0]
+    assert (
+        f"stage 0, the best, cannot be used: its skills are chosen by the controller of checkpoint {used}" in told[-1]
+    )
+
+
+@pytest.mark.parametrize("which", ["best", "latest"])
+def test_without_any_sound_checkpoint_nothing_untrained_is_passed_off_as_the_run(run: RunDir, which: str) -> None:
+    harm(run, 1, 2, 3)
+    for _ in range(2):
+        with pytest.raises(RunError, match="run r has no sound checkpoint") as failure:
+            found(run, which)
+        assert "--resume" in failure.value.hint
+        stages.path_of(run.stages, 0).unlink(missing_ok=True)  # nor before a stage was judged
+
+
+def test_a_damaged_checkpoint_asked_for_by_its_path_is_named(run: RunDir) -> None:
+    harm(run, 2)
+    with pytest.raises(CheckpointError, match=r"000002/state\.json: its contents are not those that were written"):
+        found(run, str(run.checkpoints / "000002"))
+    assert found(run, str(run.checkpoints / "000001"))[0] == "000001"
+    for nothing in ("nowhere", str(run.path / "run.json")):
+        with pytest.raises(MemskillError, match="no whole checkpoint"):
+            found(run, nothing)
+
+
+def test_a_better_stage_found_meanwhile_is_the_best(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that goes on drops the checkpoint of the stage that was the best a moment ago."""
+    real = evaluate._measured_with
+
+    def measured(*arguments: object) -> Checkpoint:
+        judge(run, 1, checkpoint=3)
+        monkeypatch.undo()
+        checkpoint.prune(run.checkpoints, 1, 3, done=3)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluate, "_measured_with", measured)
+    subject = find_subject(run, "best", SETTINGS, lambda text: None)
+    assert (subject.checkpoint, subject.bank.stage) == ("000003", 1)

@@ -1,0 +1,69 @@
+"""Designer cycles by hand, in this process; tests/e2e/test_evolve.py types them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from memskill_cli.app.evaluate import Progress
+from memskill_cli.app.evolve import Cycle, Request, evolve
+from memskill_cli.app.runtime import Access
+from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.skills import stages
+from memskill_cli.testing.server import Request as Asked
+from memskill_cli.testing.server import ScriptedServer
+
+from ..toy_models import designed, read_or_answered
+from ..training.resume_harness import Lives
+
+NOWHERE = {"change": "refine", "name": "nowhere", "body": "## Purpose\nX", "why": "there is no such skill"}
+
+
+def helpless(request: Asked) -> str:
+    """The models of the small world, with a designer whose changes can never be made."""
+    return designed(request, NOWHERE) if request.role == "designer" else read_or_answered(request)
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer(helpless) as running:
+        yield running
+
+
+@pytest.fixture
+def lives(server: ScriptedServer, tmp_path: Path) -> Lives:
+    encoders = {"encoders__state": "hashing", "encoders__retrieval": "hashing"}
+    return Lives(tmp_path, server, models__api_base=server.url, train__outer_epochs=1, train__evolve=False, **encoders)
+
+
+def by_hand(lives: Lives, run: RunDir, **asked: str) -> Cycle:
+    access = Access(("k",), None, lives.folder / "cache")
+    progress = Progress(lambda *arguments: pytest.fail("nothing is evaluated"), lambda text: None)
+    (cycle,) = asyncio.run(evolve(run, lives.settings, lives.folder, access, Request(**asked), progress))  # type: ignore[arg-type]
+    return cycle
+
+
+def test_a_stage_that_changes_nothing_waits_for_nobody(lives: Lives) -> None:
+    run = lives.begin("run")
+    lives.live(run)
+    bank = run.skill_bank.read_bytes()
+    for number, asked in enumerate(({}, {"judge_on": "val"}, {}), start=1):
+        cycle = by_hand(lives, run, **asked)
+        assert (cycle.stage.number, cycle.stage.change, cycle.judged) == (number, {}, None)
+    known = stages.read_all(run.stages)
+    assert stages.pending(known, 0) is None
+    assert [stage.is_best for stage in stages.marked(known)] == [True, False, False, False]
+    assert run.skill_bank.read_bytes() == bank
+
+
+def test_what_a_training_left_waiting_without_a_change_is_passed_over(lives: Lives) -> None:
+    run = lives.begin("run")
+    lives.live(run)
+    bank = stages.read_all(run.stages)[0].bank.copy()
+    bank.stage = 1
+    stages.write(run.stages, stages.Stage(1, bank, rationale="no reason was given", parent=0))
+    assert by_hand(lives, run, judge_on="val").stage.number == 2
+    assert stages.pending(stages.read_all(run.stages), 0) is None

@@ -1,0 +1,165 @@
+"""Jobs done at the other end of a line of letters, in this process: with the same results as here."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import pickle
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memskill_cli.distributed.base import Crew, Job, Kit
+from memskill_cli.distributed.proxies import Charter, DeskPlan, desk_functions, functions_of
+from memskill_cli.distributed.rpc import COMMAND, Correspondent
+from memskill_cli.distributed.worker import CrewPlan, Worker
+from memskill_cli.errors import AuthError, ModelError
+from memskill_cli.evaluation import runner
+from memskill_cli.rollout.episode import World
+from memskill_cli.testing import rules
+from memskill_cli.testing.server import Fault, ScriptedServer
+from memskill_cli.training import trainer
+from memskill_cli.utils import files
+
+from ..evaluation.harness import TASK, Rig
+from ..training.resume_harness import Lives, outcome, reply
+from .test_rpc import Boxes
+
+
+class FarEngine:
+    """What :class:`~memskill_cli.distributed.ray.RayEngine` does without Ray: ``count`` workers, all pickled."""
+
+    crews = 0
+    """How many crews of all engines have worked, so that a test can see that work was done elsewhere."""
+
+    def __init__(self, world: World, count: int = 2) -> None:
+        self.world, self.count = world, count
+        self.numbers = itertools.count(1)
+
+    @asynccontextmanager
+    async def crew(self, kit: Kit, desk: Any) -> AsyncIterator[Crew]:
+        FarEngine.crews += 1
+        boxes, name = Boxes(), f"crew-{next(self.numbers)}"
+        functions = functions_of(self.world, print) | desk_functions(desk, name)
+        mail = Correspondent(COMMAND, boxes, functions)
+        serving = asyncio.create_task(mail.serve())
+        charter = pickle.loads(pickle.dumps(Charter.of(self.world, None)))
+        workers = [Worker(f"worker-{number}", boxes, charter, pickle.dumps) for number in range(self.count)]
+        for worker in workers:
+            await worker.begin()
+        try:
+            yield FarCrew(name, pickle.dumps(CrewPlan(kit, DeskPlan.of(desk))), workers)
+        finally:
+            for worker in workers:
+                await worker.dismiss(name)
+                worker._serving.cancel()
+            serving.cancel()
+
+
+class FarCrew:
+    def __init__(self, name: str, plan: bytes, workers: list[Worker]) -> None:
+        self.name, self.plan = name, plan
+        self.turns = itertools.cycle(workers)
+
+    async def run(self, job: Job[Any], *details: Any) -> Any:
+        async def stored() -> bytes:
+            return self.plan
+
+        result = await next(self.turns).run(self.name, [stored()], pickle.dumps((job, details)))
+        outcome = pickle.loads(pickle.dumps(result))
+        if outcome.error:
+            raise outcome.error
+        return outcome.value
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trainings and evaluations of this process have their traces read and asked elsewhere."""
+    for module in (trainer, runner):
+        monkeypatch.setattr(module, "LocalEngine", FarEngine)
+    before = FarEngine.crews
+    yield
+    assert FarEngine.crews > before, "or nothing was done elsewhere"
+
+
+def test_a_training_elsewhere_is_the_same_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, before = [], FarEngine.crews
+    for name, engine in (("here", None), ("there", FarEngine)):
+        with ScriptedServer(reply) as server:
+            lives = Lives(tmp_path / name, server)
+            if engine:
+                monkeypatch.setattr(trainer, "LocalEngine", engine)
+            run = lives.begin("r")
+            lives.live(run)
+            found.append((outcome(run), sorted(request.text for request in server.requests)))
+            assert (FarEngine.crews > before) == (name == "there")
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("method", ["memskill", "random-skills", "no-memory", "full-context", "rag"])
+def test_an_evaluation_elsewhere_has_the_same_rows_and_memories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    found, before = [], FarEngine.crews
+    for name, engine in (("here", None), ("there", FarEngine)):
+        rig = Rig(tmp_path / name, eval__context_tokens=8000)
+        if engine:
+            monkeypatch.setattr(runner, "LocalEngine", engine)
+        summary = rig.method(method)
+        assert (FarEngine.crews > before) == (name == "there")
+        known = {key: summary[key] for key in summary.keys() - {"usage", "seconds"}}
+        found.append((known, rig.rows(), list(files.read_jsonl(rig.folder / "memories.jsonl"))))
+    here, there = found
+    assert here[:2] == there[:2]
+    assert sorted(here[2], key=str) == sorted(there[2], key=str)
+
+
+@pytest.mark.usefixtures("far")
+def test_a_memory_that_was_kept_is_taken_up_elsewhere_too(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.method("memskill")
+    rows = rig.rows()
+    (rig.folder / "results.jsonl").unlink()
+    rig.method("memskill")
+    assert rig.rows() == rows
+    assert "executor" not in rig.roles(), "nothing was written twice"
+
+
+@pytest.mark.usefixtures("far")
+def test_what_fails_elsewhere_is_a_row_here(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    with pytest.raises(ModelError, match="none of 6 queries got an answer"):
+        rig.evaluate(lambda request: Fault.server_error() if request.role == "answer" else rules.reply(request))
+    assert [row["error"].partition(":")[0] for row in rig.rows()] == ["answer"] * 6
+    with pytest.raises(ModelError, match="none of 6 queries got an answer"):
+        rig.evaluate(lambda request: Fault.server_error(), dataclasses.replace(TASK, method="all-skills"))
+    assert [row["error"].partition(":")[0] for row in rig.rows()] == ["memory"] * 6
+
+
+@pytest.mark.usefixtures("far")
+def test_a_key_that_is_refused_elsewhere_stops_everything(tmp_path: Path) -> None:
+    with pytest.raises(AuthError):
+        Rig(tmp_path).evaluate(Fault.unauthorized())
+
+
+def test_no_key_and_no_path_is_told_to_those_elsewhere(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    class Watched(FarEngine):
+        @asynccontextmanager
+        async def crew(self, kit: Kit, desk: Any) -> AsyncIterator[Crew]:
+            seen.append(pickle.dumps((Charter.of(self.world, None), CrewPlan(kit, DeskPlan.of(desk)))))
+            async with super().crew(kit, desk) as crew:
+                yield crew
+
+    rig = Rig(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", "sk-canary-1234567890")
+        patch.setattr(runner, "LocalEngine", Watched)
+        rig.method("memskill")
+    assert seen
+    assert not any(b"canary" in told or str(tmp_path).encode() in told for told in seen)

@@ -1,0 +1,118 @@
+"""ALFWorld's evaluation: which trajectories and tasks, and the numbers that come of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from memskill_cli.config import AlfworldConfig, load
+from memskill_cli.errors import UsageError
+from memskill_cli.evaluation.env_evaluation import check_methods, played_row, summarise, traces_of
+from memskill_cli.evaluation.policy import Subject
+from memskill_cli.evaluation.spec import Task, default_split, evaluation_id
+from memskill_cli.types import Answer, Move, Playthrough, Query, Session, Trace, Turn
+
+
+def game(split: str, kind: str, number: int) -> Trace:
+    name = f"{split}/{kind}/{number}"
+    query = Query(name, name, kind, f"goal {name}", ())
+    return Trace(name, "alfworld", split, (Session(kind, "", (Turn("Goal", name),)),), (query,))
+
+
+TRAIN = [game("train", kind, i) for kind in ("heat", "cool") for i in range(10)]
+TASKS = [game("valid_seen", kind, i) for kind, count in (("cool", 4), ("heat", 2), ("look", 3)) for i in range(count)]
+
+
+def made(*, trajectories: int = 6, memory: Literal["by-type", "all"] = "by-type", **more: int) -> list[Trace]:
+    acting = AlfworldConfig(trajectories_max=trajectories, memory=memory)
+    return traces_of(TRAIN, TASKS, acting, **{"limit": 0, "seed": 1, **more})
+
+
+def test_a_memory_for_each_type_and_all_its_tasks() -> None:
+    cool, heat, look = made()
+    assert [len(trace.sessions) for trace in (cool, heat, look)] == [6, 6, 0], "no trajectories, no memory"
+    assert {session.label for session in cool.sessions} == {"cool"}
+    assert [query.query_id for query in heat.queries] == ["valid_seen/heat/0", "valid_seen/heat/1"]
+    read = {turn.text for trace in (cool, heat) for session in trace.sessions for turn in session.turns}
+    assert all(name.startswith("train/") for name in read)
+
+
+def test_the_choice_follows_from_the_seed() -> None:
+    assert made() == made()
+    assert made(seed=2) != made()
+    assert len(made(trajectories=60)[0].sessions) == 10
+
+
+def test_the_published_memory_holds_all_trajectories_and_is_asked_all_tasks() -> None:
+    (whole,) = made(memory="all")
+    read = sorted(turn.text for session in whole.sessions for turn in session.turns)
+    assert read == sorted(trace.trace_id for trace in TRAIN)
+    assert {query.query_id for query in whole.queries} == {trace.trace_id for trace in TASKS}
+
+
+@pytest.mark.parametrize(("limit", "counts"), [(3, [1, 1, 1]), (5, [2, 2, 1]), (8, [3, 2, 3]), (1, [1])])
+def test_a_limit_takes_types_in_turn(limit: int, counts: list[int]) -> None:
+    assert [len(trace.queries) for trace in made(limit=limit)] == counts
+
+
+def row(kind: str, won: bool | None, steps: int = 0, invalid: int = 0) -> dict[str, object]:
+    query = Query("q", "q", kind, "goal", ())
+    if won is None:
+        return {"category": kind, "error": "game: died", **played_row(Answer(query, "", (), None, error="game: died"))}
+    moves = [Move("look", "A room.", place >= invalid) for place in range(steps)]
+    played = Playthrough("An opening.", tuple(moves), won)
+    return {"category": kind, "error": "", **played_row(Answer(query, "", (), float(won), played=played))}
+
+
+def test_failures_count_with_all_steps_and_broken_games_not_at_all() -> None:
+    rows = [row("heat", True, 10), row("heat", False, 50, 3), row("heat", None), row("cool", True, 20, 1)]
+    summary = summarise(rows, steps=50, resamples=200, seed=0)
+    assert summary["queries"] == 4
+    assert summary["success_rate"] == pytest.approx(2 / 3)
+    assert summary["steps"] == pytest.approx((10 + 50 + 20) / 3)
+    assert summary["invalid_actions"] == 4
+    assert summary["errors"] == {"game": 1}
+    heat, cool = summary["by_task_type"]["heat"], summary["by_task_type"]["cool"]
+    assert (heat["queries"], heat["success_rate"], heat["steps"]) == (3, 0.5, 30)
+    assert (cool["success_rate"], cool["steps"], cool["invalid_actions"]) == (1, 20, 1)
+    low, high = summary["ci95"]["success_rate"]
+    assert 0 <= low <= 2 / 3 <= high <= 1
+
+
+def test_nothing_played_has_no_scores() -> None:
+    summary = summarise([row("heat", None)], steps=50, resamples=10, seed=0)
+    assert (summary["success_rate"], summary["steps"], summary["ci95"]["steps"]) == (None, None, None)
+
+
+def test_a_row_has_the_whole_transcript() -> None:
+    told = row("heat", False, 2, 1)
+    assert told["opening"] == "An opening."
+    assert told["transcript"] == [
+        {"command": "look", "observation": "A room.", "valid": False},
+        {"command": "look", "observation": "A room.", "valid": True},
+    ]
+    assert (told["success"], told["steps"], told["invalid_actions"]) == (False, 2, 1)
+
+
+def test_methods_that_make_no_sense_are_refused() -> None:
+    check_methods("alfworld", ["memskill", "no-memory", "rag", "random-skills"])
+    check_methods("locomo", ["full-context"])
+    for name in ("full-context", "mem0", "langmem"):
+        with pytest.raises(UsageError, match=name):
+            check_methods("alfworld", ["memskill", name])
+
+
+def named(**overrides: object) -> str:
+    names = {name.replace("__", "."): value for name, value in overrides.items()}
+    settings = load(overrides={"dataset": "alfworld", **names})
+    return evaluation_id(Task("alfworld", "valid_seen", "memskill", "data"), settings, Subject.of(None, settings))
+
+
+def test_what_names_an_evaluation() -> None:
+    assert default_split("alfworld") == "valid_seen"
+    assert default_split("locomo") == "test"
+    for name, value in (("steps", 30), ("query", "observation"), ("trajectories_max", 50)):
+        assert named(**{f"alfworld__{name}": value}) != named(), name
+    for name, value in (("workers", 3), ("deadline", 9.0), ("tasks_max", 6), ("same_type", 0.8)):
+        assert named(**{f"alfworld__{name}": value}) == named(), name

@@ -1,0 +1,216 @@
+"""A small run that can be stopped at any instant of its files, and gone on with in another folder.
+
+It is of the small world. The designer first blurs the ``insert`` skill, which harms and is rolled back, and, told of
+that, adds a skill that helps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memskill_cli.config import Config, load
+from memskill_cli.llm.cache import ResponseCache
+from memskill_cli.llm.client import Gateway
+from memskill_cli.llm.keys import KeyRing
+from memskill_cli.llm.ledger import Ledger
+from memskill_cli.memory.encoder_pair import Spaces
+from memskill_cli.memory.encoders import load_encoder
+from memskill_cli.rollout.episode import World
+from memskill_cli.runs.run_dir import RunDir
+from memskill_cli.skills import stages
+from memskill_cli.skills.seeds import seed_bank
+from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.training.episode_sampler import Conversations
+from memskill_cli.training.evolution import designer_of
+from memskill_cli.training.resume import resume
+from memskill_cli.training.trainer import Trainer, Watcher
+from memskill_cli.types import Query, Session, Trace, Turn
+from memskill_cli.utils import files
+
+from ..toy_models import HARM, HELP, designed, read_or_answered
+
+MODEL = "openai/gpt-4o-mini"
+"""Its price is known, so that the ledger has something to count."""
+OF_THE_MACHINE = {"seconds", "llm_calls", "cached_calls"}
+"""Metrics of the attempt that completed an inner epoch."""
+
+
+def reply(request: Request) -> str:
+    if request.role != "designer":
+        return read_or_answered(request)
+    return designed(request, HELP if "BLUR" in request.messages[-1]["content"] else HARM)
+
+
+def trace(who: str) -> Trace:
+    facts = (("job", "baker"), ("allergy", "pollen"))
+    turns = (Turn(who, f"{who}'s job is baker, early hours."), Turn(who, f"{who}'s allergy is pollen, no meadows."))
+    queries = tuple(Query(f"{who}-{kind}", who, "1", f"What is the {kind} of {who}?", (v,)) for kind, v in facts)
+    return Trace(who, "locomo", "train", (Session("s", "1 May 2025", turns),), queries)
+
+
+TRACES = [trace(who) for who in ("Ada", "Bruno", "Chen")]
+
+
+def settings(**overrides: Any) -> Config:
+    chosen = {
+        "train.outer_epochs": 3,
+        "train.inner_epochs": 2,
+        "train.batch_size": 2,
+        "train.span_mode": "turn",
+        "train.top_k": 1,
+        "controller.hidden": 4,
+        "ppo.learning_rate": 0.003,
+        "models.retries": 0,
+        **{f"models.{role}": MODEL for role in ("executor", "answer", "judge", "designer")},
+    }
+    return load(overrides={**chosen, **{name.replace("__", "."): value for name, value in overrides.items()}})
+
+
+class Killed(BaseException):
+    """What a SIGKILL is within one process."""
+
+
+class Lives:
+    """Runs of one experiment, which share a server and what the cache holds."""
+
+    def __init__(
+        self,
+        folder: Path,
+        server: ScriptedServer,
+        encoder: str = "hashing",
+        embed_skills: Callable[..., Any] | None = None,
+        **overrides: Any,
+    ) -> None:
+        self.folder, self.server, self.encoder, self.settings = folder, server, encoder, settings(**overrides)
+        self.embed_skills = embed_skills
+
+    def begin(self, name: str) -> RunDir:
+        return RunDir.create(self.folder, name, self.settings, "data")
+
+    def live(self, run: RunDir, *, cache: str = "cache", told: list[str] | None = None) -> None:
+        """Go on with ``run`` to its end; ``cache`` names the cache of replies, ``told`` takes the notices."""
+        asyncio.run(self._live(run, self.folder / cache, [] if told is None else told))
+
+    async def _live(self, run: RunDir, cache: Path, told: list[str]) -> None:
+        settings = self.settings
+        ledger = Ledger(run.usage, scope="train", max_cost=0)
+        with closing(ResponseCache(cache)) as replies, closing(load_encoder(self.encoder, cache_dir=None)) as encoder:
+            gateway = Gateway(
+                dataclasses.replace(settings.models, api_base=self.server.url),
+                settings.limits,
+                keys=KeyRing.collect(("k",), None, {}),
+                ledger=ledger,
+                cache=replies,
+                notice=lambda text: None,
+            )
+            spaces = Spaces(encoder, encoder)
+            if self.embed_skills:
+                spaces = spaces._replace(skill=load_encoder("litellm:m", cache_dir=None, embed=self.embed_skills))
+            world = World(gateway, spaces, settings.memory, settings.reward, "locomo")
+            zero = stages.path_of(run.stages, 0)
+            bank = stages.read(zero).bank if zero.exists() else seed_bank(noop=False)
+            trainer = Trainer(
+                run,
+                settings,
+                world,
+                ledger,
+                Conversations(settings, TRACES),
+                bank,
+                designer_of(gateway, settings) if settings.train.evolve else None,
+                Watcher(notice=told.append),
+            )
+            try:
+                resume(trainer)
+                await trainer.train()
+            finally:
+                await gateway.aclose()
+
+
+def outcome(run: RunDir) -> dict[str, Any]:
+    """All that must be the same whatever happened to a run, to the last bit.
+
+    What a killed process was writing aside lies about until ``files.sweep`` finds it old enough.
+    """
+    found: dict[str, Any] = {
+        str(file.relative_to(run.path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for folder in (run.checkpoints, run.stages)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not file.name.endswith(".tmp")
+    }
+    found["metrics"] = [
+        {name: value for name, value in row.items() if name not in OF_THE_MACHINE}
+        for row in files.read_jsonl(run.metrics)
+    ]
+    found["lines"] = run.metrics.read_bytes().count(b"\n")
+    found["bank"], found["hard cases"] = run.skill_bank.read_bytes(), run.hard_cases.read_bytes()
+    return found
+
+
+@contextmanager
+def filmed(run: RunDir, folder: Path) -> Iterator[list[Path]]:
+    """Copies of the run as a kill would leave it, one for every moment in which something on the disk has changed.
+
+    The moments are just before and after each rename, deletion, fsync and appended line of metrics, and in its middle.
+    """
+    pictures: list[Path] = []
+
+    def take() -> None:
+        picture = folder / f"{len(pictures):04d}"
+        shutil.copytree(run.path, picture / run.name, copy_function=_frozen, ignore=shutil.ignore_patterns(".lock"))
+        pictures.append(picture / run.name)
+
+    def around(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            if real is not os.fsync and not _of(run, arguments[0], more):
+                return real(*arguments, **more)
+            take()
+            done = real(*arguments, **more)
+            take()
+            return done
+
+        return call
+
+    def append(path: Path, value: Any, *, real: Callable[..., Any] = files.append_line, **more: Any) -> None:
+        if path != run.metrics:
+            return real(path, value, **more)
+        take()
+        whole = path.read_bytes()
+        path.write_bytes(whole + files.to_json(value)[:40])
+        take()
+        path.write_bytes(whole)
+        real(path, value, **more)
+        return take()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("replace", "fsync", "unlink", "rmdir"):
+            patch.setattr(os, name, around(getattr(os, name)))
+        patch.setattr(files, "append_line", append)
+        yield pictures
+
+
+def _of(run: RunDir, path: Any, more: dict[str, Any]) -> bool:
+    return "dir_fd" in more or str(path).startswith(str(run.path))
+
+
+def _frozen(source: str, goal: str) -> None:
+    """A link will do for what is only ever replaced; what is still being written, or grows, is copied."""
+    if source.endswith((".tmp", ".jsonl")) or ".tmp" in Path(source).parent.name:
+        shutil.copyfile(source, goal)
+    else:
+        os.link(source, goal)
+
+
+def restored(picture: Path, folder: Path) -> RunDir:
+    """The run of a picture, in a folder of its own."""
+    shutil.copytree(picture, folder / picture.name)
+    return RunDir(folder / picture.name)
