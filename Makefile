@@ -1,9 +1,11 @@
 # make demo   a newcomer's first look: the sample, a little training, an evaluation, the skills
 # make demo-games   one of the sample's ALFWorld games, played by the embedded model with what it wrote about others
-# make test   everything that is quick; make test-slow what takes minutes or needs the extras; make test-all both
+# make test   everything that is quick; make test-slow what takes minutes or needs the extras; make test-all both;
+#             K=ppo only tests whose file or name contains ppo (an expression of pytest -k)
 # make fuzz   property tests with random examples for four minutes, FUZZ_SECONDS=n for n seconds; prints its seeds
 #             (guided by coverage instead, with the extra fuzz: python tests/fuzz/run.py)
 # make mutants   mutation testing: are there tests for what the modules do? M=ppo for one module; docs/mutants.md
+# make release   a wheel and an sdist in dist, with their contents checked
 # Each sets up by itself what it needs, in .venv.
 
 PYTHON ?= python3
@@ -13,8 +15,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 MEMSKILL := $(BIN)/memskill
 
 FUZZ_SECONDS ?= 240
+K ?=
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile $(if $(K),-k "$(K)")
 
-.PHONY: demo demo-games test test-slow test-all fuzz mutants lint bench clean
+.PHONY: demo demo-games test test-slow test-all fuzz mutants lint bench release clean
 
 # The embedded model's parts are installed packages: no network is asked for it. The demo has a data folder of its own.
 demo: export HF_HUB_OFFLINE = 1
@@ -33,10 +37,10 @@ demo-games: $(VENV)/.extras
 	$(MEMSKILL) eval --dataset alfworld --preset demo --limit 1
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not extra"
+	$(PYTEST) -m "not slow and not extra"
 
 test-slow: $(VENV)/.extras
-	$(BIN)/pytest -n 2 --dist loadfile -m "slow or extra"
+	$(PYTEST) -m "slow or extra"
 
 test-all: test test-slow
 
@@ -51,9 +55,15 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/check_links.py
 
 bench: $(VENV)/.extras
 	$(BIN)/python benchmarks/run.py --all
+
+release: $(VENV)/.installed
+	@rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python tools/check_release.py dist
 
 clean:
 	rm -rf $(VENV) .mutants build dist runs/demo data/demo benchmarks/out .pytest_cache .mypy_cache .ruff_cache .hypothesis

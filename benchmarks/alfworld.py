@@ -30,17 +30,18 @@ from typing import Any
 from common import OUT, compared, save
 
 from memskill_cli.app import evaluate as evaluations
-from memskill_cli.app.runtime import Access, games_of, services
+from memskill_cli.app.runtime import ProviderAccess, env_root, open_runtime
 from memskill_cli.config import Config, load
-from memskill_cli.datasets.base import Manifest, load_manifest, load_split
+from memskill_cli.datasets.manifest import DatasetManifest
 from memskill_cli.datasets.prepare import prepare
+from memskill_cli.datasets.prepared import load_manifest, load_split
 from memskill_cli.errors import DataError
 from memskill_cli.evaluation import env_evaluation
-from memskill_cli.evaluation.runner import Watcher
-from memskill_cli.evaluation.spec import tasks_of
-from memskill_cli.rollout.episode import play
+from memskill_cli.evaluation.runner import EvalCallbacks
+from memskill_cli.evaluation.spec import eval_specs
+from memskill_cli.rollout.env_tasks import run_env_task
 from memskill_cli.testing import rule_actor
-from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.testing.server import MockLLMServer
 from memskill_cli.types import MemoryItem, Query, Retrieved, Trace
 from memskill_cli.utils.files import read_jsonl
 
@@ -49,7 +50,7 @@ SPLIT = "valid_seen"
 SHORT = {"pick_and_place_simple": "place", "look_at_obj_in_light": "light", "pick_two_obj_and_place": "two"}
 
 
-def find_data(data_dir: Path, folder: Path, report: Any) -> tuple[Path, Manifest]:
+def find_data(data_dir: Path, folder: Path, report: Any) -> tuple[Path, DatasetManifest]:
     """Where ALFWorld is prepared: ``data_dir``, else the sample in ``folder``."""
     try:
         manifest = load_manifest("alfworld", data_dir)
@@ -79,21 +80,23 @@ def perfect(games: Sequence[Trace]) -> dict[str, list[Retrieved]]:
 
 
 async def play_perfectly(
-    settings: Config, access: Access, folder: Path, data_dir: Path, asked: set[str]
+    settings: Config, access: ProviderAccess, folder: Path, data_dir: Path, asked: set[str]
 ) -> dict[str, Any]:
     """The tasks called ``asked``, each with the memory made for it; the numbers of an evaluation."""
     games = [game for game in load_split("alfworld", data_dir, SPLIT) if game.trace_id in asked]
     memories = perfect(games)
 
-    async def recall(query: Query) -> list[Retrieved]:
+    async def retrieve(query: Query) -> list[Retrieved]:
         return memories[query.query_id]
 
-    where = games_of("alfworld", data_dir, SPLIT)
-    async with services(settings, access, folder / "usage.jsonl", "perfect", lambda text: None, where) as opened:
-        world = opened.world
-        assert world.playground is not None
-        answers = await asyncio.gather(*(play(world, world.playground, recall, game.queries[0]) for game in games))
-    rows = [{"category": a.query.category, "error": a.error, **env_evaluation.played_row(a)} for a in answers]
+    where = env_root("alfworld", data_dir, SPLIT)
+    async with open_runtime(settings, access, folder / "usage.jsonl", "perfect", lambda text: None, where) as opened:
+        context = opened.context
+        assert context.env_runner is not None
+        answers = await asyncio.gather(
+            *(run_env_task(context, context.env_runner, retrieve, game.queries[0]) for game in games)
+        )
+    rows = [{"category": a.query.category, "error": a.error, **env_evaluation.env_row(a)} for a in answers]
     numbers = env_evaluation.summarise(rows, steps=settings.alfworld.steps, resamples=2000, seed=settings.seed)
     return {"method": "perfect", "memories": len(games), **numbers}
 
@@ -102,10 +105,10 @@ def evaluate(arguments: argparse.Namespace, url: str, folder: Path, report: Any)
     """The summary of each way to remember, on the same tasks."""
     data_dir, manifest = find_data(arguments.data_dir, folder, report)
     settings = settings_for(url, arguments.encoder)
-    access = Access(api_keys=["bench"], cache_dir=folder / "cache")
-    tasks = tasks_of(manifest, [SPLIT], METHODS, arguments.limit, False)
+    access = ProviderAccess(api_keys=["bench"], cache_dir=folder / "cache")
+    tasks = eval_specs(manifest, [SPLIT], METHODS, arguments.limit, False)
     run = evaluations.open_run(folder / "runs", None, settings, tasks[0].data_digest)
-    progress = evaluations.Progress(lambda title, queries: Watcher(), lambda text: None)
+    progress = evaluations.EvalProgress(lambda title, queries: EvalCallbacks(), lambda text: None)
     summaries = asyncio.run(evaluations.evaluate(run, tasks, settings, "best", data_dir, access, progress))
     asked = {row["query_id"] for row in read_jsonl(Path(summaries[0]["folder"]) / "results.jsonl")}
     summaries.append(asyncio.run(play_perfectly(settings, access, folder, data_dir, asked)))
@@ -142,7 +145,7 @@ def main() -> None:
     from rich.console import Console
 
     console, began = Console(width=max(100, Console().width)), time.monotonic()
-    with ScriptedServer() as server, tempfile.TemporaryDirectory() as name:
+    with MockLLMServer() as server, tempfile.TemporaryDirectory() as name:
         summaries = evaluate(arguments, server.url, Path(name), console.print)
     show(summaries, console.print)
     kept = [{key: value for key, value in summary.items() if key not in ("folder", "report")} for summary in summaries]

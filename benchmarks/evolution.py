@@ -32,9 +32,9 @@ from memskill_cli.config import Config, load
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills import stages
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.testing.server import Request, ScriptedServer
-from memskill_cli.training.episode_sampler import Conversations
-from memskill_cli.training.trainer import Trainer, Watcher
+from memskill_cli.testing.server import MockLLMServer, Request
+from memskill_cli.training.episode_sampler import QASampler
+from memskill_cli.training.trainer import TrainCallbacks, Trainer
 from memskill_cli.types import Query, Session, Trace, Turn
 from memskill_cli.utils.files import read_jsonl
 
@@ -107,8 +107,8 @@ class World:
             advice = {"change": "add", "skill": "", "why": "storage", "priority": 1}
             return json.dumps({"patterns": [pattern], "recommendations": [advice], "summary": "facts are lost"})
         # What is in the bank already is not proposed again; then only harm is left to propose.
-        settled = "allergies" in text.partition("<skills>")[2].partition("</skills>")[0]
-        change = self._helpful if self._coin.random() < 0.5 and not settled else HARMFUL
+        reuse_cached_error = "allergies" in text.partition("<skills>")[2].partition("</skills>")[0]
+        change = self._helpful if self._coin.random() < 0.5 and not reuse_cached_error else HARMFUL
         return json.dumps({"summary": change["why"], "changes": [change]})
 
 
@@ -121,7 +121,7 @@ def settings_for(seed: int, url: str, variant: str, stages_: int, epochs: int) -
             "encoders.state=hashing",
             "encoders.retrieval=hashing",
             "train.span_mode=turn",
-            "train.top_k=1",
+            "train.num_skills=1",
             f"train.outer_epochs={stages_}",
             f"train.inner_epochs={epochs}",
             "train.batch_size=8",
@@ -142,9 +142,11 @@ async def one_run(seed: int, url: str, variant: str, stages_: int, epochs: int) 
         run = RunDir.create(folder / "runs", variant, settings, "evolution")
         traces = [diary(number, seed) for number in range(24)]
         async with opened(settings, folder, "train") as found:
-            designer = Designer(found.world.gateway, settings.designer) if settings.train.evolve else None
-            lessons = Conversations(settings, traces)
-            trainer = Trainer(run, settings, found.world, found.ledger, lessons, seed_bank(), designer, Watcher())
+            designer = Designer(found.context.llm, settings.designer) if settings.train.evolve else None
+            episode_specs = QASampler(settings, traces)
+            trainer = Trainer(
+                run, settings, found.context, found.ledger, episode_specs, seed_bank(), designer, TrainCallbacks()
+            )
             await trainer.train()
         known = stages.read_all(run.stages)
         fates = [
@@ -189,7 +191,7 @@ def run_all(variants: list[str], seeds: int, stages_: int, epochs: int, say: Cal
     results = []
     for variant in variants:
         for seed in range(seeds):
-            with ScriptedServer(World(seed, variant)) as server:
+            with MockLLMServer(World(seed, variant)) as server:
                 results.append(asyncio.run(one_run(seed, server.url, variant, stages_, epochs)))
             fates = ", ".join(
                 f"{'; '.join(s['changes']) or 'seeds'} {s['reward']:.2f} {'kept' if s['kept'] else 'rolled back'}"

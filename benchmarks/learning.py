@@ -27,18 +27,18 @@ import numpy as np
 import torch
 from common import OUT, Measure, compared, save
 
-from memskill_cli.agent.controller import ChooseSkills, choose
-from memskill_cli.app.runtime import Access, Services, services
+from memskill_cli.agent.controller import SelectSkills, select_skills
+from memskill_cli.app.runtime import ProviderAccess, Runtime, open_runtime
 from memskill_cli.config import Config, load
-from memskill_cli.datasets.spans import cut
+from memskill_cli.datasets.spans import split_spans
 from memskill_cli.rollout.episode import run_episode
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.testing.server import Request, ScriptedServer
-from memskill_cli.training.episode_sampler import Conversations
-from memskill_cli.training.trainer import Trainer, Watcher
-from memskill_cli.types import Action, Choice, Query, Session, Trace, Turn, Vector
+from memskill_cli.testing.server import MockLLMServer, Request
+from memskill_cli.training.episode_sampler import QASampler
+from memskill_cli.training.trainer import TrainCallbacks, Trainer
+from memskill_cli.types import Action, Query, Session, SkillSelection, Trace, Turn, Vector
 from memskill_cli.utils.files import read_jsonl
 
 PEOPLE = ["Ada", "Bruno", "Chen", "Dora", "Emil", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kira", "Leon"]
@@ -108,12 +108,12 @@ def settings_for(seed: int, url: str, epochs: int) -> Config:
             "encoders.state=hashing",
             "encoders.retrieval=hashing",
             "train.span_mode=turn",
-            "train.top_k=1",
+            "train.num_skills=1",
             "train.outer_epochs=1",
             f"train.inner_epochs={epochs}",
             "train.batch_size=16",
             "ppo.learning_rate=1e-3",  # the paper's 1e-4 is for thousands of updates
-            "controller.noop_seed=true",
+            "controller.include_noop=true",
             f"seed={seed}",
             "limits.concurrency=32",
         ]
@@ -121,25 +121,25 @@ def settings_for(seed: int, url: str, epochs: int) -> Config:
 
 
 @asynccontextmanager
-async def opened(settings: Config, folder: Path, scope: str) -> Iterator[Services]:
-    access = Access(api_keys=["learning"], cache_dir=folder / "cache")
-    async with services(settings, access, folder / "usage.jsonl", scope, lambda text: None) as found:
+async def opened(settings: Config, folder: Path, scope: str) -> Iterator[Runtime]:
+    access = ProviderAccess(api_keys=["learning"], cache_dir=folder / "cache")
+    async with open_runtime(settings, access, folder / "usage.jsonl", scope, lambda text: None) as found:
         yield found
 
 
-async def mean_reward(found: Services, traces: list[Trace], bank: SkillBank, policy: ChooseSkills) -> float:
+async def mean_reward(found: Runtime, traces: list[Trace], bank: SkillBank, policy: SelectSkills) -> float:
     """Mean share of right answers over ``traces``."""
-    episodes = (run_episode(found.world, cut(t, "turn"), t.queries, bank, policy) for t in traces)
+    episodes = (run_episode(found.context, split_spans(t, "turn"), t.queries, bank, policy) for t in traces)
     return float(np.mean([episode.reward for episode in await asyncio.gather(*episodes)]))
 
 
-def fixed(index: int) -> ChooseSkills:
-    return lambda state: Choice((index,), 0.0, 0.0)
+def fixed(index: int) -> SelectSkills:
+    return lambda state: SkillSelection((index,), 0.0, 0.0)
 
 
-def chance(bank: SkillBank, seed: int) -> ChooseSkills:
+def chance(bank: SkillBank, seed: int) -> SelectSkills:
     rng = random.Random(seed)
-    return lambda state: Choice((rng.randrange(len(bank)),), 0.0, 0.0)
+    return lambda state: SkillSelection((rng.randrange(len(bank)),), 0.0, 0.0)
 
 
 async def one_seed(seed: int, url: str, epochs: int, report: Callable[[str], None]) -> dict[str, object]:
@@ -152,11 +152,15 @@ async def one_seed(seed: int, url: str, epochs: int, report: Callable[[str], Non
         unread = [diary(number, seed) for number in range(100, 132)]
         bank = seed_bank(noop=True)
         async with opened(settings, folder, "train") as found:
-            lessons = Conversations(settings, train)
-            trainer = Trainer(run, settings, found.world, found.ledger, lessons, bank, None, Watcher())
+            episode_specs = QASampler(settings, train)
+            trainer = Trainer(run, settings, found.context, found.ledger, episode_specs, bank, None, TrainCallbacks())
             await trainer.train()
-            skills_SD = torch.from_numpy(await found.world.spaces.state.aencode([s.description for s in bank.skills]))
-            trained: Callable[[Vector], Choice] = partial(choose, trainer.controller, skills_SD=skills_SD, k=1)
+            skills_SD = torch.from_numpy(
+                await found.context.encoders.state.aencode([s.description for s in bank.skills])
+            )
+            trained: Callable[[Vector], SkillSelection] = partial(
+                select_skills, trainer.controller, skills_SD=skills_SD, k=1
+            )
             result = {
                 "seed": seed,
                 "curve": [row["episode_reward_mean"] for row in read_jsonl(run.metrics)],
@@ -217,7 +221,7 @@ def main() -> None:
     from rich.table import Table
 
     console, began = Console(), time.monotonic()
-    with ScriptedServer(literal_model) as server:
+    with MockLLMServer(literal_model) as server:
         results = [asyncio.run(one_seed(seed, server.url, epochs, console.print)) for seed in range(seeds)]
     table = Table(title="share of questions answered right on unread diaries", title_justify="left")
     for name in ("seed", "trained", "best fixed", "random", "calls"):

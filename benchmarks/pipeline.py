@@ -39,9 +39,9 @@ import orjson
 from common import MEMSKILL, OUT, Measure, compared, in_turns, limited, markdown, run_command, save, server
 
 from memskill_cli import config
-from memskill_cli.datasets.base import load_split
-from memskill_cli.datasets.spans import cut
-from memskill_cli.training.episode_sampler import Conversations
+from memskill_cli.datasets.prepared import load_split
+from memskill_cli.datasets.spans import split_spans
+from memskill_cli.training.episode_sampler import QASampler
 
 CONCURRENCY = 64
 LATENCY = 0.2
@@ -155,10 +155,10 @@ def chain(load: Load) -> int:
         how = settings.eval
         sizes = {"chunk_size": how.chunk_size, "chunk_overlap": how.chunk_overlap, "max_spans": how.max_spans}
         traces = load_split("locomo", load.data, "test")
-        return max(len(cut(trace, how.span_mode, **sizes)) for trace in traces) + 2
-    lessons = Conversations(settings, load_split("locomo", load.data, "train"))
+        return max(len(split_spans(trace, how.span_mode, **sizes)) for trace in traces) + 2
+    episode_specs = QASampler(settings, load_split("locomo", load.data, "train"))
     return sum(
-        max(len(lessons.lesson(outer, inner, episode).spans) for episode in range(train.batch_size)) + 1
+        max(len(episode_specs.episode(outer, inner, episode).spans) for episode in range(train.batch_size)) + 1
         for outer in range(train.outer_epochs)
         for inner in range(train.inner_epochs)
     )

@@ -108,13 +108,13 @@ def double_loop(case: Case, config: PPOConfig, optimizer_of: Optimizer) -> Calla
         spread = torch.tensor(advantages)
         normal_N = (spread - spread.mean()) / (spread.std() + 1e-8)
         measured = []
-        for rows in torch.randperm(case.steps, generator=torch.Generator().manual_seed(5)).split(config.minibatch):
+        for rows in torch.randperm(case.steps, generator=torch.Generator().manual_seed(5)).split(config.minibatch_size):
             sums = torch.zeros(3)
             for row in rows.tolist():
                 sums = sums + losses_of(controller, batch, row, normal_N[row], targets[row], skills_SD, new_S, config)
             policy, value, entropy = sums / len(rows)
             optimizer.zero_grad()
-            (policy + config.value_weight * value - config.entropy_weight * entropy).backward()
+            (policy + config.vf_coef * value - config.ent_coef * entropy).backward()
             nn.utils.clip_grad_norm_(controller.parameters(), config.max_grad_norm)
             optimizer.step()
             measured.append([policy.item(), value.item(), entropy.item()])
@@ -131,7 +131,9 @@ def advantages_of(batch: ppo.Batch, config: PPOConfig) -> list[float]:
         start, running, backwards = len(found), 0.0, []
         for step in reversed(range(start, start + length)):
             following = values[step + 1] if step + 1 < start + length else 0.0
-            running = rewards[step] + config.gamma * following - values[step] + config.gamma * config.lam * running
+            running = (
+                rewards[step] + config.gamma * following - values[step] + config.gamma * config.gae_lambda * running
+            )
             backwards.append(running)
         found += backwards[::-1]
     return found
@@ -152,13 +154,13 @@ def losses_of(
     logits_S = torch.stack(
         [net.actor_head(torch.cat([state_H, net.op_net(skill_D)])).squeeze() for skill_D in skills_SD]
     )
-    p_S = (logits_S + batch.shifts_N[row] * new_S).softmax(0)
+    p_S = (logits_S + batch.exploration_bonus_N[row] * new_S).softmax(0)
     log_prob, drawn = torch.zeros(()), torch.zeros(())
     for skill in batch.chosen_NK[row].tolist():
         log_prob = log_prob + p_S[skill].log() - (1 - drawn).log()
         drawn = drawn + p_S[skill]
     ratio = (log_prob - batch.log_probs_N[row]).exp()
-    clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+    clipped = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
     policy = -torch.min(ratio * advantage, clipped * advantage)
     value = 0.5 * (net.critic_head(state_H).squeeze() - target) ** 2
     return torch.stack([policy, value, -(p_S * p_S.log()).sum()])
@@ -166,7 +168,7 @@ def losses_of(
 
 def products(case: Case, config: PPOConfig) -> Callable[[], None]:
     """Each layer's product of (rows, in) and (in, out), its gradient by weight, and, past the first, by input."""
-    sizes = [min(config.minibatch, case.steps - start) for start in range(0, case.steps, config.minibatch)]
+    sizes = [min(config.minibatch_size, case.steps - start) for start in range(0, case.steps, config.minibatch_size)]
     made = {size: [factors(*shape) for shape in shapes(size, case.skills)] for size in set(sizes)}
 
     def run() -> None:
@@ -206,7 +208,7 @@ def factors(rows: int, inside: int, outside: int, inner: bool) -> tuple[Any, ...
 def check(config: PPOConfig) -> dict[str, float]:
     """How far ours and the double loop are apart in one minibatch: the largest difference of a loss, and of a gradient
     as a share of the largest gradient. SystemExit if that is more than rounding."""
-    whole = replace(config, minibatch=64, max_grad_norm=math.inf)
+    whole = replace(config, minibatch_size=64, max_grad_norm=math.inf)
     still = partial(torch.optim.SGD, lr=0.0)
     case = Case(64, 8)
     net, losses = ours(case, whole, still)()
@@ -229,7 +231,7 @@ def operations(case: Case, config: PPOConfig) -> int:
             self.count += 1
             return func(*args, **(kwargs or {}))
 
-    run = ours(case, replace(config, minibatch=case.steps), adam)
+    run = ours(case, replace(config, minibatch_size=case.steps), adam)
     run()  # Adam makes its averages in the first one
     with Counting() as counting:
         run()
@@ -284,7 +286,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
-    config = replace(PPOConfig(), epochs=1)
+    config = replace(PPOConfig(), update_epochs=1)
     same = check(config)
     sizes = [(32, 4), (32, 30), (128, 30)] if quick else [(n, s) for s in (4, 30, 120) for n in (32, 128, 512, 2048)]
     rows = [measure(Case(steps, skills), config, rounds=3 if quick else 9) for steps, skills in sizes]

@@ -204,7 +204,7 @@ def measure(size: int, rounds: int, searches: int) -> list[dict[str, Any]]:
     rows = unit_rows(rng, size)
     fills: dict[str, list[float]] = {name: [] for name in contestants()}
     filled = {name: clock(fills[name], partial(make, rows)) for name, make in contestants().items()}
-    recall = {name: recall_of(bank, rows, unit_rows(rng, 30)) for name, bank in filled.items()}
+    retrieve = {name: recall_of(bank, rows, unit_rows(rng, 30)) for name, bank in filled.items()}
     times: dict[str, dict[str, list[float]]] = {name: {what: [] for what in OPERATIONS} for name in filled}
     drawn = [(unit_rows(rng, 2), unit_rows(rng, searches)) for _ in range(rounds)]
     for turn, name in in_turns(filled, rounds):
@@ -213,7 +213,7 @@ def measure(size: int, rounds: int, searches: int) -> list[dict[str, Any]]:
     for turn, name in in_turns(filled, rounds):
         clock(times[name]["delete"], partial(filled[name].delete, gone[turn]))
     return [
-        {"memories": size, "bank": name, "fill_s": fills[name][0], "recall@20": recall[name]}
+        {"memories": size, "bank": name, "fill_s": fills[name][0], "recall@20": retrieve[name]}
         | {what: statistics.median(taken) * 1e3 for what, taken in times[name].items()}
         for name in filled
     ]
@@ -247,8 +247,8 @@ def summary_of(rows: list[dict[str, Any]]) -> list[Measure]:
         for what in ("insert", "update", "delete"):
             other = others["chromadb"][what]
             found.append(compared(f"{what}, {where}", ours[what], "ms", "chromadb", other, at_most=1.0))
-        recall = ours["recall@20"]
-        found.append(Measure(f"recall@20, {where}", recall, "", target="1", reached=recall == 1))
+        retrieve = ours["recall@20"]
+        found.append(Measure(f"recall@20, {where}", retrieve, "", target="1", reached=retrieve == 1))
     return found
 
 

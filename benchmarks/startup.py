@@ -41,7 +41,7 @@ from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills.bank import CAPACITY, SkillBank
 from memskill_cli.skills.skill import Skill
 from memskill_cli.testing import rules
-from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.testing.server import MockLLMServer, Request
 from memskill_cli.types import Action
 
 HEAVY = (
@@ -147,7 +147,7 @@ def imported(ran: Ran) -> dict[str, Any]:
     return {"modules": modules, "packages": dict(sorted(seconds.items(), key=lambda item: -item[1]))}
 
 
-def measure(folder: Path, rounds: int, server: ScriptedServer, first: FirstCall) -> list[dict[str, Any]]:
+def measure(folder: Path, rounds: int, server: MockLLMServer, first: FirstCall) -> list[dict[str, Any]]:
     """One row a command: medians in seconds, and what it imports."""
     evals = {f"eval to its first call, {name}": Eval(server.url, folder / "data", name) for name in ENCODERS}
     commands = FLOORS | shown(folder)
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     quick = parser.parse_args().quick
     first = FirstCall()
-    with tempfile.TemporaryDirectory() as name, ScriptedServer(first) as server:
+    with tempfile.TemporaryDirectory() as name, MockLLMServer(first) as server:
         folder = Path(name)
         make_run(folder / "runs")
         prepare("locomo", data_dir=folder / "data", sample=True)

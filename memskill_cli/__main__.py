@@ -8,7 +8,7 @@ from memskill_cli.utils import signals
 
 def main() -> None:
     """Entry point of the console script. Signals are heard from here on, also while everything else is imported."""
-    signals.listen(resume_command.typed())
+    signals.install_handlers(resume_command.current_command())
     # As Python has it, all objects are searched for garbage ten times while a command's libraries are imported, and
     # now and then, half a second each time, while replies wait.
     gc.set_threshold(50_000, 20, 20)

@@ -56,6 +56,10 @@ class DeviceError(MemskillError):
     """A network is to run on a device that is not there."""
 
 
+class PluginError(MemskillError):
+    """A plug-in file or an installed package's extension cannot be loaded, or takes a name that is taken."""
+
+
 class SkillBankError(MemskillError):
     """A skill bank file breaks its schema, or a change breaks the bank's rules."""
 
@@ -95,7 +99,7 @@ class UnknownModelError(ModelError):
 class UnreadableReplyError(ModelError):
     """A model answered, and the answer could not be understood (asked again once, with the error shown).
 
-    Raised by the parsers handed to :meth:`memskill_cli.llm.client.Gateway.ask`; it is a fault of one reply, never of
+    Raised by the parsers handed to :meth:`memskill_cli.llm.client.LLMClient.ask`; it is a fault of one reply, never of
     the network, and callers count it rather than stop.
     """
 

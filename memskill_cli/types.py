@@ -21,7 +21,7 @@ Matrix = NDArray[np.float32]
 
 Role = Literal["executor", "answer", "judge", "designer"]
 ROLES: tuple[Role, ...] = ("executor", "answer", "judge", "designer")
-Side = Literal["query", "context"]
+EncoderSide = Literal["query", "context"]
 """Which encoder of a dual-encoder pair: what is asked, or what is searched."""
 Split = Literal["train", "val", "test"]
 SpanMode = Literal["turn", "turn-pair", "full-session", "fixed-length", "paragraph"]
@@ -58,7 +58,7 @@ class Query:
     trace_id: str
     category: str
     question: str
-    truths: tuple[str, ...]
+    gold_answers: tuple[str, ...]
     date: str = ""
     scored: bool = True
 
@@ -104,7 +104,7 @@ class MemoryAction:
     index: int | None = None
 
 
-class Outcome(StrEnum):
+class ActionStatus(StrEnum):
     """What became of one piece of an executor's reply. All but ``APPLIED`` are rejections with their reason."""
 
     APPLIED = "applied"
@@ -157,21 +157,21 @@ class Retrieved(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SkillSelection:
     """The controller's ordered top-K for one span."""
 
     skills: tuple[int, ...]  # indices into the bank in name order, ordered as drawn
     log_prob: float
     value: float
-    shift: float = 0.0  # by which the logits of new skills were raised (exploration); PPO applies the same
+    exploration_bonus: float = 0.0  # by which the logits of new skills were raised (exploration); PPO applies the same
 
 
 @dataclass(frozen=True, slots=True)
-class Execution:
+class ExecutorResult:
     """What one executor call did to the memory bank."""
 
     applied: tuple[MemoryAction, ...]
-    rejected: dict[Outcome, int]
+    rejected: dict[ActionStatus, int]
     unreadable: bool = False  # the reply could not be read even when asked again
     cut: bool = False  # the token limit ended the reply
     asked: bool = True  # False: only noop was chosen in an evaluation, which needs no call
@@ -186,13 +186,13 @@ class Step:
     """One span read: state, choice, what it did, and its reward (filled in when the episode has ended)."""
 
     state: Vector  # (2D,): e(span) and the fused embedding of what was retrieved
-    choice: Choice
-    execution: Execution
+    selection: SkillSelection
+    execution: ExecutorResult
     process_reward: float
     reward: float = 0.0
 
 
-class Move(NamedTuple):
+class EnvStep(NamedTuple):
     """One step in a text game: the command played, what the game said, and whether the reply was a valid command.
 
     ``valid`` is False where ``look`` was played because the model's reply was no admissible command.
@@ -204,20 +204,20 @@ class Move(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Playthrough:
+class EnvTrajectory:
     """One try at a text game, from its first observation to the end or the step limit."""
 
     opening: str
-    moves: tuple[Move, ...]
+    steps: tuple[EnvStep, ...]
     won: bool
 
     @property
     def invalid(self) -> int:
-        return sum(not move.valid for move in self.moves)
+        return sum(not move.valid for move in self.steps)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class QueryResult:
     """A query answered and scored. ``error`` says why there is no score; such a query never counts as a 0.
 
     Of a task in a text game ``f1`` is 1.0 for success and 0.0 for failure, and ``played`` is how it went.
@@ -229,10 +229,10 @@ class Answer:
     f1: float | None
     judge: float | None = None
     error: str = ""
-    played: Playthrough | None = None
+    trajectory: EnvTrajectory | None = None
 
 
-Recall = Callable[[Query], Awaitable[Sequence[Retrieved]]]
+RetrieveFn = Callable[[Query], Awaitable[Sequence[Retrieved]]]
 """What a memory is to whoever asks it: a query's memories, nearest first."""
 
 
@@ -242,7 +242,7 @@ class Episode:
 
     trace_id: str
     steps: tuple[Step, ...]
-    answers: tuple[Answer, ...]
+    results: tuple[QueryResult, ...]
     reward: float
     memories: int = 0
 

@@ -1,39 +1,61 @@
-"""Answering a query from a trace's memory bank: retrieve, then one call of the answering model."""
+"""Answer a query from a trace's memory bank: retrieve, then one call of the answer model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from memskill_cli.agent.prompts import Message, blocks, messages
-from memskill_cli.llm.client import Gateway, Reply
+from memskill_cli.config import MemoryConfig
+from memskill_cli.config.extension_points import RETRIEVERS
+from memskill_cli.llm.client import LLMClient, Reply
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.memory.encoder_pair import Spaces
-from memskill_cli.types import Query, Recall, Retrieved
+from memskill_cli.memory.encoder_pair import EncoderPair
+from memskill_cli.types import Query, Retrieved, RetrieveFn
 
 MAX_ANSWER = 10_000
-"""Characters of an answer that are kept: its beginning and its end, where an <answer> stands."""
+"""Most characters of an answer. Longer ones keep their beginning and their end, where <answer> usually is."""
 
 
-def recall_from(bank: MemoryBank, spaces: Spaces, top_k: int) -> Recall:
-    """Recalls the ``top_k`` memories of ``bank`` nearest to a question, in the retrieval space."""
+RetrieverFactory = Callable[[MemoryBank, EncoderPair, int], RetrieveFn]
+"""(memory bank, its encoders, k) to a function that returns the k best memories of a query, best first."""
 
-    async def recall(query: Query) -> list[Retrieved]:
-        vector = (await spaces.retrieval.aencode([query.question], "query"))[0]
+register_retriever = RETRIEVERS.named
+"""``@register_retriever("name")`` on a :data:`RetrieverFactory` registers it for ``memory.retriever = "name"``."""
+
+
+def make_retriever(bank: MemoryBank, encoders: EncoderPair, settings: MemoryConfig) -> RetrieveFn:
+    """The retriever of ``bank`` that the setting ``memory.retriever`` names."""
+    factory: RetrieverFactory = RETRIEVERS.get(settings.retriever)
+    return factory(bank, encoders, settings.num_memories)
+
+
+def dense_retriever(bank: MemoryBank, encoders: EncoderPair, top_k: int) -> RetrieveFn:
+    """Retrieves the ``top_k`` memories of ``bank`` nearest to a question, in the retrieval space."""
+
+    async def retrieve(query: Query) -> list[Retrieved]:
+        vector = (await encoders.retrieval.aencode([query.question], "query"))[0]
         return bank.retrieve(vector, top_k, "retrieval")
 
-    return recall
+    return retrieve
 
 
 async def answer(
-    gateway: Gateway, query: Query, retrieved: Sequence[Retrieved], prompt: str = "answer", *, settled: bool = True
+    llm: LLMClient,
+    query: Query,
+    retrieved: Sequence[Retrieved],
+    prompt: str = "answer",
+    *,
+    reuse_cached_error: bool = True,
 ) -> str:
-    """The answering model's reply, as it is up to :data:`MAX_ANSWER`; ``prompt`` is the template it is asked with.
+    """The answer model's reply, at most about :data:`MAX_ANSWER` characters; ``prompt`` is the name of the template.
 
-    Raises UnreadableReplyError for a reply that ends inside its reasoning, ModelError when there is none; ``settled``
-    as in :meth:`Gateway.ask`.
+    Raises UnreadableReplyError if the reply ends inside its reasoning, ModelError if the call fails.
+    ``reuse_cached_error`` as in :meth:`LLMClient.ask`.
     """
-    reply: Reply[str] = await gateway.ask("answer", answer_messages(query, retrieved, prompt), settled=settled)
-    return shortened(reply.text.strip(), MAX_ANSWER)
+    reply: Reply[str] = await llm.ask(
+        "answer", answer_messages(query, retrieved, prompt), reuse_cached_error=reuse_cached_error
+    )
+    return truncate_middle(reply.text.strip(), MAX_ANSWER)
 
 
 def answer_messages(query: Query, retrieved: Sequence[Retrieved], prompt: str = "answer") -> list[Message]:
@@ -41,8 +63,8 @@ def answer_messages(query: Query, retrieved: Sequence[Retrieved], prompt: str = 
     return messages(prompt, memories=memories, asked=query.date, question=query.question)
 
 
-def shortened(text: str, most: int) -> str:
-    """``text``; of one longer than ``most`` characters the two ends, and how many between them are left out."""
+def truncate_middle(text: str, most: int) -> str:
+    """``text``; if it is longer than ``most`` characters, its two ends and the number of characters left out."""
     left_out = len(text) - most
     if left_out <= 0:
         return text

@@ -1,6 +1,7 @@
-"""The controller: a small network that picks an ordered top-K of skills for each span (section 4 of the method).
+"""The controller: a small network that selects an ordered top-K of skills per span (section 4 of docs/method.md).
 
-Dimensions in names: N steps, S skills of the bank (in name order), K skills chosen, D encoder dimension, H hidden.
+Suffixes of tensor names: N steps, S skills of the bank (in order of name), K selected skills, D encoder dimension,
+H hidden dimension.
 
     h_s = MLP(state)   h_a = MLP(e(skill description))
     logit z_a = actor_head([h_s ; h_a])       value V = critic_head(h_s)
@@ -22,12 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memskill_cli.types import Choice, Matrix, Vector
+from memskill_cli.types import Matrix, SkillSelection, Vector
 from memskill_cli.utils import devices
 
 
 class Policy(NamedTuple):
-    """What the controller says of N states: logits_NS over the bank's skills, and values_N."""
+    """The controller's output for N states: ``logits_NS`` over the skills of the bank, and ``values_N``."""
 
     logits_NS: Tensor
     values_N: Tensor
@@ -49,12 +50,11 @@ class Controller(nn.Module):
 
     @classmethod
     def seeded(cls, embedding_dim: int, hidden: int, seed: int, *, skill_dim: int | None = None) -> Controller:
-        """A fresh controller for states of two embeddings; the same weights for the same seed.
+        """A new controller with weights initialised from ``seed``.
 
-        ``skill_dim`` is the width of skill embeddings where it is another one.
-
-        From now on torch uses one thread inside an operation, as for encoders: the last bits of what a controller
-        learns and says would depend on their number, and its products are too small to gain from more.
+        States have ``2 * embedding_dim`` dimensions, skills ``skill_dim`` (default ``embedding_dim``). Limits torch to
+        one intra-op thread in this process, as for encoders: with more threads the last bits of the results depend on
+        their number, and these matrices are too small to gain speed.
         """
         devices.torch_in_one_thread()
         with torch.random.fork_rng(devices=[]):
@@ -63,8 +63,8 @@ class Controller(nn.Module):
 
     def forward(self, states_N2D: Tensor, skills_SD: Tensor) -> Policy:
         states_NH, skills_SH = self.state_net(states_N2D), self.op_net(skills_SD)
-        # The first layer of actor_head over [h_s ; h_a] is a sum of two products, so the N x S pairs need never be
-        # laid side by side: N + S rows are multiplied instead of N * S.
+        # The first layer of actor_head over [h_s ; h_a] is the sum of two products. Computing them separately
+        # multiplies N + S rows; concatenating all N x S pairs would multiply N * S.
         first = cast(nn.Linear, self.actor_head[0])
         for_state_HH, for_skill_HH = first.weight.chunk(2, dim=1)
         from_state_NH = functional.linear(states_NH, for_state_HH, first.bias)
@@ -76,24 +76,24 @@ class Controller(nn.Module):
 def top_k_log_prob(logits_NS: Tensor, chosen_NK: Tensor) -> Tensor:
     """log pi of ordered draws without replacement, shape (N,).
 
-    log p(a_i) - log(1 - sum_{j<i} p(a_j)) is written as z(a_i) minus the log-sum-exp of the skills still undrawn,
-    which is the same number and does not cancel when the drawn ones hold nearly all the probability.
+    Computes log p(a_i) - log(1 - sum_{j<i} p(a_j)) as z(a_i) minus the log-sum-exp over the skills not drawn yet. The
+    value is the same, without cancellation when the drawn skills have nearly all the probability.
     """
     total_N = logits_NS.new_zeros(logits_NS.shape[0])
     undrawn_NS = logits_NS
-    for place in range(chosen_NK.shape[1]):
-        drawn_N1 = chosen_NK[:, place : place + 1]
+    for position in range(chosen_NK.shape[1]):
+        drawn_N1 = chosen_NK[:, position : position + 1]
         total_N = total_N + (logits_NS.gather(1, drawn_N1).squeeze(1) - undrawn_NS.logsumexp(1))
-        if place + 1 < chosen_NK.shape[1]:
+        if position + 1 < chosen_NK.shape[1]:
             undrawn_NS = undrawn_NS.scatter(1, drawn_N1, -torch.inf)
     return total_N
 
 
-def exploration_shift(p_new: float, p_min: float, fade: float = 1.0) -> float:
-    """How much the logits of new skills are raised: the shift that makes their total exactly ``p_min``, faded.
+def exploration_bonus(p_new: float, p_min: float, fade: float = 1.0) -> float:
+    """The bonus added to the logits of new skills: ``fade`` times the delta that raises their total to ``p_min``.
 
-    delta = log[ p_min (1 - p_new) / (p_new (1 - p_min)) ], capped at its value for p_new = 0.01; 0 when p_new is
-    already there. ``fade`` falls from 1 to 0 over the exploration window.
+    delta = log[ p_min (1 - p_new) / (p_new (1 - p_min)) ], capped at its value for p_new = 0.01; 0 if p_new is at
+    least p_min. ``fade`` falls from 1 to 0 over the exploration window.
     """
     if p_new >= p_min or fade <= 0:
         return 0.0
@@ -103,24 +103,24 @@ def exploration_shift(p_new: float, p_min: float, fade: float = 1.0) -> float:
 
 @dataclass(frozen=True)
 class Exploration:
-    """The window in which skills new to the bank are favoured: which they are, and how much of it is left."""
+    """Exploration of new skills: ``new_S`` is a mask of the new skills, ``fade`` the remaining share of the window."""
 
     new_S: Tensor
-    p_min: float
+    new_skill_min_prob: float
     fade: float
 
-    def shift(self, logits_S: Tensor) -> float:
+    def bonus(self, logits_S: Tensor) -> float:
         if not self.new_S.any():
             return 0.0
-        return exploration_shift(logits_S.softmax(0)[self.new_S].sum().item(), self.p_min, self.fade)
+        return exploration_bonus(logits_S.softmax(0)[self.new_S].sum().item(), self.new_skill_min_prob, self.fade)
 
 
-ChooseSkills = Callable[[Vector], Choice]
-"""A way to pick skills for a state: the controller's, or a baseline's."""
+SelectSkills = Callable[[Vector], SkillSelection]
+"""Selects skills for a state: the controller, or a baseline."""
 
 
 @torch.no_grad()
-def choose(
+def select_skills(
     controller: Controller,
     state: Vector,
     skills_SD: Tensor,
@@ -128,33 +128,34 @@ def choose(
     *,
     generator: torch.Generator | None = None,
     exploration: Exploration | None = None,
-) -> Choice:
-    """An ordered top-K for one state: Gumbel-top-K with a ``generator``, plain top-K without.
+) -> SkillSelection:
+    """An ordered top-K for one state (2D,): Gumbel-top-K with a ``generator``, plain top-K without.
 
-    K is min(k, S). The choice's ``log_prob`` and ``shift`` are what PPO needs to evaluate the step again.
+    K is min(k, S). PPO needs ``log_prob`` and ``exploration_bonus`` of the result to evaluate the step again.
     """
     logits_NS, values_N = controller(torch.from_numpy(state)[None], skills_SD)
     logits_S = logits_NS[0]
-    shift = exploration.shift(logits_S) if exploration else 0.0
-    if exploration and shift:
-        logits_S = logits_S + shift * exploration.new_S
+    bonus = exploration.bonus(logits_S) if exploration else 0.0
+    if exploration and bonus:
+        logits_S = logits_S + bonus * exploration.new_S
     keys_S = logits_S if generator is None else logits_S + gumbel(len(logits_S), generator)
-    # A stable sort, so that ties fall the same way everywhere.
+    # A stable sort breaks ties in the same way on every machine.
     chosen_K = torch.sort(keys_S, descending=True, stable=True).indices[: min(k, len(logits_S))]
     log_prob = top_k_log_prob(logits_S[None], chosen_K[None])
-    return Choice(tuple(chosen_K.tolist()), log_prob.item(), values_N.item(), shift)
+    return SkillSelection(tuple(chosen_K.tolist()), log_prob.item(), values_N.item(), bonus)
 
 
 def gumbel(size: int, generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise, shape (size,): -log(-log(u)), drawn in float64 so that u is never 0 or 1."""
+    """Standard Gumbel noise, shape (size,): -log(-log(u)), with u drawn in float64 so that it is never 0 or 1."""
     uniform = torch.rand(size, generator=generator, dtype=torch.float64).clamp(1e-300, 1 - 1e-16)
     return -torch.log(-torch.log(uniform)).float()
 
 
 def make_state(span: Vector, retrieved: Matrix, *, fuse: str = "mean", tau: float = 1.0) -> Vector:
-    """The state [ e(x_t) ; fuse(e(m)) ], shape (2D,); the second half is zeros when nothing was retrieved.
+    """The state [ e(x_t) ; fuse(e(m)) ], shape (2D,); the second half is zeros if nothing was retrieved.
 
-    ``fuse`` is the mean of the retrieved embeddings, or their average weighted by softmax of cosine similarity / tau.
+    ``fuse`` "mean" is the mean of the retrieved embeddings. Any other value is their average, weighted by the softmax
+    of cosine similarity / tau.
     """
     if len(retrieved) == 0:
         fused = np.zeros_like(span)

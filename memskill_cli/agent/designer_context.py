@@ -1,4 +1,4 @@
-"""What the designer is shown: skills, attempts and hard cases as text, cut to what a model's window can take."""
+"""Text of the designer's prompt: skills, attempts and hard cases, shortened to the model's context window."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, Literal
 
 from memskill_cli.agent.hard_cases import HardCase
 from memskill_cli.agent.prompts import numbered
-from memskill_cli.agent.skill_edits import Attempt, Change
+from memskill_cli.agent.skill_edits import FailedEdit, SkillEdit
 from memskill_cli.skills.bank import SkillBank
 
 Style = Literal["conversational", "embodied"]
 
 MAX_CHARS = 60_000
-"""Characters of all cases together, about 15,000 tokens; bodies may have half of that besides, attempts a quarter."""
+"""Most characters of all cases, about 15,000 tokens; in addition half of it for bodies and a quarter for attempts."""
 _DETAIL = ((20, 600), (12, 400), (8, 300), (5, 200), (3, 150), (1, 120))
-"""Memories of a case and characters of a text, from rich to poor: the first that fits is shown."""
-_TRIED = 600  # characters shown of each text of an attempt
+"""(memories per case, characters per text), most detailed first. The first that fits is used."""
+_ATTEMPT_CHARS = 600  # most characters of each text of an attempt
 _WORDING = {
     "conversational": ("Question", "Truth", "Prediction"),
     "embodied": ("Goal", "Wanted", "How it went"),
@@ -24,13 +24,13 @@ _WORDING = {
 
 
 def describe_skills(bank: SkillBank) -> str:
-    """Names, actions and descriptions, a line each."""
+    """One line per skill: name, action type and description."""
     lines = ((skill, " ".join(skill.description.splitlines())) for skill in bank.skills)
     return "\n".join(f"- {skill.name} (action: {skill.action}): {description}" for skill, description in lines)
 
 
 def describe_bodies(bank: SkillBank, analysis: dict[str, Any], max_chars: int) -> str:
-    """Bodies, those of recommended skills first if not all fit; the skills whose body is left out are named."""
+    """Skill bodies, recommended skills first; a last line names the skills whose body does not fit."""
     wanted = {recommendation["skill"] for recommendation in analysis["recommendations"]}
     skills = sorted(bank.skills, key=lambda skill: skill.name not in wanted)
     blocks = [f"### {skill.name}\nAction type: {skill.action.value.upper()}\n{skill.body}" for skill in skills]
@@ -39,14 +39,14 @@ def describe_bodies(bank: SkillBank, analysis: dict[str, Any], max_chars: int) -
     return "\n\n".join([*shown, f"Not shown, so leave these bodies alone: {rest}"] if rest else shown)
 
 
-def describe_attempts(attempts: Sequence[Attempt], max_chars: int) -> str:
-    """What was tried without help and cycles without a change, oldest first; the oldest are left out if not all fit."""
+def describe_attempts(attempts: Sequence[FailedEdit], max_chars: int) -> str:
+    """Failed edits and cycles without a change, oldest first. If not all fit, the oldest are left out."""
     shown = _fitting(map(_attempt, reversed(attempts)), max_chars)
     return "\n\n".join(reversed(shown))
 
 
 def describe_cases(clusters: Sequence[Sequence[HardCase]], style: Style, memories: int, max_chars: int) -> str:
-    """All cases, numbered from 1, with at most ``memories`` retrieved each; the more there are, the shorter each is."""
+    """All cases, numbered from 1, with at most ``memories`` retrieved memories each; less detail if not all fit."""
     text = ""
     for most, length in _DETAIL:
         text = _cases(clusters, style, min(most, memories), length)
@@ -67,33 +67,34 @@ def _cases(clusters: Sequence[Sequence[HardCase]], style: Style, memories: int, 
 
 def _case(number: int, case: HardCase, style: Style, memories: int, length: int) -> str:
     question, truth, prediction = _WORDING[style]
-    times = "once" if case.fails == 1 else f"{case.fails} times"
+    category = _truncate(case.category, 80) or "none"
+    times = "once" if case.fail_count == 1 else f"{case.fail_count} times"
     lines = [
-        f"Case {number} (category {_cut(case.category, 80) or 'none'}, failed {times}, last score {case.score:.2f})",
-        f"{question}: {_cut(case.question, length)}",
-        f"{truth}: {_cut(' / '.join(case.truths), length)}",
-        f"{prediction}: {_cut(case.prediction, length) or '(nothing)'}",
+        f"Case {number} (category {category}, failed {times}, last score {case.score:.2f})",
+        f"{question}: {_truncate(case.question, length)}",
+        f"{truth}: {_truncate(' / '.join(case.gold_answers), length)}",
+        f"{prediction}: {_truncate(case.prediction, length) or '(nothing)'}",
         "Memories retrieved, nearest first:",
-        numbered(_cut(text, length) for text in case.retrieved[:memories]),
+        numbered(_truncate(text, length) for text in case.retrieved[:memories]),
     ]
     return "\n".join(lines)
 
 
-def _attempt(attempt: Attempt) -> str:
+def _attempt(attempt: FailedEdit) -> str:
     if not attempt.changes:
-        return f"Stage {attempt.stage}, nothing was changed: {_cut(attempt.summary, _TRIED)}"
+        return f"Stage {attempt.stage}, nothing was changed: {_truncate(attempt.summary, _ATTEMPT_CHARS)}"
     best = "" if attempt.best is None else f", the best without it {attempt.best:.4f}"
     earned = "" if attempt.reward is None else f" (reward {attempt.reward:.4f}{best})"
-    lines = [f"Stage {attempt.stage}, tried, did not help{earned}: {_cut(attempt.summary, _TRIED)}"]
-    for change in map(Change.from_dict, attempt.changes):
-        lines.append(f"- {change.kind} {change.name}: {_cut(change.why, _TRIED)}")
+    lines = [f"Stage {attempt.stage}, tried, did not help{earned}: {_truncate(attempt.summary, _ATTEMPT_CHARS)}"]
+    for change in map(SkillEdit.from_dict, attempt.changes):
+        lines.append(f"- {change.kind} {change.name}: {_truncate(change.why, _ATTEMPT_CHARS)}")
         tried = {"description": change.description, "body": change.body}
-        lines += [f"  {key}: {_cut(text, _TRIED)}" for key, text in tried.items() if text is not None]
+        lines += [f"  {key}: {_truncate(text, _ATTEMPT_CHARS)}" for key, text in tried.items() if text is not None]
     return "\n".join(lines)
 
 
 def _fitting(texts: Iterable[str], max_chars: int) -> list[str]:
-    """The first of ``texts``, as many as fit."""
+    """The first ``texts`` with at most ``max_chars`` characters in total."""
     kept: list[str] = []
     for text in texts:
         max_chars -= len(text)
@@ -103,7 +104,7 @@ def _fitting(texts: Iterable[str], max_chars: int) -> list[str]:
     return kept
 
 
-def _cut(text: str, length: int) -> str:
-    """``text`` in one line of at most ``length`` characters."""
+def _truncate(text: str, length: int) -> str:
+    """``text`` on one line of at most ``length`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"

@@ -1,7 +1,7 @@
-"""Acting in a text game: one admissible command a step, chosen by the answering model with the memories it was given.
+"""Play a text game: at each step the answer model chooses one admissible command.
 
-Memory is asked once a task; the model sees it beside the goal, the history so far, what it carries and the commands
-that are possible (section 2 of the method).
+Memories are retrieved once per task. Each prompt has the memories, the goal, the history so far, the inventory and the
+admissible commands (section 2 of docs/method.md).
 """
 
 from __future__ import annotations
@@ -12,125 +12,130 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memskill_cli.agent.prompts import Message, messages, numbered
-from memskill_cli.agent.reply_blocks import MAX_SAID
+from memskill_cli.agent.reply_blocks import MAX_REPLY_CHARS
 from memskill_cli.config import AlfworldConfig
 from memskill_cli.errors import UnreadableReplyError
-from memskill_cli.llm.client import Gateway, Reply, Sampling
+from memskill_cli.llm.client import LLMClient, Reply, Sampling
 from memskill_cli.llm.grammars import command_grammar
-from memskill_cli.types import Move, Playthrough, Retrieved
+from memskill_cli.types import EnvStep, EnvTrajectory, Retrieved
 
 if TYPE_CHECKING:
-    from memskill_cli.envs.env_pool import Game, GamePool, Scene
+    from memskill_cli.envs.env_pool import EnvPool, Observation, TextEnv
 
 LOOK = "look"
-"""Played, and counted as invalid, where a reply was no admissible command."""
+"""Command that is played, and counted as invalid, if the reply is not an admissible command."""
 MAX_CHARS = 60_000
-"""Characters of a prompt at most, about 15,000 tokens; fewer if the model's window holds fewer."""
+"""Most characters of a prompt, about 15,000 tokens; less if the model's context window is smaller."""
 CHARS_PER_TOKEN = 2.5
-"""Of a game's text, with its many numbers, at least so many go into a token of the window."""
-_REPORT = 500  # characters of a playthrough told in words
-_FORGOTTEN = "(what happened is left out: there is no room)"
+"""Lower bound of characters per token for game text, which has many numbers."""
+_MAX_SUMMARY = 500  # characters of an episode's summary
+_HISTORY_OMITTED = "(what happened is left out: there is no room)"
 _WRAPPING = " \t\"'`*_.!>-•"
 _LABEL = re.compile(r"\A(?:the )?(?:next )?(?:action|command)\s*:\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Playground:
-    """Where tasks are played, and how."""
+class EnvRunner:
+    """What playing tasks needs: environments, settings, and the most characters of a prompt."""
 
-    games: GamePool
-    acting: AlfworldConfig
+    pool: EnvPool
+    config: AlfworldConfig
     max_chars: int = MAX_CHARS
 
 
 def chars_that_fit(window: int | None, reply: int) -> int:
-    """Characters of a prompt for a model whose ``window`` (None: unknown) has room for ``reply`` tokens besides."""
+    """Most characters of a prompt if the context ``window`` (tokens; None: unknown) also holds ``reply`` tokens."""
     return MAX_CHARS if window is None else min(MAX_CHARS, max(0, int((window - reply) * CHARS_PER_TOKEN)))
 
 
-async def act(
-    gateway: Gateway,
-    game: Game,
+async def play_episode(
+    llm: LLMClient,
+    game: TextEnv,
     goal: str,
     retrieved: Sequence[Retrieved],
-    acting: AlfworldConfig,
+    config: AlfworldConfig,
     *,
     max_chars: int = MAX_CHARS,
-) -> Playthrough:
-    """Play ``game`` to its end or for ``acting.steps`` commands.
+) -> EnvTrajectory:
+    """Play ``game`` to its end or for ``config.steps`` commands.
 
-    Raises ModelError when a call fails for good, GameError when the environment does.
+    Raises ModelError if a model call fails after its retries, GameError if the environment fails.
     """
-    opening, moves = game.scene.observation, list[Move]()
-    while len(moves) < acting.steps and not game.scene.done:
-        prompt = act_messages(goal, opening, retrieved, moves, game.scene, max_chars, inventory=acting.inventory)
-        command = await _command(gateway, prompt, game.scene.commands, acting)
-        scene = await game.play(command or LOOK)
-        moves.append(Move(command or LOOK, scene.observation, command is not None))
-    return Playthrough(opening, tuple(moves), game.scene.won)
+    opening, steps = game.observation.text, list[EnvStep]()
+    while len(steps) < config.steps and not game.observation.done:
+        prompt = command_messages(
+            goal, opening, retrieved, steps, game.observation, max_chars, inventory=config.inventory
+        )
+        command = await _command(llm, prompt, game.observation.commands, config)
+        observation = await game.play(command or LOOK)
+        steps.append(EnvStep(command or LOOK, observation.text, command is not None))
+    return EnvTrajectory(opening, tuple(steps), game.observation.won)
 
 
 async def _command(
-    gateway: Gateway, prompt: list[Message], commands: Sequence[str], acting: AlfworldConfig
+    llm: LLMClient, prompt: list[Message], commands: Sequence[str], config: AlfworldConfig
 ) -> str | None:
-    """The command that the model chose; None for a reply that is none, or that ends inside its reasoning."""
-    sampling = Sampling(acting.temperature, acting.top_p)
+    """The model's command; None if the reply is not an admissible command, or ends inside its reasoning."""
+    sampling = Sampling(config.temperature, config.top_p)
     try:
-        reply: Reply[str] = await gateway.ask("answer", prompt, grammar=command_grammar(commands), sampling=sampling)
+        reply: Reply[str] = await llm.ask("answer", prompt, grammar=command_grammar(commands), sampling=sampling)
     except UnreadableReplyError:
         return None
-    return understand(reply.text, commands)
+    return parse_command(reply.text, commands)
 
 
-def understand(reply: str, commands: Sequence[str]) -> str | None:
-    """The admissible command that a reply means, None if it means none.
+def parse_command(reply: str, commands: Sequence[str]) -> str | None:
+    """The admissible command in a reply; None if there is none.
 
-    In this order, ignoring case, quotes and surplus blanks: the reply is a command; its last line that is one, perhaps
-    after ``Action:``; the longest command that occurs in it as whole words and is of more than one word (of several
-    equally long the last). ``look`` or ``inventory`` in the middle of prose is no command.
+    Ignores case, quotes and extra whitespace. The first match counts: the whole reply; the last line that is a
+    command, with or without ``Action:``; the longest command of several words that occurs in the reply as whole words
+    (the last one of equal length). ``look`` or ``inventory`` inside prose is not taken as a command.
     """
-    known = {_plain(command): command for command in commands}
-    said = reply[:MAX_SAID]
-    for line in (said, *reversed(said.splitlines())):
-        if command := known.get(_plain(line)):
+    known = {_normalise(command): command for command in commands}
+    reply = reply[:MAX_REPLY_CHARS]
+    for line in (reply, *reversed(reply.splitlines())):
+        if command := known.get(_normalise(line)):
             return command
-    text = " ".join(said.lower().split())
+    text = " ".join(reply.lower().split())
     found = [
-        (len(command), place.start(), command)
+        (len(command), match.start(), command)
         for command in known
         if " " in command
-        for place in re.finditer(rf"(?<!\w){re.escape(command)}(?!\w)", text)
+        for match in re.finditer(rf"(?<!\w){re.escape(command)}(?!\w)", text)
     ]
     return known[max(found)[2]] if found else None
 
 
-def _plain(line: str) -> str:
-    """``line`` without what models wrap a command in."""
+def _normalise(line: str) -> str:
+    """``line`` in lower case, without label, quotes, markup and extra whitespace."""
     bare = line.strip().strip(_WRAPPING)
     return " ".join(_LABEL.sub("", bare).strip(_WRAPPING).lower().split())
 
 
-def act_messages(
+def command_messages(
     goal: str,
     opening: str,
     retrieved: Sequence[Retrieved],
-    moves: Sequence[Move],
-    scene: Scene,
+    steps: Sequence[EnvStep],
+    observation: Observation,
     max_chars: int,
     *,
     inventory: bool = True,
 ) -> list[Message]:
-    """The prompt, what repeats before what changes. Of ``max_chars`` memories get half, the rest bounds the history."""
-    carried = scene.inventory if inventory else ""
+    """The prompt; constant parts come first, for prefix caching.
+
+    Memories get at most half of ``max_chars``; the history gets what the other parts leave.
+    """
+    carried = observation.inventory if inventory else ""
     memories = _memories([found.item.text for found in retrieved], max_chars // 2)
-    commands = "\n".join(scene.commands)
+    commands = "\n".join(observation.commands)
     room = max_chars - len(memories) - len(commands) - len(goal) - len(carried)
-    history = next((text for text in _histories(opening, moves) if len(text) <= room), _FORGOTTEN)
+    history = next((text for text in _histories(opening, steps) if len(text) <= room), _HISTORY_OMITTED)
     return messages("act", memories=memories, goal=goal, history=history, inventory=carried, commands=commands)
 
 
 def _memories(texts: Sequence[str], room: int) -> str:
-    """As many memories as fit, nearest first; the nearest is cut if not even that fits."""
+    """As many memories as fit, nearest first; the nearest is truncated if it does not fit."""
     for count in range(len(texts), 1, -1):
         if len(shown := numbered(texts[:count])) <= room:
             break
@@ -140,43 +145,44 @@ def _memories(texts: Sequence[str], room: int) -> str:
     return f"{shown}\n({left} more are left out: there is no room)" if left > 0 else shown
 
 
-def _histories(opening: str, moves: Sequence[Move]) -> Iterator[str]:
-    """What happened, told ever shorter: without the oldest observations, then without the oldest commands."""
-    for dropped in range(len(moves) + 1):
-        told = [f"> {move.command}" + ("" if i < dropped else f"\n{move.observation}") for i, move in enumerate(moves)]
+def _histories(opening: str, steps: Sequence[EnvStep]) -> Iterator[str]:
+    """The history in ever shorter forms: without the oldest observations, then without the oldest commands."""
+    for dropped in range(len(steps) + 1):
+        lines = [f"> {step.command}" + ("" if i < dropped else f"\n{step.observation}") for i, step in enumerate(steps)]
         left_out = f"(what came of the first {dropped} commands is left out: there is no room)\n" if dropped else ""
-        yield f"{opening}\n{left_out}" + "\n".join(told)
-    for dropped in range(1, len(moves)):
-        told = [f"> {move.command}" for move in moves[dropped:]]
-        yield f"{opening}\n(the first {dropped} commands, and what came of all, are left out)\n" + "\n".join(told)
+        yield f"{opening}\n{left_out}" + "\n".join(lines)
+    for dropped in range(1, len(steps)):
+        lines = [f"> {step.command}" for step in steps[dropped:]]
+        yield f"{opening}\n(the first {dropped} commands, and what came of all, are left out)\n" + "\n".join(lines)
 
 
-def report(played: Playthrough) -> str:
-    """How it went, for people and for the designer: the outcome, then the last commands and what the last one led to.
+def summarise_episode(trajectory: EnvTrajectory) -> str:
+    """A summary for reports and for the designer: the outcome, the last commands and the last observation.
 
-    At most about 500 characters; runs of one command are told once.
+    At most about 500 characters; repetitions of a command are counted, not repeated.
     """
-    outcome = "reached the goal" if played.won else "did not reach the goal"
-    invalid = f", {played.invalid} of them no valid command" if played.invalid else ""
-    head = f"{outcome} in {len(played.moves)} commands{invalid}."
-    if not played.moves:
+    outcome = "reached the goal" if trajectory.won else "did not reach the goal"
+    invalid = f", {trajectory.invalid} of them no valid command" if trajectory.invalid else ""
+    head = f"{outcome} in {len(trajectory.steps)} commands{invalid}."
+    if not trajectory.steps:
         return head
-    ending = " ".join(played.moves[-1].observation.split())[:120]
-    room = _REPORT - len(head) - len(ending)
-    told: list[str] = []
-    for step in reversed(_runs(played.moves)):
+    ending = " ".join(trajectory.steps[-1].observation.split())[:120]
+    room = _MAX_SUMMARY - len(head) - len(ending)
+    shown: list[str] = []
+    for step in reversed(_runs(trajectory.steps)):
         room -= len(step) + 2
         if room < 0:
-            told.append("…")
+            shown.append("…")
             break
-        told.append(step)
-    return f"{head} Commands: {'; '.join(reversed(told))}. At the end: {ending}"
+        shown.append(step)
+    return f"{head} Commands: {'; '.join(reversed(shown))}. At the end: {ending}"
 
 
-def _runs(moves: Sequence[Move]) -> list[str]:
+def _runs(steps: Sequence[EnvStep]) -> list[str]:
+    """The commands in order, with equal consecutive commands merged: ``look (×3)``."""
     runs: list[tuple[str, int]] = []
-    for move in moves:
-        command = move.command if move.valid else "(no command)"
+    for step in steps:
+        command = step.command if step.valid else "(no command)"
         if runs and runs[-1][0] == command:
             runs[-1] = (command, runs[-1][1] + 1)
         else:

@@ -1,57 +1,71 @@
-"""Hard cases: queries that memory failed, pooled over inner epochs and chosen for the designer (section 7)."""
+"""Hard cases: badly answered queries, pooled and selected for the designer (section 7 of docs/method.md)."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from memskill_cli.config import DesignerConfig
 from memskill_cli.errors import RunError
-from memskill_cli.types import Answer, Matrix
+from memskill_cli.types import Matrix, QueryResult
 
 N_INIT = 10
-"""Starts of k-means, of which the best is kept."""
+"""Random starts of k-means; the best result is used."""
+ScoreFn = Callable[[QueryResult], float | None]
+"""The score of an answer; None if it has no score."""
+_ROW_NAMES = {"gold_answers": "truths", "fail_count": "fails"}
+"""Fields with another name in ``hard_cases.jsonl``."""
+_FIELDS = {row: field for field, row in _ROW_NAMES.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class HardCase:
-    """A query answered badly. ``fails`` counts how often; the rest is as of the last time, inner epoch ``epoch``."""
+    """A query that failed ``fail_count`` times in a row; prediction, memories and score are from the last failure.
+
+    ``epoch`` is the inner epoch of the last failure.
+    """
 
     query_id: str
     trace_id: str
     category: str
     question: str
-    truths: tuple[str, ...]
+    gold_answers: tuple[str, ...]
     prediction: str
     retrieved: tuple[str, ...]  # memory texts, nearest first
     score: float
-    fails: int
+    fail_count: int
     epoch: int
 
     @property
     def priority(self) -> float:
-        """How much the case deserves attention: (1 − score)·log(1 + fails)."""
-        return (1 - self.score) * math.log1p(self.fails)
+        """Rank of the case in the selection: (1 − score)·log(1 + fail_count)."""
+        return (1 - self.score) * math.log1p(self.fail_count)
 
     def to_row(self) -> dict[str, Any]:
-        """A line of ``hard_cases.jsonl``."""
-        return {**dataclasses.asdict(self), "truths": list(self.truths), "retrieved": list(self.retrieved)}
+        """A row of ``hard_cases.jsonl``. The file keeps older names of two fields."""
+        lists = {"gold_answers": list(self.gold_answers), "retrieved": list(self.retrieved)}
+        row = {**dataclasses.asdict(self), **lists}
+        return {_ROW_NAMES.get(name, name): value for name, value in row.items()}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> HardCase:
         """Raises RunError for a row that :meth:`to_row` did not make."""
         try:
-            case = cls(**{**row, "truths": tuple(row["truths"]), "retrieved": tuple(row["retrieved"])})
-            return dataclasses.replace(case, score=float(case.score), fails=int(case.fails), epoch=int(case.epoch))
+            fields = {_FIELDS.get(name, name): value for name, value in row.items()}
+            texts = {name: tuple(fields[name]) for name in ("gold_answers", "retrieved")}
+            case = cls(**{**fields, **texts})
+            return dataclasses.replace(
+                case, score=float(case.score), fail_count=int(case.fail_count), epoch=int(case.epoch)
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"not a hard case: {error!r}") from None
 
 
 class HardCasePool:
-    """The hard cases of late, one a query."""
+    """Recent hard cases, at most one per query."""
 
     def __init__(self, config: DesignerConfig, cases: Iterable[HardCase] = ()) -> None:
         self._config = config
@@ -59,7 +73,7 @@ class HardCasePool:
 
     @classmethod
     def from_rows(cls, config: DesignerConfig, rows: Iterable[Mapping[str, Any]]) -> HardCasePool:
-        """The pool whose :meth:`rows` these are. Raises RunError for a row that is none."""
+        """The pool from its :meth:`rows`. Raises RunError for an invalid row."""
         return cls(config, map(HardCase.from_row, rows))
 
     @property
@@ -73,54 +87,53 @@ class HardCasePool:
     def rows(self) -> list[dict[str, Any]]:
         return [case.to_row() for case in self.cases]
 
-    def observe(self, answers: Sequence[Answer], epoch: int, kind: Literal["f1", "judge"]) -> None:
-        """Take note of ``answers``, in order, as of inner epoch ``epoch``.
+    def observe(self, answers: Sequence[QueryResult], epoch: int, score_of: ScoreFn, threshold: float) -> None:
+        """Update the pool with the ``answers`` of inner epoch ``epoch``, in order.
 
-        One below the threshold (F1 below the setting, a judge score below 1) enters, or has failed once more; one
-        above it leaves. An answer without a score (an error), or to a question that is not scored, says nothing.
+        A query with a score below ``threshold`` enters, or its fail count grows; any other query leaves. Answers
+        without a score (errors) and queries that are not scored are ignored.
         """
         for answer in answers:
-            score = answer.judge if kind == "judge" else answer.f1
+            score = score_of(answer)
             if score is None or not answer.query.scored:
                 continue
-            if score < (1.0 if kind == "judge" else self._config.f1_threshold):
+            if score < threshold:
                 self._cases[answer.query.query_id] = self._failed(answer, score, epoch)
             else:
                 self._cases.pop(answer.query.query_id, None)
 
     def prune(self, epoch: int) -> None:
-        """Forget cases last seen more than ``window`` inner epochs before ``epoch``, then those beyond capacity.
+        """Remove cases older than ``case_max_age`` inner epochs at ``epoch``, then those above ``case_capacity``.
 
-        The most recent stay, of these the most failed, of these the first by query id.
+        The most recent cases stay; ties are broken by the higher fail count, then by query id.
         """
-        fresh = [case for case in self._cases.values() if epoch - case.epoch <= self._config.window]
-        fresh.sort(key=lambda case: (-case.epoch, -case.fails, case.query_id))
-        self._cases = {case.query_id: case for case in fresh[: self._config.pool]}
+        fresh = [case for case in self._cases.values() if epoch - case.epoch <= self._config.case_max_age]
+        fresh.sort(key=lambda case: (-case.epoch, -case.fail_count, case.query_id))
+        self._cases = {case.query_id: case for case in fresh[: self._config.case_capacity]}
 
-    def _failed(self, answer: Answer, score: float, epoch: int) -> HardCase:
+    def _failed(self, answer: QueryResult, score: float, epoch: int) -> HardCase:
         query, before = answer.query, self._cases.get(answer.query.query_id)
         return HardCase(
             query.query_id,
             query.trace_id,
             query.category,
             query.question,
-            query.truths,
+            query.gold_answers,
             answer.prediction,
-            tuple(found.item.text for found in answer.retrieved[: self._config.retrieved]),
+            tuple(found.item.text for found in answer.retrieved[: self._config.memories_per_case]),
             score,
-            before.fails + 1 if before else 1,
+            before.fail_count + 1 if before else 1,
             epoch,
         )
 
 
 def select(cases: Sequence[HardCase], vectors: Matrix, config: DesignerConfig, seed: int = 42) -> list[list[HardCase]]:
-    """The cases to show the designer, in clusters of like questions.
+    """The cases for the designer, in clusters of similar questions.
 
-    ``vectors`` (N, D) are the embeddings of the questions of ``cases`` (N). Of each cluster the ``per_cluster`` cases
-    of the highest priority are chosen, then the best of the rest until there are ``config.cases`` (if that is too
-    few for all, each cluster's first goes before any second). Of equal questions one is shown. Clusters and the cases
-    in them are ordered by priority, ties by query id; the result depends on neither the order of ``cases`` nor the
-    number of processors.
+    ``vectors`` (N, D) are the embeddings of the questions of the N ``cases``. Each cluster gives its ``per_cluster``
+    cases of the highest priority, then the best of the rest follow, up to ``config.max_cases`` (the first of each
+    cluster comes before any second). Equal questions are shown once. Clusters and their cases are ordered by priority,
+    ties by query id. The result does not depend on the order of ``cases`` or on the number of processors.
     """
     order = _distinct(cases)
     labels = _clusters(vectors[order], config.clusters, seed)
@@ -132,13 +145,13 @@ def select(cases: Sequence[HardCase], vectors: Matrix, config: DesignerConfig, s
         for label, group in groups.items()
         for rank, case in enumerate(sorted(group, key=_by_priority))
     ]
-    chosen = {query_id for _, _, query_id, _ in sorted(ranked)[: config.cases]}
+    chosen = {query_id for _, _, query_id, _ in sorted(ranked)[: config.max_cases]}
     kept = [sorted((c for c in group if c.query_id in chosen), key=_by_priority) for group in groups.values()]
     return sorted(filter(None, kept), key=lambda group: _by_priority(group[0]))
 
 
 def _distinct(cases: Sequence[HardCase]) -> list[int]:
-    """The places of ``cases`` in order of query id; of equal questions only the one with the highest priority."""
+    """Indices of ``cases`` in order of query id; of equal questions only the one with the highest priority."""
     best: dict[str, int] = {}
     for i in sorted(range(len(cases)), key=lambda i: _by_priority(cases[i])):
         best.setdefault(" ".join(cases[i].question.lower().split()), i)
@@ -150,14 +163,14 @@ def _by_priority(case: HardCase) -> tuple[float, str]:
 
 
 def _clusters(vectors: Matrix, clusters: int, seed: int) -> list[int]:
-    """A label a row; as many rows as clusters or fewer are a cluster each."""
+    """A cluster label per row, shape (N,). With at most ``clusters`` rows, each row is its own cluster."""
     if len(vectors) <= clusters:
         return list(range(len(vectors)))
     import numpy as np
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    distinct = len(np.unique(vectors, axis=0))  # no more clusters than that can be told apart
-    with threadpool_limits(1):  # sums over several threads come out in any order
+    distinct = len(np.unique(vectors, axis=0))  # k-means cannot find more clusters than distinct rows
+    with threadpool_limits(1):  # with several threads the order of summation varies
         means = KMeans(min(clusters, distinct), random_state=seed, n_init=N_INIT)
         return [int(label) for label in means.fit_predict(vectors.astype(np.float64))]

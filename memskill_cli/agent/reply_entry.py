@@ -1,4 +1,4 @@
-"""What a model wrote for one action, unjudged: the ground on which both forms of a reply are read."""
+"""One action as the model wrote it, not validated. The readers of both reply formats (blocks, JSON) return it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from memskill_cli.types import Action
 
 FENCE = re.compile(r"\s*(?:```|~~~)")
 VERB = re.compile(r"[\s*_`\"'\[(<{]*(insert|update|delete|no[-_ ]?op|skip|none)(?![\w-])", re.IGNORECASE)
-_CHOICE = re.compile(r"\s*(?:[/|,]|\bor\b)\s*(?:insert|update|delete|no[-_ ]?op)\b", re.IGNORECASE)
+_ALTERNATIVE = re.compile(r"\s*(?:[/|,]|\bor\b)\s*(?:insert|update|delete|no[-_ ]?op)\b", re.IGNORECASE)
 _MINUS = r"\-−–—"
 _INDEX = re.compile(
     rf"[^\w{_MINUS}]{{0,8}}(?:memory|item|index)?[^\w{_MINUS}]{{0,8}}(-?\d{{1,9}})\W*(?:\(.*|[:{_MINUS}]\s.*)?",
@@ -19,7 +19,7 @@ _INDEX = re.compile(
 
 @dataclass(slots=True)
 class Entry:
-    """The fields of one action as the model wrote them; None is a field that it did not write."""
+    """The fields of one action as the model wrote them. None: the field is missing."""
 
     action: str
     index: str | None = None
@@ -27,20 +27,20 @@ class Entry:
 
     @property
     def verb(self) -> Action | None:
-        """The action type; None for an unknown one and for a choice that was not made ("INSERT | UPDATE")."""
+        """The action type; None for an unknown type and for a list of types ("INSERT | UPDATE")."""
         return read_verb(self.action)
 
     @property
-    def place(self) -> int | None:
-        """The index: 3 of "3", "[3]", "3.", "#3", "memory 3" or "3 (the flat)"; None of anything else."""
+    def position(self) -> int | None:
+        """The index as a number: 3 for "3", "[3]", "3.", "#3", "memory 3" or "3 (the flat)"; None for anything else."""
         found = _INDEX.fullmatch((self.index or "").strip())
         return int(found[1]) if found else None
 
 
 def read_verb(text: str) -> Action | None:
-    """The action type that ``text`` begins with (skip and none are NOOP); None for any other."""
+    """The action type that ``text`` begins with (skip and none mean NOOP); None if there is none."""
     found = VERB.match(text)
-    if found is None or _CHOICE.match(text, found.end()):
+    if found is None or _ALTERNATIVE.match(text, found.end()):
         return None
     word = found[1].lower()
     return Action(word) if word in ("insert", "update", "delete") else Action.NOOP

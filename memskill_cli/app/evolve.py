@@ -9,12 +9,15 @@ from typing import Any
 
 from memskill_cli.agent.hard_cases import HardCase, HardCasePool
 from memskill_cli.app import evaluate as evaluations
-from memskill_cli.app.runtime import Access, services
+from memskill_cli.app.runtime import ProviderAccess, open_runtime
 from memskill_cli.config import Config, for_evaluation
-from memskill_cli.datasets.base import load_manifest
+from memskill_cli.datasets.prepared import load_manifest
 from memskill_cli.errors import RunError
-from memskill_cli.evaluation.policy import Subject
-from memskill_cli.evaluation.spec import Task, data_digest
+from memskill_cli.evaluation.kinds import kind_of
+from memskill_cli.evaluation.policy import EvaluatedPolicy
+from memskill_cli.evaluation.results import result_of
+from memskill_cli.evaluation.spec import EvalSpec
+from memskill_cli.rollout.rewards import reward_of
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.checkpoint import Checkpoint
 from memskill_cli.runs.run_dir import RunDir
@@ -26,7 +29,7 @@ from memskill_cli.utils import files
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class EvolveOptions:
     """What is asked of ``memskill evolve``. ``judge_on`` is a split, "" leaves judging to the next training."""
 
     cycles: int = 1
@@ -36,7 +39,7 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cycle:
+class CycleResult:
     """What one cycle came to: the bank before, the stage proposed, and both evaluations if they were made."""
 
     before: SkillBank
@@ -45,20 +48,25 @@ class Cycle:
 
 
 async def evolve(
-    run: RunDir, settings: Config, data_dir: Path, access: Access, request: Request, progress: evaluations.Progress
-) -> list[Cycle]:
+    run: RunDir,
+    settings: Config,
+    data_dir: Path,
+    access: ProviderAccess,
+    request: EvolveOptions,
+    progress: evaluations.EvalProgress,
+) -> list[CycleResult]:
     """Designer cycles on a run's hard cases, or on an evaluation's failures; the run is owned meanwhile.
 
     A change becomes a new stage. It waits for the next training to judge it, unless ``judge_on`` has it evaluated
     against the bank before it on a split: the better of the two is kept. A dry run writes nothing but the ledger.
     """
-    with run.owned(), run.logged(progress.notice) as notice:
+    with run.lock(), run.logged(progress.notice) as notice:
         found = evaluations.latest_checkpoint(run, notice)
-        cycles: list[Cycle] = []
+        cycles: list[CycleResult] = []
         for _ in range(request.cycles):
             cycle = await _propose(run, settings, found, access, request, notice)
             if request.judge_on and not request.dry_run and cycle.stage.change:
-                told = evaluations.Progress(progress.begin, notice)
+                told = evaluations.EvalProgress(progress.begin, notice)
                 cycle = await _judge(run, settings, found, data_dir, access, request.judge_on, cycle, told)
             cycles.append(cycle)
         return cycles
@@ -68,36 +76,38 @@ async def _propose(
     run: RunDir,
     settings: Config,
     found: Checkpoint,
-    access: Access,
-    request: Request,
+    access: ProviderAccess,
+    request: EvolveOptions,
     notice: Callable[[str], None],
-) -> Cycle:
+) -> CycleResult:
     """One proposal from the best stage, or the one that waits already if it is to be judged now."""
     waiting = None if request.dry_run else _waiting(run, settings, found, request)
     champion = stages.best(stages.read_all(run.stages))
     base = champion.bank if champion else found.bank
     if waiting is not None:
-        return Cycle(base, waiting)
+        return CycleResult(base, waiting)
     evolution = Evolution(run.stages, settings.designer, notice)
     here = dataclasses.replace(settings, engine="local")  # a designer's few calls need no other machines
-    async with services(here, access, run.usage, "evolve", notice) as opened:
-        designer = designer_of(opened.world.gateway, settings)
+    async with open_runtime(here, access, run.usage, "evolve", notice) as opened:
+        designer = designer_of(opened.context.llm, settings)
         pool = HardCasePool(settings.designer, _cases(run, settings, found, champion, request.from_eval, notice))
-        stage = await evolution.propose(designer, base, pool, opened.world.spaces.retrieval, settings.seed, write=False)
+        stage = await evolution.propose(
+            designer, base, pool, opened.context.encoders.retrieval, settings.seed, write=False
+        )
     if not request.dry_run:
         # The stage last, here and in _judge: killed before it, the same command does the same again, from the cache.
         if stage.change and not request.judge_on:
             stage.bank.save(run.skill_bank)
-        stage = _settled(stage)
+        stage = _mark_unchanged(stage)
         stages.write(run.stages, stage)
-    return Cycle(base, stage)
+    return CycleResult(base, stage)
 
 
-def _waiting(run: RunDir, settings: Config, found: Checkpoint, request: Request) -> Stage | None:
+def _waiting(run: RunDir, settings: Config, found: Checkpoint, request: EvolveOptions) -> Stage | None:
     """The stage that waits to be judged, if that is to be done now; RunError if not, since only one may wait."""
-    waiting = stages.pending(stages.read_all(run.stages), found.bank.stage)
+    waiting = stages.first_unjudged(stages.read_all(run.stages), found.bank.stage)
     if waiting is not None and not waiting.change:
-        stages.write(run.stages, _settled(waiting))
+        stages.write(run.stages, _mark_unchanged(waiting))
         return None
     if waiting is not None and not request.judge_on:
         more = settings.train.outer_epochs + 1
@@ -109,7 +119,7 @@ def _waiting(run: RunDir, settings: Config, found: Checkpoint, request: Request)
     return waiting
 
 
-def _settled(stage: Stage) -> Stage:
+def _mark_unchanged(stage: Stage) -> Stage:
     """``stage``, which waits for nobody if it changes nothing."""
     return stage if stage.change else dataclasses.replace(stage, kept=True)
 
@@ -124,7 +134,7 @@ def _cases(
 ) -> Sequence[HardCase]:
     """The pool of the best stage (before one was judged: of the latest checkpoint), or an evaluation's failures."""
     if not from_eval:
-        if champion is not None and champion.checkpoint not in (None, found.done):
+        if champion is not None and champion.checkpoint not in (None, found.num_updates):
             found = checkpoint.load_latest(run.checkpoints, notice, upto=champion.checkpoint) or found
         return HardCasePool.from_rows(settings.designer, found.state["hard_cases"]).cases
     folder = run.evals / from_eval
@@ -137,25 +147,26 @@ def _cases(
 def failures(rows: Iterable[dict[str, Any]], settings: Config) -> list[HardCase]:
     """The rows of an evaluation that were answered wrong, as hard cases seen once; rows without a score are none.
 
-    Wrong is what training takes for wrong: F1 below the threshold or, rewarded by the judge, a verdict below 1.
+    Wrong is what training takes for wrong: a reward below its threshold.
     """
-    kind = settings.reward.kind
-    threshold = settings.designer.f1_threshold if kind == "f1" else 1.0
+    reward = reward_of(settings.reward)
+    threshold = reward.threshold(settings.designer)
+    scored = [(row, reward.of(result_of(row))) for row in rows]
     return [
         HardCase(
             query_id=row["query_id"],
             trace_id=row["trace_id"],
             category=row["category"],
             question=row["question"],
-            truths=tuple(row["truths"]),
+            gold_answers=tuple(row["truths"]),
             prediction=row["prediction"],
             retrieved=tuple(memory["text"] for memory in row["retrieved"]),
-            score=row[kind],
-            fails=1,
+            score=score,
+            fail_count=1,
             epoch=0,
         )
-        for row in rows
-        if row[kind] is not None and row[kind] < threshold
+        for row, score in scored
+        if score is not None and score < threshold
     ]
 
 
@@ -164,24 +175,28 @@ async def _judge(
     settings: Config,
     found: Checkpoint,
     data_dir: Path,
-    access: Access,
+    access: ProviderAccess,
     split: str,
-    cycle: Cycle,
-    progress: evaluations.Progress,
-) -> Cycle:
+    cycle: CycleResult,
+    progress: evaluations.EvalProgress,
+) -> CycleResult:
     """Evaluate the bank before and after on ``split``, with the same controller, and keep the better."""
-    task = Task(settings.dataset, split, "memskill", data_digest(load_manifest(settings.dataset, data_dir), split))
-    measure = "success_rate" if settings.dataset == "alfworld" else settings.reward.kind
+    kind, manifest = kind_of(settings.dataset), load_manifest(settings.dataset, data_dir)
+    task = EvalSpec(settings.dataset, split, "memskill", kind.data_digest(manifest, split))
+    measure = kind.measure(reward_of(settings.reward).measure)
     settings = for_evaluation(settings, judge=True if measure == "judge" else None)
-    jobs = [evaluations.Job(task, Subject.of(found, settings, bank)) for bank in (cycle.before, cycle.stage.bank)]
+    jobs = [
+        evaluations.EvalJob(task, EvaluatedPolicy.of(found, settings, bank))
+        for bank in (cycle.before, cycle.stage.bank)
+    ]
     both = await evaluations.evaluate_jobs(run, jobs, settings, data_dir, access, progress)
     scores = dict(zip(("before", "after"), both, strict=True))
     kept = (scores["after"][measure] or 0.0) > (scores["before"][measure] or 0.0)
     known = stages.read_all(run.stages)
-    stage = dataclasses.replace(cycle.stage, kept=kept, is_best=kept, checkpoint=found.done)
+    stage = dataclasses.replace(cycle.stage, kept=kept, is_best=kept, checkpoint=found.num_updates)
     (stage.bank if kept else cycle.before).save(run.skill_bank)
     stages.write(run.stages, stage)
     former = stages.best([other for other in known if other.number != stage.number])
     if kept and former is not None:
         stages.write(run.stages, dataclasses.replace(former, is_best=False))
-    return Cycle(cycle.before, stage, {"split": split, "measure": measure, **scores})
+    return CycleResult(cycle.before, stage, {"split": split, "measure": measure, **scores})

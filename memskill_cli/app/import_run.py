@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memskill_cli.config import Config
-from memskill_cli.datasets.base import load_manifest
+from memskill_cli.datasets.prepared import load_manifest
 from memskill_cli.errors import CheckpointError, DataError, SkillBankError
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.checkpoint import Checkpoint
@@ -33,7 +33,7 @@ def skills_of(
 ) -> SkillBank:
     """The skills of the file, or those that ``source`` names. CheckpointError if the file's cannot be used."""
     if source is not None:
-        given = starting_bank(source, noop=settings.controller.noop_seed)
+        given = starting_bank(source, noop=settings.controller.include_noop)
         return SkillBank(given.skills, capacity=settings.designer.capacity)
     instead = "take others: --skills FOLDER (the published skills/ has some), or --skills seeds"
     if not found.operations:

@@ -13,30 +13,32 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from memskill_cli.agent.env_runner import Playground, chars_that_fit
+from memskill_cli.agent.env_runner import EnvRunner, chars_that_fit
 from memskill_cli.config import EMBEDDED, Config
+from memskill_cli.datasets.prepared import load_manifest
+from memskill_cli.datasets.registry import get
 from memskill_cli.distributed.base import Engine, LocalEngine
 from memskill_cli.llm import load_litellm
 from memskill_cli.llm.cache import ResponseCache
-from memskill_cli.llm.client import Gateway
+from memskill_cli.llm.client import LLMClient
 from memskill_cli.llm.embeddings import embed_texts, served_by
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
-from memskill_cli.memory.encoder_pair import Spaces
-from memskill_cli.memory.encoder_specs import plan
+from memskill_cli.memory.encoder_pair import EncoderPair
+from memskill_cli.memory.encoder_specs import is_registered, resolve_encoder
 from memskill_cli.memory.encoders import CachedEncoder, load_encoder
-from memskill_cli.rollout.episode import World
+from memskill_cli.rollout.context import RolloutContext
 from memskill_cli.runs.run_dir import created_at
 from memskill_cli.types import ROLES, Matrix
-from memskill_cli.utils import devices, signals
+from memskill_cli.utils import devices, process, signals
 
 if TYPE_CHECKING:
     from memskill_cli.distributed.cluster import Cluster
-    from memskill_cli.distributed.proxies import Games
+    from memskill_cli.distributed.proxies import EnvPoolConfig
 
 
 @dataclass(frozen=True)
-class Access:
+class ProviderAccess:
     """How models are reached on this machine: keys and caches. No setting of a run; never written to one."""
 
     api_keys: Sequence[str] = ()
@@ -51,23 +53,18 @@ class Access:
 
 
 @dataclass(frozen=True)
-class Services:
-    world: World
+class Runtime:
+    context: RolloutContext
     ledger: Ledger
     engine: Engine
 
 
-def games_of(dataset: str, data_dir: Path, split: str) -> Path | None:
-    """The folder of the games of a prepared split; None for a benchmark whose queries are questions."""
-    if dataset != "alfworld":
-        return None
-    from memskill_cli.datasets.base import load_manifest
-    from memskill_cli.envs.alfworld.dataset import games_root
-
-    return games_root(load_manifest(dataset, data_dir), split)
+def env_root(dataset: str, data_dir: Path, split: str) -> Path | None:
+    """The folder of the environments of a prepared split; None for a dataset whose queries are questions."""
+    return get(dataset).env_root(load_manifest(dataset, data_dir), split)
 
 
-def check_access(settings: Config, access: Access) -> None:
+def check_access(settings: Config, access: ProviderAccess) -> None:
     """Raise now, before a run is made, what its first call would.
 
     That is of a keys file, a missing key, a model's or an encoder's name, a budget for a model without a price, a
@@ -79,17 +76,17 @@ def check_access(settings: Config, access: Access) -> None:
     keys, models = KeyRing.collect(access.api_keys, access.keys_file), settings.models
     found = [d for role in ROLES for d in keys.deployments(role, getattr(models, role), models.api_base)]
     for spec in {settings.encoders.state, settings.encoders.retrieval, settings.encoders.skill} - {""}:
-        plan(spec, settings.encoders.device, _nothing_yet)
+        resolve_encoder(spec, settings.encoders.device, _nothing_yet)
         kind, _, model = spec.partition(":")
         if kind == "litellm":
             found += keys.deployments("embedding", model, models.api_base)
     unpriced(found, settings.limits.max_cost)
     if settings.controller.device == "cuda":
-        devices.pick("cuda", "controller.device")
+        devices.resolve_device("cuda", "controller.device")
     if settings.engine == "ray":
-        from memskill_cli.distributed.cluster import require
+        from memskill_cli.distributed.cluster import check_installed
 
-        require()
+        check_installed()
 
 
 def _nothing_yet(model: str, texts: Sequence[str]) -> Matrix:
@@ -97,14 +94,14 @@ def _nothing_yet(model: str, texts: Sequence[str]) -> Matrix:
 
 
 @asynccontextmanager
-async def services(
+async def open_runtime(
     settings: Config,
-    access: Access,
+    access: ProviderAccess,
     usage_file: Path,
     scope: str,
     notice: Callable[[str], None],
     games: Path | None = None,
-) -> AsyncIterator[Services]:
+) -> AsyncIterator[Runtime]:
     """Gateway, encoders and ledger of one command; ``scope`` ("train", or an evaluation's id) has one budget.
 
     ``games`` is the folder of the games that are to be played, of a benchmark whose queries are tasks.
@@ -123,17 +120,20 @@ async def services(
     async with AsyncExitStack() as stack:
         cluster = stack.enter_context(_cluster(settings, notice))
         cache = stack.enter_context(closing(ResponseCache(access.cache, notice=notice)))
-        spaces = _spaces(settings, access, keys, ledger, notice, stack, cluster)
+        encoders = _load_encoders(settings, access, keys, ledger, notice, stack, cluster)
         stack.push_async_callback(close_connections)
-        gateway = Gateway(settings.models, settings.limits, keys=keys, ledger=ledger, cache=cache, notice=notice)
-        stack.push_async_callback(lambda: signals.to_the_end(gateway.aclose()))
-        stack.enter_context(signals.first(gateway.hold))
-        playground = await stack.enter_async_context(_playground(settings, gateway, games, notice)) if games else None
+        llm = LLMClient(settings.models, settings.limits, keys=keys, ledger=ledger, cache=cache, notice=notice)
+        stack.push_async_callback(lambda: signals.finish_shielded(llm.aclose()))
+        stack.enter_context(signals.on_first_signal(llm.stop_sending))
+        env_runner = await stack.enter_async_context(_open_env_runner(settings, llm, games, notice)) if games else None
         judge_prompt = settings.eval.judge_prompt
-        world = World(gateway, spaces, settings.memory, settings.reward, settings.dataset, playground, judge_prompt)
-        engine = await stack.enter_async_context(_engine(settings, world, cluster, games, notice))
-        gc.freeze()  # libraries are no garbage: to look through them takes a third of a second, now and then
-        yield Services(world, ledger, engine)
+        context = RolloutContext(
+            llm, encoders, settings.memory, settings.reward, settings.dataset, env_runner, judge_prompt
+        )
+        engine = await stack.enter_async_context(_open_engine(settings, context, cluster, games, notice))
+        if process.owned():  # libraries are no garbage: to look through them takes a third of a second, now and then
+            gc.freeze()
+        yield Runtime(context, ledger, engine)
 
 
 def _cluster(settings: Config, notice: Callable[[str], None]) -> AbstractContextManager[Cluster | None]:
@@ -146,75 +146,84 @@ def _cluster(settings: Config, notice: Callable[[str], None]) -> AbstractContext
 
 
 @asynccontextmanager
-async def _engine(
-    settings: Config, world: World, cluster: Cluster | None, games: Path | None, notice: Callable[[str], None]
+async def _open_engine(
+    settings: Config,
+    context: RolloutContext,
+    cluster: Cluster | None,
+    games: Path | None,
+    notice: Callable[[str], None],
 ) -> AsyncIterator[Engine]:
     if cluster is None:
-        yield LocalEngine(world)
+        yield LocalEngine(context)
         return
     from memskill_cli.distributed.ray import open_engine
 
-    games_there = _games(settings, world, games, cluster.workers)
-    async with open_engine(world, games_there, cluster.workers, notice) as engine:
+    games_there = _env_pool_config(settings, context, games, cluster.workers)
+    async with open_engine(context, games_there, cluster.workers, notice) as engine:
         yield engine
 
 
-def _games(settings: Config, world: World, root: Path | None, workers: int) -> Games | None:
+def _env_pool_config(
+    settings: Config, context: RolloutContext, root: Path | None, workers: int
+) -> EnvPoolConfig | None:
     """Where tasks are played by ``workers`` who share the number of game processes."""
-    from memskill_cli.distributed.proxies import Games
+    from memskill_cli.distributed.proxies import EnvPoolConfig
 
-    if root is None or world.playground is None:
+    if root is None or context.env_runner is None:
         return None
     how, each = settings.alfworld, -(-settings.alfworld.workers // workers)
-    return Games(root.resolve(), each, how, world.playground.max_chars)
+    return EnvPoolConfig(root.resolve(), each, how, context.env_runner.max_chars, get(settings.dataset).environment)
 
 
 @asynccontextmanager
-async def _playground(
-    settings: Config, gateway: Gateway, games: Path, notice: Callable[[str], None]
-) -> AsyncIterator[Playground]:
+async def _open_env_runner(
+    settings: Config, llm: LLMClient, games: Path, notice: Callable[[str], None]
+) -> AsyncIterator[EnvRunner]:
     """The environment processes, which know of nothing but games."""
-    from memskill_cli.envs.env_pool import GamePool
+    from memskill_cli.envs.env_pool import EnvPool
 
     how = settings.alfworld
-    pool = GamePool(games, workers=how.workers, deadline=how.deadline, notice=notice)
-    room = chars_that_fit(gateway.window("answer"), settings.models.answer_max_tokens)
+    pool = EnvPool(
+        games, workers=how.workers, deadline=how.step_timeout, notice=notice, name=get(settings.dataset).environment
+    )
+    room = chars_that_fit(llm.window("answer"), settings.models.answer_max_tokens)
     try:
-        yield Playground(pool, how, room)
+        yield EnvRunner(pool, how, room)
     finally:
         await pool.aclose()
 
 
-def _spaces(
+def _load_encoders(
     settings: Config,
-    access: Access,
+    access: ProviderAccess,
     keys: KeyRing,
     ledger: Ledger,
     notice: Callable[[str], None],
     stack: AsyncExitStack,
     cluster: Cluster | None,
-) -> Spaces:
+) -> EncoderPair:
     """The encoders, which are one if they have one name; ``stack`` closes them."""
     base, encoders = settings.models.api_base, settings.encoders
     embed = partial(embed_texts, keys=keys, api_base=base, ledger=ledger, notice=notice)
 
     def load(spec: str) -> CachedEncoder:
         kind, _, model = spec.partition(":")
-        served = served_by(model, keys, base) if kind == "litellm" and model else ""
-        elsewhere = None
-        if cluster and kind not in ("litellm", "hashing"):  # keys stay here; hashing is quicker than a letter
-            elsewhere = cluster.encoder(spec, encoders.device)
+        namespace = served_by(model, keys, base) if kind == "litellm" and model else ""
+        remote_loader = None
+        # Keys and plug-ins stay here; hashing is quicker than a message.
+        if cluster and kind not in ("litellm", "hashing") and not is_registered(spec):
+            remote_loader = cluster.encoder(spec, encoders.device)
         encoder = load_encoder(
             spec,
             cache_dir=access.cache,
             device=encoders.device,
             embed=embed,
-            served=served,
+            cache_namespace=namespace,
             notice=notice,
-            elsewhere=elsewhere,
+            remote_loader=remote_loader,
         )
         return stack.enter_context(closing(encoder))
 
     state = load(encoders.state)
     retrieval = state if encoders.retrieval == encoders.state else load(encoders.retrieval)
-    return Spaces(state, retrieval, load(encoders.skill) if encoders.skill not in ("", encoders.state) else None)
+    return EncoderPair(state, retrieval, load(encoders.skill) if encoders.skill not in ("", encoders.state) else None)

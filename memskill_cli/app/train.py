@@ -9,9 +9,11 @@ from typing import Any
 
 from memskill_cli.agent import prompts
 from memskill_cli.app.evaluate import best_checkpoint
-from memskill_cli.app.runtime import Access, games_of, services
+from memskill_cli.app.runtime import ProviderAccess, env_root, open_runtime
 from memskill_cli.config import Config, to_dict
-from memskill_cli.datasets.base import PreparedSplit, load_manifest, load_split
+from memskill_cli.datasets.arrow_tables import PreparedSplit
+from memskill_cli.datasets.prepared import load_manifest, load_split
+from memskill_cli.datasets.registry import get
 from memskill_cli.errors import DataError, RunError, UsageError
 from memskill_cli.reports.hooks import report_run
 from memskill_cli.runs import checkpoint
@@ -21,20 +23,20 @@ from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.markdown import import_bank
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.training.episode_sampler import check_reward, curriculum_of
+from memskill_cli.training.episode_sampler import check_reward, make_sampler
 from memskill_cli.training.evolution import designer_of
 from memskill_cli.training.resume import resume
-from memskill_cli.training.trainer import Trainer, Watcher
+from memskill_cli.training.trainer import TrainCallbacks, Trainer
 from memskill_cli.utils import files
 
-FREE_TO_CHANGE = (
+RESUMABLE_SETTINGS = (
     *("limits", "preset", "tracker", "engine", "ray", "models.api_base", "models.timeout", "models.retries"),
-    *("train.outer_epochs", "train.keep_checkpoints", "alfworld.workers", "alfworld.deadline"),
+    *("train.outer_epochs", "train.keep_checkpoints", "alfworld.workers", "alfworld.step_timeout"),
 )
 """Settings a resumed run may change without becoming another experiment."""
 
 
-def policy_of(runs_dir: Path, name: str, settings: Config, notice: Callable[[str], None]) -> checkpoint.Checkpoint:
+def initial_policy(runs_dir: Path, name: str, settings: Config, notice: Callable[[str], None]) -> checkpoint.Checkpoint:
     """The controller and the bank of the best stage of run ``name``, for a new run to start from.
 
     Raises RunError if there is no such run or it has no checkpoint, UsageError if its encoders are not those of
@@ -52,7 +54,7 @@ def policy_of(runs_dir: Path, name: str, settings: Config, notice: Callable[[str
     return best_checkpoint(run, notice)
 
 
-def start(
+def create_run(
     runs_dir: Path,
     name: str | None,
     settings: Config,
@@ -95,15 +97,16 @@ def _first_bank(settings: Config, skills: Path | None, source: checkpoint.Checkp
     if source is not None:
         fresh = (dataclasses.replace(skill, created_stage=0, modified_stage=0) for skill in source.bank.skills)
         return SkillBank(fresh, capacity=capacity)
-    return seed_bank(settings.controller.noop_seed, capacity)
+    return seed_bank(settings.controller.include_noop, capacity)
 
 
-def reopen(runs_dir: Path, name: str | None, data_dir: Path) -> RunDir:
+def open_for_resume(runs_dir: Path, name: str | None, data_dir: Path) -> RunDir:
     """The run to go on with. RunError if there is none, DataError if its data are no longer those it began with."""
     path = find_run(runs_dir, name)
     if path is None:
         raise RunError(f"no run in {runs_dir} to resume", hint="start one: memskill train --dataset locomo")
     run = RunDir.open(path)
+    run.check_plugins()  # before its dataset, which may be one of them
     manifest = run.manifest()
     if load_manifest(manifest.dataset, data_dir).digest_of("train") != manifest.data_digest:
         raise DataError(
@@ -113,7 +116,7 @@ def reopen(runs_dir: Path, name: str | None, data_dir: Path) -> RunDir:
     return run
 
 
-def agree(run: RunDir, asked: Config, override: bool) -> Config:
+def check_resume_settings(run: RunDir, asked: Config, override: bool) -> Config:
     """The settings a resumed run goes on with.
 
     Raises RunError with the list of what differs from the run's own, unless ``override``.
@@ -122,7 +125,7 @@ def agree(run: RunDir, asked: Config, override: bool) -> Config:
     differs = [
         f"{name}: {before!r} -> {after!r}"
         for name, before, after in _differences(to_dict(own), to_dict(asked))
-        if not name.startswith(FREE_TO_CHANGE)
+        if not name.startswith(RESUMABLE_SETTINGS)
     ]
     if differs and not override:
         raise RunError(
@@ -143,25 +146,23 @@ def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class TrainProgress:
     """How a training is watched: told the number of spans ahead and where notices go, gives back the watcher."""
 
-    begin: Callable[[int, Callable[[str], None]], Watcher]
+    begin: Callable[[int, Callable[[str], None]], TrainCallbacks]
     notice: Callable[[str], None]
 
 
-async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, progress: Progress) -> None:
+async def train(run: RunDir, settings: Config, data_dir: Path, access: ProviderAccess, progress: TrainProgress) -> None:
     """Train ``run`` to its end from where it is, owning it meanwhile. Stopped early, it is left ``paused``."""
-    with run.owned(), run.logged(progress.notice) as notice:
+    with run.lock(), run.logged(progress.notice) as notice:
         traces: PreparedSplit = load_split(settings.dataset, data_dir, "train")
         if not len(traces):
             raise DataError(f"{settings.dataset} has no training traces in {data_dir}")
-        if settings.dataset == "longmemeval":
-            notice(
-                "training on LongMemEval: the paper trains on LoCoMo and only evaluates here, so expect other numbers"
-            )
-        curriculum = curriculum_of(settings, traces, notice)
-        games = games_of(settings.dataset, data_dir, "train")
+        if told := get(settings.dataset).training_notice:
+            notice(told)
+        sampler = make_sampler(settings, traces, notice)
+        games = env_root(settings.dataset, data_dir, "train")
         run.write_config(settings)
         run.set_status("running")
         finished = False
@@ -170,50 +171,56 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: Access, p
             run.set_status("finished" if finished else "paused")
             report_run(run.path, notice)
 
-        with files.at_last(end):
+        with files.run_on_exit(end):
             if (begun := run.manifest().prompts) and begun != prompts.digest(designer=True):
                 notice(
                     "the prompts are not those that this run was begun with: its inner epochs will not be comparable"
                 )
-            async with services(settings, access, run.usage, "train", notice, games) as opened:
+            if changed := run.record_plugins():
+                notice(
+                    f"changed since this run was begun: {', '.join(changed)}; its inner epochs will not be comparable"
+                )
+            async with open_runtime(settings, access, run.usage, "train", notice, games) as opened:
                 bank = stages.read(stages.path_of(run.stages, 0)).bank
-                designer = designer_of(opened.world.gateway, settings) if settings.train.evolve else None
+                designer = designer_of(opened.context.llm, settings) if settings.train.evolve else None
                 trainer = Trainer(
                     run,
                     settings,
-                    opened.world,
+                    opened.context,
                     opened.ledger,
-                    curriculum,
+                    sampler,
                     bank,
                     designer,
-                    Watcher(notice=notice),
+                    TrainCallbacks(notice=notice),
                     opened.engine,
                 )
                 resume(trainer)
-                notice(f"run {run.name}: inner epochs {trainer.done} to {trainer.total}, {len(curriculum)} traces")
+                notice(f"run {run.name}: inner epochs {trainer.num_updates} to {trainer.total}, {len(sampler)} traces")
                 with tracked(run, settings, notice) as log:
-                    watcher = _logging(progress.begin(trainer.spans_ahead(), notice), trainer, log)
-                    trainer.watcher = _reporting(watcher, run, settings.train.inner_epochs, notice)
+                    callbacks = _logging(progress.begin(trainer.spans_ahead(), notice), trainer, log)
+                    trainer.callbacks = _reporting(callbacks, run, settings.train.inner_epochs, notice)
                     await trainer.train()
             finished = True
 
 
-def _logging(watcher: Watcher, trainer: Trainer, log: Callable[[int, dict[str, Any]], None]) -> Watcher:
-    """``watcher``, with every row of metrics also given to a tracker."""
+def _logging(callbacks: TrainCallbacks, trainer: Trainer, log: Callable[[int, dict[str, Any]], None]) -> TrainCallbacks:
+    """``callbacks``, with every row of metrics also given to a tracker."""
 
     def epoch(row: dict[str, Any]) -> None:
-        watcher.epoch(row)
-        log(trainer.done, row)
+        callbacks.on_epoch(row)
+        log(trainer.num_updates, row)
 
-    return dataclasses.replace(watcher, epoch=epoch)
+    return dataclasses.replace(callbacks, on_epoch=epoch)
 
 
-def _reporting(watcher: Watcher, run: RunDir, inner_epochs: int, notice: Callable[[str], None]) -> Watcher:
-    """``watcher``, with the run's report written anew whenever a stage has ended."""
+def _reporting(
+    callbacks: TrainCallbacks, run: RunDir, inner_epochs: int, notice: Callable[[str], None]
+) -> TrainCallbacks:
+    """``callbacks``, with the run's report written anew whenever a stage has ended."""
 
     def epoch(row: dict[str, Any]) -> None:
-        watcher.epoch(row)
+        callbacks.on_epoch(row)
         if row["inner"] + 1 == inner_epochs:
             report_run(run.path, notice)
 
-    return dataclasses.replace(watcher, epoch=epoch)
+    return dataclasses.replace(callbacks, on_epoch=epoch)

@@ -15,8 +15,6 @@ Every option also reads ``MEMSKILL_<OPTION>`` (``envvar=`` in its declaration; s
 
 from __future__ import annotations
 
-import gc
-import os
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -29,8 +27,9 @@ from memskill_cli.cli.evolve import evolve
 from memskill_cli.cli.import_ import import_
 from memskill_cli.cli.inspect_skills import inspect_skills
 from memskill_cli.cli.prepare import prepare
+from memskill_cli.cli.process import own_process
 from memskill_cli.cli.train import train
-from memskill_cli.utils import redaction, signals
+from memskill_cli.utils import signals
 
 app = typer.Typer(
     name="memskill",
@@ -78,19 +77,11 @@ def _root(
 
 def main() -> None:
     """Run the command that was typed, and leave with its exit code."""
-    sys.stderr = redaction.Guarded(sys.stderr)
-    # Threads that spin while they wait make torch and llama.cpp ten times slower on a busy machine; telemetry
-    # and progress bars of libraries are not ours to show.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    gc.set_threshold(20_000)  # libraries make a million objects that stay: Python's 700 is an eighth of starting up
+    own_process()
     code = 0
     try:
         app()
     except SystemExit as done:
         code = done.code if isinstance(done.code, int) else 0
-    signals.leave(code)
+    signals.exit_process(code)
     sys.exit(code)

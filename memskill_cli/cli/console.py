@@ -2,7 +2,7 @@
 
 Results go to stdout: as rich text, or with ``--json`` as one JSON document of the same facts. Everything else goes to
 stderr, and ``--quiet`` leaves of it only warnings and errors. Text that came from a model or a file is passed through
-:func:`safe` first, so that terminal escape codes and rich markup in it are shown, not obeyed.
+:func:`escape_markup` first, so that terminal escape codes and rich markup in it are shown, not obeyed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typer
 
 from memskill_cli.errors import BudgetExceededError, MemskillError, StoppedError, UsageError
 from memskill_cli.utils import signals
-from memskill_cli.utils.redaction import clean
+from memskill_cli.utils.redaction import redact
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -35,7 +35,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def safe(text: str) -> str:
+def escape_markup(text: str) -> str:
     """``text`` with control characters made visible and rich markup escaped; newlines and tabs stay."""
     from rich.markup import escape
 
@@ -67,19 +67,19 @@ class Console:
         self._out: RichConsole = RichConsole(highlight=False, emoji=False)
         self._err: RichConsole = RichConsole(stderr=True, highlight=False, emoji=False)
 
-    def goes_on_with(self, command: str) -> None:
+    def set_resume_command(self, command: str) -> None:
         """From here on, whatever ends the command early, ``command`` goes on with it."""
         self.resumable = True
-        signals.goes_on_with(command)
+        signals.set_resume_command(command)
 
     def notice(self, text: str) -> None:
         """Something worth knowing; not shown with ``--quiet``. ``text`` is plain, not markup."""
         if not self.quiet:
-            self._err.print(f"[dim]·[/dim] {safe(text)}", soft_wrap=True)
+            self._err.print(f"[dim]·[/dim] {escape_markup(text)}", soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Something the user should act upon; shown always."""
-        self._err.print(f"[yellow]warning:[/yellow] {safe(text)}", soft_wrap=True)
+        self._err.print(f"[yellow]warning:[/yellow] {escape_markup(text)}", soft_wrap=True)
 
     def result(self, data: Any, *human: RenderableType) -> None:
         """The outcome: ``data`` with ``--json``, else the ``human`` renderables."""
@@ -96,7 +96,7 @@ class Console:
     def next_command(self, command: str) -> None:
         """What to type next; a courtesy to people only."""
         if not (self.json or self.quiet):
-            self._err.print(f"[dim]next:[/dim] [bold]{safe(command)}[/bold]", soft_wrap=True)
+            self._err.print(f"[dim]next:[/dim] [bold]{escape_markup(command)}[/bold]", soft_wrap=True)
 
     @contextmanager
     def progress(self, title: str, total: float | None = None, unit: str = "") -> Iterator[Advance]:
@@ -124,12 +124,12 @@ class Console:
         with Progress(
             *columns, TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"), console=self._err
         ) as bar:
-            task = bar.add_task(safe(title), total=total, note="")
+            task = bar.add_task(escape_markup(title), total=total, note="")
 
             def advance(n: float = 1, note: str = "", total: float | None = None) -> None:
                 bar.update(task, advance=n, total=total)
                 if note:
-                    bar.update(task, note=safe(note))
+                    bar.update(task, note=escape_markup(note))
 
             yield advance
 
@@ -142,7 +142,9 @@ class Console:
             now = time.monotonic()
             if now - last >= PLAIN_INTERVAL or (goal and done >= goal and n):
                 last = now
-                self._err.print(safe(f"{title} {done:g}" + (f"/{goal:g}" if goal else "") + f" {unit} {note}".rstrip()))
+                self._err.print(
+                    escape_markup(f"{title} {done:g}" + (f"/{goal:g}" if goal else "") + f" {unit} {note}".rstrip())
+                )
 
         yield advance
 
@@ -158,12 +160,12 @@ def console(json: bool, quiet: bool, debug: bool) -> Iterator[Console]:
     except BaseException as error:
         if debug:
             # rich breaks tracebacks into lines and boxes, and so would it a key that is to be found in them
-            out._err.print(safe(clean("".join(traceback.format_exception(error)))), soft_wrap=True)
+            out._err.print(escape_markup(redact("".join(traceback.format_exception(error)))), soft_wrap=True)
         line, hint, code = explain(error)
-        out._err.print(f"[bold red]error:[/bold red] {safe(line)}", soft_wrap=True)
-        next_steps = [hint, signals.again() if _goes_on(out, code) else ""]
+        out._err.print(f"[bold red]error:[/bold red] {escape_markup(line)}", soft_wrap=True)
+        next_steps = [hint, signals.resume_command() if _goes_on(out, code) else ""]
         for step in filter(None, next_steps):
-            out._err.print(f"  [dim]→[/dim] {safe(step)}", soft_wrap=True)
+            out._err.print(f"  [dim]→[/dim] {escape_markup(step)}", soft_wrap=True)
         raise typer.Exit(code) from None
 
 

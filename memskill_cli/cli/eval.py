@@ -10,9 +10,11 @@ import typer
 
 from memskill_cli.cli import options as o
 from memskill_cli.cli.console import Console, Debug, Json, Quiet, console
+from memskill_cli.cli.prepare import listeners
+from memskill_cli.utils.registry import load_plugins
 
 if TYPE_CHECKING:
-    from memskill_cli.evaluation.runner import Watcher
+    from memskill_cli.evaluation.runner import EvalCallbacks
 
 Dataset = Annotated[str | None, o.option("--dataset", "-d", panel=o.WHERE, help="The benchmark; left out: the run's.")]
 Split = Annotated[
@@ -56,6 +58,7 @@ def eval_(
     preset: o.Preset = "default",
     config: o.ConfigFile = None,
     set_: o.Set = None,
+    plugin: o.Plugin = None,
     runs_dir: o.RunsDir = Path("runs"),
     data_dir: o.DataDir = Path("data"),
     cache_dir: o.CacheDir = None,
@@ -92,67 +95,59 @@ def eval_(
     --max-cost holds for each of them.
     """
     with console(json, quiet, debug) as out:
-        from memskill_cli.app import evaluate
-        from memskill_cli.app.runtime import check_access
+        load_plugins(plugin, out.notice)
+        from memskill_cli.app import eval_start, evaluate
         from memskill_cli.cli import eval_tables
-        from memskill_cli.cli.prepare import ensure_prepared
-        from memskill_cli.config import for_evaluation
-        from memskill_cli.datasets.base import load_manifest
-        from memskill_cli.evaluation import env_evaluation, spec
-        from memskill_cli.runs.run_dir import RunDir, find_run
-        from memskill_cli.skills.release_skills import starting_bank
         from memskill_cli.utils import signals
 
-        names = spec.method_names(method)
-        path = find_run(runs_dir, run, trained=True)
-        settings = for_evaluation(o.settings_of(ctx.params, "eval", RunDir.open(path).settings() if path else None))
-        bank = starting_bank(init_skills, noop=settings.controller.noop_seed) if init_skills is not None else None
-        if bank is not None:
-            out.notice(f"evaluating with the {len(bank)} skills of {init_skills}, not with the run's own")
-        spec.check_abstention(settings.dataset, include_abstention)
-        env_evaluation.check_methods(settings.dataset, names)
-        ensure_prepared(out, settings.dataset, data_dir)
-        manifest = load_manifest(settings.dataset, data_dir)
-        split = split or spec.default_split(settings.dataset)
-        splits = spec.splits_of(manifest, f"{split}-{variant}" if variant else split)
-        tasks = spec.tasks_of(manifest, splits, names, limit, include_abstention)
-        access = o.access_of(ctx.params, out.warn)
-        check_access(settings, access)
-        opened = evaluate.open_run(runs_dir, run, settings, tasks[0].data_digest)
-        with Bars(out) as bars:
-            progress = evaluate.Progress(bars.begin, out.notice)
-            work = evaluate.evaluate(opened, tasks, settings, checkpoint, data_dir, access, progress, bank)
-            summaries = signals.run(work, out.notice)
+        request = eval_start.EvalRequest(
+            ctx.params,
+            runs_dir,
+            data_dir,
+            o.access_of(ctx.params, out.warn),
+            methods=method.split(","),
+            run=run,
+            split=split,
+            variant=variant,
+            include_abstention=include_abstention,
+            limit=limit,
+            checkpoint=checkpoint,
+            init_skills=init_skills,
+        )
+        session = eval_start.open_evaluation(request, listeners(out))
+        with EvalProgressBars(out) as bars:
+            progress = evaluate.EvalProgress(bars.begin, out.notice)
+            summaries = signals.run(eval_start.evaluate_session(session, request, progress), out.notice)
         if len(summaries) == 1:
             out.result(summaries[0], *eval_tables.one(summaries[0]))
         else:
-            gains = evaluate.compared(summaries, settings)
+            gains = evaluate.compare_methods(summaries, session.settings)
             document = {"evaluations": summaries, "differences": gains}
             out.result(document, *eval_tables.several(summaries, gains))
         if owed := sum(sum(summary["errors"].values()) for summary in summaries):
             asked = sum(summary["queries"] for summary in summaries)
             out.warn(f"{owed} of {asked} queries failed; run the same command again to retry them")
         flag = f" --runs-dir {runs_dir}" if runs_dir != Path("runs") else ""
-        out.next_command(f"memskill inspect-skills --run {opened.name}{flag}")
+        out.next_command(f"memskill inspect-skills --run {session.run.name}{flag}")
 
 
-class Bars:
+class EvalProgressBars:
     """The progress of one evaluation after another: spans read, whose number is a guess at first, and queries."""
 
     def __init__(self, out: Console) -> None:
         self._out, self._stack = out, ExitStack()
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> EvalProgressBars:
         return self
 
     def __exit__(self, *failure: object) -> None:
         self._stack.close()
 
-    def begin(self, title: str, queries: int) -> Watcher:
+    def begin(self, title: str, queries: int) -> EvalCallbacks:
         """Bars for the next evaluation, in place of those of the one before."""
-        from memskill_cli.evaluation.runner import Watcher
+        from memskill_cli.evaluation.runner import EvalCallbacks
 
         self._stack.close()
         reading = self._stack.enter_context(self._out.progress(f"{title}: reading", None, "spans"))
         asking = self._stack.enter_context(self._out.progress(f"{title}: asking", queries, "queries"))
-        return Watcher(reading, asking)
+        return EvalCallbacks(reading, asking)

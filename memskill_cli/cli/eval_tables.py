@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from memskill_cli.cli.console import percent, safe
+from memskill_cli.cli.console import escape_markup, percent
 from memskill_cli.reports.executor_replies import executor_notes
 
 Summary = dict[str, Any]
@@ -39,7 +39,7 @@ def _by_category(summary: Summary) -> Table:
     for name in _headings(summary):
         table.add_column(name, justify="right")
     for category, row in summary["by_task_type" if played else "by_category"].items():
-        table.add_row(safe(category), *_cells(row))
+        table.add_row(escape_markup(category), *_cells(row))
     table.add_section()
     table.add_row("all", *_cells(summary), style="bold")
     if "abstention" in summary:
@@ -130,7 +130,7 @@ def _lines(summaries: Sequence[Summary]) -> list[str]:
         for line in _caveats(summary):
             of.setdefault(line, []).append(f"{summary['method']} {summary['variant']}".strip())
     lines = [line if len(names) == len(summaries) else f"{', '.join(names)}: {line}" for line, names in of.items()]
-    return [f"[bold]{safe(line)}[/bold]" for line in lines]
+    return [f"[bold]{escape_markup(line)}[/bold]" for line in lines]
 
 
 def _caveats(summary: Summary) -> list[str]:
@@ -161,7 +161,7 @@ def _caveats(summary: Summary) -> list[str]:
 
 def _where(summary: Summary) -> str:
     place = summary["report"] or f"{summary['folder']}/results.jsonl"
-    return f"{'report' if summary['report'] else 'all answers'}: [bold]{safe(place)}[/bold]"
+    return f"{'report' if summary['report'] else 'all answers'}: [bold]{escape_markup(place)}[/bold]"
 
 
 def _samples(summary: Summary, count: int = 6) -> Table:
@@ -177,7 +177,12 @@ def _samples(summary: Summary, count: int = 6) -> Table:
     for row in rows[:: max(1, len(rows) // count)][:count]:
         score = "–" if row["f1"] is None else percent(row["f1"])
         truth = " / ".join(row["truths"])
-        table.add_row(safe(row["question"]), safe(truth), safe(row["prediction"] or row["error"]), score)
+        table.add_row(
+            escape_markup(row["question"]),
+            escape_markup(truth),
+            escape_markup(row["prediction"] or row["error"]),
+            score,
+        )
     return table
 
 
@@ -187,5 +192,5 @@ def _games(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right" if name == "steps" else "left", overflow="fold")
     for row in rows:
         steps = "–" if row["steps"] is None else str(row["steps"])
-        table.add_row(safe(row["question"]), safe(row["prediction"] or row["error"]), steps)
+        table.add_row(escape_markup(row["question"]), escape_markup(row["prediction"] or row["error"]), steps)
     return table

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memskill_cli.cli import options as o
-from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, percent, safe
-from memskill_cli.cli.eval import Bars
+from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, escape_markup, percent
+from memskill_cli.cli.eval import EvalProgressBars
+from memskill_cli.utils.registry import load_plugins
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from memskill_cli.app.evolve import Cycle
+    from memskill_cli.app.evolve import CycleResult
 
 DESIGN = "What to evolve from"
 Cycles = Annotated[int, o.option("--cycles", panel=DESIGN, help="Designer cycles; several need --judge-on.")]
@@ -33,6 +34,7 @@ def evolve(
     preset: o.Preset = "default",
     config: o.ConfigFile = None,
     set_: o.Set = None,
+    plugin: o.Plugin = None,
     runs_dir: o.RunsDir = Path("runs"),
     data_dir: o.DataDir = Path("data"),
     cache_dir: o.CacheDir = None,
@@ -54,9 +56,11 @@ def evolve(
     and after; --dry-run only shows it.
     """
     with console(json, quiet, debug) as out:
-        from memskill_cli.app.evaluate import Progress
-        from memskill_cli.app.evolve import Request
+        load_plugins(plugin, out.notice)
+        from memskill_cli.app.evaluate import EvalProgress
+        from memskill_cli.app.evolve import EvolveOptions
         from memskill_cli.app.evolve import evolve as work
+        from memskill_cli.app.options import settings_of
         from memskill_cli.errors import RunError, UsageError
         from memskill_cli.runs.run_dir import RunDir, find_run
         from memskill_cli.utils import signals
@@ -67,11 +71,11 @@ def evolve(
         if path is None:
             raise RunError(f"there is no run in {runs_dir} yet", hint="memskill train --dataset locomo")
         opened = RunDir.open(path)
-        settings = o.settings_of(ctx.params, "train", opened.settings())
-        with Bars(out) as bars:
-            request = Request(cycles, from_eval, dry_run, judge_on)
+        settings = settings_of(ctx.params, "train", out.warn, opened.settings())
+        with EvalProgressBars(out) as bars:
+            request = EvolveOptions(cycles, from_eval, dry_run, judge_on)
             access = o.access_of(ctx.params, out.warn)
-            cycles_made = work(opened, settings, data_dir, access, request, Progress(bars.begin, out.notice))
+            cycles_made = work(opened, settings, data_dir, access, request, EvalProgress(bars.begin, out.notice))
             made = signals.run(cycles_made, out.notice)
         parts = [part for cycle in made for part in _shown(cycle)]
         out.result({"run": opened.name, "dry_run": dry_run, "cycles": [_facts(cycle) for cycle in made]}, *parts)
@@ -88,19 +92,19 @@ def _next(out: Console, run: str, dry_run: bool, judge_on: str, epochs: int) -> 
         out.next_command(f"memskill train --run {run} --resume --outer-epochs {epochs + 1}")
 
 
-def _facts(cycle: Cycle) -> dict[str, Any]:
+def _facts(cycle: CycleResult) -> dict[str, Any]:
     stage = cycle.stage
     facts = {"stage": stage.number, "parent": stage.parent, "kept": stage.kept, "rationale": stage.rationale}
     return {**facts, "change": stage.change, "diff": _diffs(cycle), "judged": cycle.judged}
 
 
-def _diffs(cycle: Cycle) -> dict[str, list[str]]:
+def _diffs(cycle: CycleResult) -> dict[str, list[str]]:
     from memskill_cli.skills.diff import diff_banks
 
     return {change.name: change.lines() for change in diff_banks(cycle.before, cycle.stage.bank)}
 
 
-def _shown(cycle: Cycle) -> list[RenderableType]:
+def _shown(cycle: CycleResult) -> list[RenderableType]:
     """The change as a coloured diff, its reasons, and how it was judged."""
     from rich.text import Text
 
@@ -108,12 +112,12 @@ def _shown(cycle: Cycle) -> list[RenderableType]:
     if not stage.change:
         return [Text(f"stage {stage.number}: the designer proposed no change that could be made")]
     parts: list[RenderableType] = [Text(f"stage {stage.number}, from stage {stage.parent}", "bold")]
-    parts.append(Text.from_markup(safe(stage.rationale), emoji=False))
+    parts.append(Text.from_markup(escape_markup(stage.rationale), emoji=False))
     colours = {"+": "green", "-": "red", "@": "cyan"}
     for name, lines in _diffs(cycle).items():
-        parts.append(Text.from_markup(safe(name), style="bold", emoji=False))
+        parts.append(Text.from_markup(escape_markup(name), style="bold", emoji=False))
         for line in lines:
-            parts.append(Text.from_markup(safe(line), style=colours.get(line[:1], ""), emoji=False))
+            parts.append(Text.from_markup(escape_markup(line), style=colours.get(line[:1], ""), emoji=False))
     if cycle.judged:
         for name in ("before", "after"):
             score, measure = cycle.judged[name], cycle.judged["measure"]

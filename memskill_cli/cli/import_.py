@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memskill_cli.cli import options as o
-from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, safe
+from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, escape_markup
 
 if TYPE_CHECKING:
     from memskill_cli.config import Config
@@ -81,7 +81,8 @@ def import_(
 def _settings(flags: dict[str, Any], found: ReleaseCheckpoint, base: Taken, notice: Callable[[str], None]) -> Config:
     """The settings of the run: the checkpoint's, and over them the flags."""
     from memskill_cli.app.import_run import as_long_as
-    from memskill_cli.memory.encoder_specs import plan
+    from memskill_cli.app.options import settings_of
+    from memskill_cli.memory.encoder_specs import resolve_encoder
     from memskill_cli.runs import release_settings
 
     sets = list(flags["set_"] or ())
@@ -92,10 +93,10 @@ def _settings(flags: dict[str, Any], found: ReleaseCheckpoint, base: Taken, noti
         notice(f"the controller was trained on vectors of {trained}; those of {asked['encoder']} are used in its place")
     if not any(text.startswith("encoders.skill=") for text in sets):
         sets.append(f"encoders.skill={release_settings.skill_encoder(found.values)}")
-    settings = as_long_as(found, base, o.settings_of({**asked, "set_": sets}, "eval", base.settings))
+    settings = as_long_as(found, base, settings_of({**asked, "set_": sets}, "eval", notice, base.settings))
     encoders = settings.encoders
     for spec in filter(None, (encoders.state, encoders.skill, encoders.retrieval)):
-        plan(spec, encoders.device, _nothing_yet)
+        resolve_encoder(spec, encoders.device, _nothing_yet)
     release_settings.check_width(encoders.state, found.state_dim // 2, "states")
     release_settings.check_width(encoders.skill or encoders.state, found.skill_dim, "skills")
     return settings
@@ -142,15 +143,15 @@ def _show(out: Console, run: RunDir, found: ReleaseCheckpoint, bank: SkillBank, 
         "taken_over": taken,
         "not_taken_over": list(base.left),
     }
-    table = Table(title=f"run {safe(run.name)}: settings of the checkpoint", title_justify="left")
+    table = Table(title=f"run {escape_markup(run.name)}: settings of the checkpoint", title_justify="left")
     for header in ("setting", "value"):
         table.add_column(header)
     for name, value in taken.items():
-        table.add_row(name, safe(str(value)))
+        table.add_row(name, escape_markup(str(value)))
     out.result(
         facts,
         table,
-        f"{len(bank)} skills: {safe(', '.join(bank.names))}",
+        f"{len(bank)} skills: {escape_markup(', '.join(bank.names))}",
         f"controller of {found.state_dim // 2}-d embeddings, checkpoint {done:06d}; "
-        f"everything is in [bold]{safe(str(run.path))}[/bold]",
+        f"everything is in [bold]{escape_markup(str(run.path))}[/bold]",
     )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from memskill_cli.cli import options
-from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, percent, safe
+from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, escape_markup, percent
 from memskill_cli.errors import RunError, UsageError
+from memskill_cli.utils.registry import load_plugins
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,12 +40,14 @@ def inspect_skills(
         Path | None, options.option("--export", panel=VIEW, help="Write the bank as SKILL.md folders into this one.")
     ] = None,
     runs_dir: options.RunsDir = Path("runs"),
+    plugin: options.Plugin = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Show the skill bank of a run: what the skills say, how they were used, how they came to be."""
     with console(json, quiet, debug) as out:
+        load_plugins(plugin, out.notice)
         from memskill_cli.runs.run_dir import find_run
 
         if sum((name is not None, history, diff is not None, export is not None)) > 1:
@@ -134,7 +137,7 @@ def _text(text: str, style: str = "") -> Text:
     """Text of a model or a file, to be shown and not obeyed."""
     from rich.text import Text
 
-    return Text.from_markup(safe(text), emoji=False, style=style)
+    return Text.from_markup(escape_markup(text), emoji=False, style=style)
 
 
 def _reward(value: float | None) -> str:

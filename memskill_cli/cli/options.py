@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from memskill_cli.app.runtime import Access
-    from memskill_cli.config import Config
+    from memskill_cli.app.runtime import ProviderAccess
 
 MODEL, METHOD, LIMITS, WHERE = "Models", "Method", "Limits and machine", "Settings and places"
 
@@ -31,6 +30,10 @@ CacheDir = Annotated[
 Preset = Annotated[str, option("--preset", panel=WHERE, help="default, demo or paper.")]
 ConfigFile = Annotated[Path | None, option("--config", panel=WHERE, help="A TOML file of settings.")]
 Set = Annotated[list[str] | None, option("--set", panel=WHERE, help="section.key=value, for any setting; repeatable.")]
+Plugin = Annotated[
+    list[Path] | None,
+    option("--plugin", panel=WHERE, help="A Python file that adds datasets, methods, rewards…; it is run. Repeatable."),
+]
 Model = Annotated[
     str | None,
     option("--model", panel=MODEL, help="A litellm model name or [bold]embedded[/bold], for all four roles."),
@@ -45,7 +48,7 @@ ApiKey = Annotated[
 Keys = Annotated[Path | None, option("--keys", panel=MODEL, help="TOML with keys, providers and limits per role.")]
 Encoder = Annotated[
     str | None,
-    option("--encoder", panel=MODEL, help="State encoder: minilm, a sentence-transformers name…"),
+    option("--encoder", "--state-encoder", panel=MODEL, help="State encoder: minilm, a sentence-transformers name…"),
 ]
 Retriever = Annotated[
     str | None, option("--retriever", panel=MODEL, help="Retrieval encoder; also contriever, dpr, dragon.")
@@ -56,8 +59,8 @@ SpanMode = Annotated[
 ]
 ChunkSize = Annotated[int | None, option("--chunk-size", panel=METHOD, help="Tokens of a fixed-length span.")]
 ChunkOverlap = Annotated[int | None, option("--chunk-overlap", panel=METHOD, help="Tokens shared with the one before.")]
-TopK = Annotated[int | None, option("--top-k", panel=METHOD, help="Skills picked for a span.")]
-MemTopK = Annotated[int | None, option("--mem-top-k", panel=METHOD, help="Memories retrieved.")]
+TopK = Annotated[int | None, option("--top-k", "--num-skills", panel=METHOD, help="Skills picked for a span.")]
+MemTopK = Annotated[int | None, option("--mem-top-k", "--num-memories", panel=METHOD, help="Memories retrieved.")]
 Seed = Annotated[int | None, option("--seed", panel=METHOD, help="Everything random comes from this.")]
 Concurrency = Annotated[int | None, option("--concurrency", panel=LIMITS, help="Model calls in flight.")]
 MaxCost = Annotated[float | None, option("--max-cost", panel=LIMITS, help="US dollars to spend at most; then exit 3.")]
@@ -67,7 +70,10 @@ Engine = Annotated[
 RayAddress = Annotated[
     str | None, option("--ray-address", panel=LIMITS, help="A Ray cluster, HOST:PORT or auto; else one is started.")
 ]
-Reward = Annotated[str | None, option("--reward", panel=METHOD, help="Score of a query while training: f1 or judge.")]
+Reward = Annotated[
+    str | None,
+    option("--reward", panel=METHOD, help="Score of a query while training: f1, judge, or one of a plug-in."),
+]
 Judge = Annotated[
     bool | None, option("--judge/--no-judge", panel=METHOD, help="Whether evaluation asks the judge beside F1.")
 ]
@@ -79,61 +85,17 @@ Tracker = Annotated[
     str | None, option("--tracker", panel=LIMITS, help="Metrics beside metrics.jsonl: none, tensorboard or wandb.")
 ]
 
-SETTINGS = {
-    "judge_model": "models.judge",
-    "designer_model": "models.designer",
-    "api_base": "models.api_base",
-    "encoder": "encoders.state",
-    "retriever": "encoders.retrieval",
-    "span_mode": "{section}.span_mode",
-    "chunk_size": "{section}.chunk_size",
-    "chunk_overlap": "{section}.chunk_overlap",
-    "top_k": "{section}.top_k",
-    "mem_top_k": "{memories}",
-    "reward": "reward.kind",
-    "judge": "eval.judge",
-    "outer_epochs": "train.outer_epochs",
-    "inner_epochs": "train.inner_epochs",
-    "batch_size": "train.batch_size",
-    "evolve": "train.evolve",
-    "seed": "seed",
-    "concurrency": "limits.concurrency",
-    "max_cost": "limits.max_cost",
-    "engine": "engine",
-    "ray_address": "ray.address",
-    "tracker": "tracker",
-    "dataset": "dataset",
-}
-"""Which setting each flag is; ``{section}`` is the command's own (train or eval), so is the number of memories."""
-MEMORIES = {"train": "memory.top_k", "eval": "eval.num_memories"}
+
+def is_given(ctx: typer.Context, flag: str) -> bool:
+    """Whether a flag was typed or stands in the environment."""
+    source = ctx.get_parameter_source(flag)
+    return source is not None and source.name != "DEFAULT"
 
 
-def settings_of(flags: dict[str, Any], section: str, base: Config | None = None) -> Config:
-    """The settings of a command from its parsed flags (typer's ``ctx.params``); ``base`` are a run's own.
-
-    Raises UsageError for anything that is no setting or makes no sense.
-    """
-    from memskill_cli.config import load
-
-    roles = {f"models.{role}": flags["model"] for role in ("executor", "answer", "judge", "designer")}
-    named = {
-        setting.format(section=section, memories=MEMORIES[section]): flags[flag]
-        for flag, setting in SETTINGS.items()
-        if flags.get(flag) is not None
-    }
-    return load(
-        preset=flags["preset"],
-        file=flags["config"],
-        sets=flags["set_"] or (),
-        overrides={**roles, **named},
-        base=base,
-    )
-
-
-def access_of(flags: dict[str, Any], warn: Callable[[str], None]) -> Access:
+def access_of(flags: dict[str, Any], warn: Callable[[str], None]) -> ProviderAccess:
     """Keys and caches from the parsed flags. ``warn`` is told of keys that others can see."""
-    from memskill_cli.app.runtime import Access
-    from memskill_cli.llm.keys import exposure
+    from memskill_cli.app.runtime import ProviderAccess
+    from memskill_cli.llm.keys import key_file_warning
     from memskill_cli.utils.redaction import NO_KEY
 
     given = tuple(flags["api_key"] or ())
@@ -142,6 +104,6 @@ def access_of(flags: dict[str, Any], warn: Callable[[str], None]) -> Access:
             "a key on the command line stays in the shell's history and in what ps shows; "
             "better: MEMSKILL_API_KEYS or --keys FILE.toml"
         )
-    if flags["keys"] and (seen := exposure(flags["keys"])):
+    if flags["keys"] and (seen := key_file_warning(flags["keys"])):
         warn(seen)
-    return Access(given, flags["keys"], flags["cache_dir"])
+    return ProviderAccess(given, flags["keys"], flags["cache_dir"])

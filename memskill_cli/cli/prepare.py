@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from memskill_cli.cli.console import Advance, Console, Debug, Json, Quiet, console, safe
-from memskill_cli.cli.options import DataDir, Dataset, option
+from memskill_cli.cli.console import Advance, Console, Debug, Json, Quiet, console, escape_markup
+from memskill_cli.cli.options import DataDir, Dataset, Plugin, option
+from memskill_cli.utils.registry import load_plugins
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from memskill_cli.datasets.base import Ask, Manifest
-    from memskill_cli.datasets.prepare import Phase, PrepareResult
+    from memskill_cli.app.prepare import Listeners
+    from memskill_cli.datasets.manifest import DatasetManifest
+    from memskill_cli.datasets.prepare import Phase, PrepareProgress, PrepareResult
 
 FILE = "What to prepare from"
 Source = Annotated[
@@ -45,6 +47,7 @@ def prepare(
     limit: Limit = 0,
     force: Force = False,
     data_dir: DataDir = Path("data"),
+    plugin: Plugin = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -54,11 +57,11 @@ def prepare(
     Done already: says so and does nothing.
     """
     with console(json, quiet, debug) as out:
-        from memskill_cli.datasets.prepare import prepare
+        load_plugins(plugin, out.notice)
+        from memskill_cli.app.prepare import prepare, prepare_options
 
-        ask = _ask(dataset, split or (), variant or (), limit)
-        with ExitStack() as stack:
-            report = _Bars(out, stack)
+        ask = prepare_options(dataset, split or (), variant or (), limit)
+        with _progress_bars(out) as report:
             result = prepare(
                 dataset, data_dir=data_dir, source=source, sample=sample, force=force, ask=ask, report=report
             )
@@ -66,28 +69,16 @@ def prepare(
         out.next_command(_next(result, dataset, data_dir))
 
 
-def _ask(dataset: str, splits: Sequence[str], variants: Sequence[str], limit: int) -> Ask:
-    """What the flags ask for; a variant is another name for a split."""
-    from memskill_cli.datasets.base import Ask
-    from memskill_cli.errors import UsageError
-
-    if variants and dataset != "hotpotqa":
-        raise UsageError(f"{dataset} has no variants; --variant is for hotpotqa")
-    if limit < 0:
-        raise UsageError(f"--limit {limit}: it is a number of traces")
-    of_variants = [variant if variant == "train" else f"test-{variant}" for variant in variants]
-    return Ask(tuple(dict.fromkeys([*splits, *of_variants])), limit)
-
-
 def _next(result: PrepareResult, dataset: str, data_dir: Path) -> str:
     """The command that usually follows: training, or evaluating where a benchmark is for that only."""
-    from memskill_cli.datasets.base import command, get, source_flags
+    from memskill_cli.datasets.base import prepare_command, source_flags
+    from memskill_cli.datasets.registry import get
 
     manifest = result.manifest
     flags = [] if data_dir == Path("data") else ["--data-dir", str(data_dir)]
     flags += ["--preset", "demo"] if manifest.source.startswith("sample:") else []
     if get(dataset).trains and "train" not in manifest.splits:
-        return command(dataset, data_dir, *source_flags(manifest.source), "--split", "train")
+        return prepare_command(dataset, data_dir, *source_flags(manifest.source), "--split", "train")
     if get(dataset).trains:
         return shlex.join(["memskill", "train", "--dataset", dataset, *flags])
     if not any(split.startswith("test") for split in manifest.splits):
@@ -95,35 +86,23 @@ def _next(result: PrepareResult, dataset: str, data_dir: Path) -> str:
     return shlex.join(["memskill", "eval", "--dataset", dataset, *flags])
 
 
-def ensure_prepared(out: Console, dataset: str, data_dir: Path) -> None:
-    """Prepare ``dataset`` from its official place unless something is prepared, for a command that needs it.
+def listeners(out: Console) -> Listeners:
+    """Notices, warnings and progress bars of a command that prepares data if need be."""
+    from memskill_cli.app.prepare import Listeners
 
-    Raises DataError with the exact commands to type when it cannot be had.
-    """
-    from memskill_cli.datasets.base import get
-    from memskill_cli.datasets.prepare import prepare
-    from memskill_cli.errors import DataError
+    return Listeners(out.notice, out.warn, lambda: _progress_bars(out))
 
-    if (data_dir / get(dataset).name / "manifest.json").exists():
-        return
-    out.notice(f"{dataset} is not prepared in {data_dir}: preparing it first")
-    try:
-        with ExitStack() as stack:
-            result = prepare(dataset, data_dir=data_dir, report=_Bars(out, stack))
-    except DataError as error:
-        where = "" if data_dir == Path("data") else f" --data-dir {data_dir}"
-        raise DataError(
-            f"{dataset} is not prepared, and could not be: {error.message}",
-            hint=f"memskill prepare --dataset {dataset} --source FILE{where}   (or --sample for the small one)",
-        ) from None
-    for note in result.manifest.notes:
-        out.notice(note)
+
+@contextmanager
+def _progress_bars(out: Console) -> Iterator[PrepareProgress]:
+    with ExitStack() as stack:
+        yield _ProgressBars(out, stack)
 
 
 TITLES: dict[str, tuple[str, str]] = {"download": ("downloading", "bytes"), "normalise": ("normalising", "traces")}
 
 
-class _Bars:
+class _ProgressBars:
     """Progress of ``prepare`` as one bar a phase."""
 
     def __init__(self, out: Console, stack: ExitStack) -> None:
@@ -156,12 +135,12 @@ def _show(out: Console, result: PrepareResult) -> None:
         out.warn("train, val and test hold the same conversations: too few to split")
 
 
-def _tables(manifest: Manifest) -> tuple[RenderableType, ...]:
+def _tables(manifest: DatasetManifest) -> tuple[RenderableType, ...]:
     from rich.text import Text
 
     title = f"{manifest.dataset}: {manifest.traces} traces, {manifest.queries} queries, from {manifest.source}"
     sizes = [(split, str(size.traces), str(size.queries)) for split, size in manifest.splits.items()]
-    categories = [(safe(category), str(count)) for category, count in manifest.categories.items()]
+    categories = [(escape_markup(category), str(count)) for category, count in manifest.categories.items()]
     return (
         Text(title, overflow="fold"),
         _table(("split", "traces", "queries"), sizes),

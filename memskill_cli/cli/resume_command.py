@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memskill_cli.utils.redaction import NO_KEY, without_shapes
+from memskill_cli.utils.redaction import NO_KEY, redact_patterns
 
 if TYPE_CHECKING:
     import typer
@@ -17,7 +17,7 @@ PLACES = ("runs_dir", "data_dir", "cache_dir", "keys")
 """Flags that are no settings of a run, so that a resuming command must repeat them."""
 
 
-def typed(arguments: Sequence[str] | None = None, *more: str) -> str:
+def current_command(arguments: Sequence[str] | None = None, *more: str) -> str:
     """The command as it was typed (without ``memskill``), with ``more`` after it, and no key in it."""
     words, keys, rest = [], [], iter(sys.argv[1:] if arguments is None else arguments)
     for word in rest:
@@ -25,16 +25,18 @@ def typed(arguments: Sequence[str] | None = None, *more: str) -> str:
         if flag == KEY:
             keys.append(value if sign else next(rest, ""))
         else:
-            words.append(without_shapes(word))
+            words.append(redact_patterns(word))
     return _line([*words, *more], keys)
 
 
-def training(name: str, ctx: typer.Context) -> str:
+def resume_training(name: str, ctx: typer.Context) -> str:
     """``train --resume`` for the run ``name``, which ``ctx`` has begun or was already going on with."""
     if ctx.params["resume"]:
-        return typed(None, *([] if _given(ctx, "run") else ["--run", name]))
+        return current_command(None, *([] if _given(ctx, "run") else ["--run", name]))
     flags = [flag for flag in PLACES if _given(ctx, flag)]
     places = [word for flag in flags for word in (f"--{flag.replace('_', '-')}", str(ctx.params[flag]))]
+    if _given(ctx, "plugin"):
+        places += [word for file in ctx.params["plugin"] for word in ("--plugin", str(file))]
     return _line(["train", "--run", name, "--resume", *places], ctx.params["api_key"] if _given(ctx, "api_key") else [])
 
 

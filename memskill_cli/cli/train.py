@@ -10,9 +10,10 @@ import typer
 
 from memskill_cli.cli import options as o
 from memskill_cli.cli.console import Advance, Console, Debug, Json, Quiet, console, percent
+from memskill_cli.cli.prepare import listeners
+from memskill_cli.utils.registry import load_plugins
 
 if TYPE_CHECKING:
-    from memskill_cli.config import Config
     from memskill_cli.runs.run_dir import RunDir
 
 Resume = Annotated[bool, o.option("--resume", panel=o.WHERE, help="Go on with a run (the newest, or --run).")]
@@ -37,6 +38,7 @@ def train(
     preset: o.Preset = "default",
     config: o.ConfigFile = None,
     set_: o.Set = None,
+    plugin: o.Plugin = None,
     runs_dir: o.RunsDir = Path("runs"),
     data_dir: o.DataDir = Path("data"),
     cache_dir: o.CacheDir = None,
@@ -76,64 +78,34 @@ def train(
     moment, the same command with --resume goes on.
     """
     with console(json, quiet, debug) as out:
-        from memskill_cli.app import train
-        from memskill_cli.app.runtime import check_access
+        load_plugins(plugin, out.notice)
+        from memskill_cli.app.train_start import TrainRequest, open_training, train_session
         from memskill_cli.cli import resume_command
-        from memskill_cli.cli.prepare import ensure_prepared
-        from memskill_cli.reports.hooks import report_run
-        from memskill_cli.runs.trackers import require
         from memskill_cli.utils import signals
 
-        access = o.access_of(ctx.params, out.warn)
-        if resume:
-            opened = train.reopen(runs_dir, run, data_dir)
-            before = opened.settings()
-            settings = train.agree(opened, _resumed(ctx, opened), override)
-            finished = opened.manifest().status == "finished" and not _longer(before, settings)
-        else:
-            settings = o.settings_of(ctx.params, "train")
-            require(settings.tracker)
-            ensure_prepared(out, settings.dataset, data_dir)
-            check_access(settings, access)
-            source = train.policy_of(runs_dir, init_from, settings, out.notice) if init_from else None
-            opened = train.start(runs_dir, run, settings, data_dir, init_skills, source)
-            finished = False
-        out.goes_on_with(resume_command.training(opened.name, ctx))
-        if finished:
-            out.notice(f"run {opened.name} is finished and does nothing more; --outer-epochs N makes it longer")
-            report_run(opened.path, out.notice)
-        else:
-            with Bar(out) as progress:
-                signals.run(train.train(opened, settings, data_dir, access, progress), out.notice)
+        request = TrainRequest(
+            ctx.params,
+            runs_dir,
+            data_dir,
+            o.access_of(ctx.params, out.warn),
+            dataset=dataset if o.is_given(ctx, "dataset") else None,
+            run=run,
+            resume=resume,
+            override=override,
+            init_from=init_from,
+            init_skills=init_skills,
+        )
+        session = open_training(request, listeners(out))
+        opened, settings = session.run, session.settings
+        out.set_resume_command(resume_command.resume_training(opened.name, ctx))
+        with TrainProgressBars(out) as progress:
+            signals.run(train_session(session, request, progress), out.notice)
         show(out, opened)
         flag = f" --runs-dir {runs_dir}" if runs_dir != Path("runs") else ""
         out.next_command(f"memskill eval --dataset {settings.dataset} --run {opened.name}{flag}")
 
 
-def _resumed(ctx: typer.Context, run: RunDir) -> Config:
-    """What the flags of a resuming command ask for, on top of the run's own settings.
-
-    Raises RunError for a ``--dataset`` that is not the run's.
-    """
-    from memskill_cli.errors import RunError
-
-    own, source = run.settings(), ctx.get_parameter_source("dataset")
-    asked = ctx.params["dataset"]
-    if source is not None and source.name != "DEFAULT" and asked != own.dataset:
-        raise RunError(
-            f"run {run.name} is trained on {own.dataset}, not on {asked}",
-            hint=f"leave --dataset out to resume it, or start a new run: memskill train --dataset {asked}",
-        )
-    return o.settings_of({**ctx.params, "dataset": own.dataset}, "train", own)
-
-
-def _longer(before: Config, after: Config) -> bool:
-    """Whether there is more to train than there was."""
-    was, now = before.train, after.train
-    return now.outer_epochs > was.outer_epochs or now.inner_epochs > was.inner_epochs
-
-
-class Bar:
+class TrainProgressBars:
     """Progress of a training: a bar of spans, and a line for every inner epoch."""
 
     def __init__(self, out: Console) -> None:
@@ -142,20 +114,20 @@ class Bar:
     def __enter__(self) -> Any:
         from contextlib import ExitStack
 
-        from memskill_cli.app.train import Progress
+        from memskill_cli.app.train import TrainProgress
 
         self._stack = ExitStack()
-        return Progress(self._begin, self._out.notice)
+        return TrainProgress(self._begin, self._out.notice)
 
     def __exit__(self, *exception: Any) -> None:
         self._stack.close()
 
     def _begin(self, spans: int, notice: Callable[[str], None]) -> Any:
-        from memskill_cli.training.trainer import Watcher
+        from memskill_cli.training.trainer import TrainCallbacks
 
         self._advance: Advance = self._stack.enter_context(self._out.progress("training", spans, "spans"))
         self._notice = notice
-        return Watcher(self._advance, self._epoch, notice)
+        return TrainCallbacks(self._advance, self._epoch, notice)
 
     def _epoch(self, row: dict[str, Any]) -> None:
         used = sorted(row["skill_usage"].items(), key=lambda pair: (-pair[1], pair[0]))
@@ -205,6 +177,6 @@ def show(out: Console, run: RunDir) -> None:
 
 def _rewards(run: RunDir) -> str:
     """What the numbers of a run's table are."""
-    if run.manifest().dataset == "alfworld":
-        return "rewards are success rates x 100"
-    return "rewards are token F1 x 100 unless --reward judge"
+    from memskill_cli.evaluation.kinds import kind_for_report
+
+    return kind_for_report(run.manifest().dataset).reward_unit

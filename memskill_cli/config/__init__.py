@@ -10,7 +10,8 @@ from memskill_cli.config.loading import (
     to_dict,
     to_toml,
 )
-from memskill_cli.config.presets import DATASET_DEFAULTS, PRESETS
+from memskill_cli.config.presets import PRESETS
+from memskill_cli.config.renamed import ADDED, current_sections, digest_section, former_name
 from memskill_cli.config.settings import (
     EMBEDDED,
     AlfworldConfig,
@@ -31,7 +32,7 @@ from memskill_cli.config.settings import (
 )
 
 __all__ = [
-    "DATASET_DEFAULTS",
+    "ADDED",
     "EMBEDDED",
     "PRESETS",
     "AlfworldConfig",
@@ -49,8 +50,11 @@ __all__ = [
     "RewardConfig",
     "SpanMode",
     "TrainConfig",
+    "current_sections",
     "digest",
+    "digest_section",
     "for_evaluation",
+    "former_name",
     "from_dict",
     "load",
     "read_toml",

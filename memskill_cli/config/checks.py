@@ -7,31 +7,58 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from memskill_cli.config.extension_points import NAMED_BY
 from memskill_cli.config.settings import AlfworldConfig, Config
 from memskill_cli.errors import UsageError
-from memskill_cli.utils.redaction import bare
+from memskill_cli.utils.redaction import strip_credentials
 
 _ABOVE_0 = (
-    *("train.outer_epochs", "train.inner_epochs", "train.batch_size", "train.top_k", "train.chunk_size"),
-    *("train.keep_checkpoints", "eval.top_k", "eval.chunk_size", "eval.bootstrap", "memory.top_k", "memory.tau"),
+    *("train.outer_epochs", "train.inner_epochs", "train.batch_size", "train.num_skills", "train.chunk_size"),
+    *(
+        "train.keep_checkpoints",
+        "eval.num_skills",
+        "eval.chunk_size",
+        "eval.bootstrap",
+        "memory.num_memories",
+        "memory.tau",
+    ),
     *("memory.parallel_spans", "memory.max_chars", "memory.max_actions", "limits.concurrency", "controller.hidden"),
-    *("controller.new_skill_epochs", "ppo.clip", "ppo.learning_rate", "ppo.epochs", "ppo.max_grad_norm"),
-    *("designer.max_changes", "designer.every", "designer.capacity", "designer.rounds", "designer.tries"),
-    *("designer.patience", "designer.pool", "designer.clusters", "designer.per_cluster", "designer.cases"),
+    *("controller.new_skill_epochs", "ppo.clip_coef", "ppo.learning_rate", "ppo.update_epochs", "ppo.max_grad_norm"),
+    *(
+        "designer.max_changes",
+        "designer.every",
+        "designer.capacity",
+        "designer.reflection_rounds",
+        "designer.max_attempts",
+    ),
+    *("designer.patience", "designer.case_capacity", "designer.clusters", "designer.per_cluster", "designer.max_cases"),
     *("models.timeout", "models.executor_max_tokens", "models.answer_max_tokens", "models.judge_max_tokens"),
     *("models.designer_max_tokens", "alfworld.trajectories_min", "alfworld.tasks_min", "alfworld.steps"),
-    *("alfworld.workers", "alfworld.deadline"),
+    *("alfworld.workers", "alfworld.step_timeout"),
 )
 _NOT_BELOW_0 = (
     *("train.chunk_overlap", "train.max_spans", "eval.chunk_overlap", "eval.max_spans", "eval.context_tokens"),
     *("eval.num_memories", "limits.max_cost", "models.retries", "models.temperature", "alfworld.temperature"),
-    *("reward.process_quality", "reward.process_failure", "ppo.value_weight", "ppo.entropy_weight", "ppo.minibatch"),
-    *("ppo.target_kl", "designer.max_cycles", "designer.window", "designer.retrieved", "ray.workers", "ray.encoders"),
+    *(
+        "reward.process_reward_scale",
+        "reward.process_penalty_scale",
+        "ppo.vf_coef",
+        "ppo.ent_coef",
+        "ppo.minibatch_size",
+    ),
+    *(
+        "ppo.target_kl",
+        "designer.max_cycles",
+        "designer.case_max_age",
+        "designer.memories_per_case",
+        "ray.workers",
+        "ray.encoders",
+    ),
 )
 _FROM_0_TO_1 = (
     "reward.final_share",
     "ppo.gamma",
-    "ppo.lam",
+    "ppo.gae_lambda",
     "designer.f1_threshold",
     "alfworld.same_type",
 )
@@ -49,6 +76,8 @@ def check(config: Config) -> None:
     tables = {part: table for part, table in asdict(config).items() if isinstance(table, dict)}
     values = {f"{part}.{name}": value for part, table in tables.items() for name, value in table.items()}
     _check_secrets(values)
+    for name, registry in NAMED_BY.items():
+        registry.check(values[name], name)
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{name} must be a finite number, not {value}")
@@ -57,7 +86,7 @@ def check(config: Config) -> None:
         (_NOT_BELOW_0, lambda value: value >= 0, "0 or above"),
         (_FROM_0_TO_1, lambda value: 0 <= value <= 1, "from 0 to 1"),
         (_ABOVE_0_TO_1, lambda value: 0 < value <= 1, "above 0 and at most 1"),
-        (("controller.p_min",), lambda value: 0 < value < 1, "between 0 and 1"),
+        (("controller.new_skill_min_prob",), lambda value: 0 < value < 1, "between 0 and 1"),
     ):
         for name in names:
             if not fits(values[name]):
@@ -67,7 +96,7 @@ def check(config: Config) -> None:
 
 def _check_secrets(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
-        if isinstance(value, str) and bare(value) != value:
+        if isinstance(value, str) and strip_credentials(value) != value:
             raise UsageError(
                 f"{name} must not hold a user, a password or a key: settings are stored in config.toml",
                 hint="give keys by MEMSKILL_API_KEYS or --keys FILE.toml",

@@ -18,7 +18,9 @@ from typing import Any, Literal
 import tomli_w
 
 from memskill_cli.config.checks import check
-from memskill_cli.config.presets import PRESETS, dataset_settings, preset_settings
+from memskill_cli.config.datasets import dataset_settings, preset_settings
+from memskill_cli.config.presets import PRESETS
+from memskill_cli.config.renamed import current_names
 from memskill_cli.config.settings import Config
 from memskill_cli.errors import UsageError
 
@@ -33,12 +35,14 @@ def load(
     sets: typing.Sequence[str] = (),
     overrides: dict[str, Any] | None = None,
     base: Config | None = None,
+    warn: typing.Callable[[str], None] = lambda text: None,
 ) -> Config:
     """The settings of a command.
 
     ``sets`` are ``section.key=value`` texts, ``overrides`` dotted names with values (None: not given). ``base``
     replaces the defaults (a run's own settings, when it goes on); on another dataset than its own it takes that one's
-    values for everything that differs by dataset. Raises UsageError with the nearest name on a typo.
+    values for everything that differs by dataset. ``warn`` is told of names that are no longer the setting's own.
+    Raises UsageError with the nearest name on a typo.
     """
     if preset not in PRESETS:
         near = difflib.get_close_matches(preset, PRESETS, n=1)
@@ -46,8 +50,8 @@ def load(
             f"no preset is called {preset}; there are {', '.join(PRESETS)}",
             hint=f"did you mean {near[0]}?" if near else "",
         )
-    table = _flatten(read_toml(file)) if file is not None else {}
-    chosen = _chosen(sets, overrides or {})
+    table = current_names(_flatten(read_toml(file)), warn) if file is not None else {}
+    chosen = current_names(_chosen(sets, overrides or {}), warn)
     config = base or Config()
     dataset = str(chosen.get("dataset") or table.get("dataset") or config.dataset)
     if base is None or dataset != base.dataset:
@@ -66,7 +70,7 @@ def for_evaluation(config: Config, *, judge: bool | None = None) -> Config:
     So two ways to ask for the same number of memories are one evaluation. ``judge`` says anew whether there is one.
     """
     asked = config.eval
-    memory = dataclasses.replace(config.memory, top_k=asked.num_memories or config.memory.top_k)
+    memory = dataclasses.replace(config.memory, num_memories=asked.num_memories or config.memory.num_memories)
     evaluation = dataclasses.replace(asked, num_memories=0, judge=asked.judge if judge is None else judge)
     return dataclasses.replace(config, memory=memory, eval=evaluation)
 
@@ -78,7 +82,7 @@ def _chosen(sets: typing.Sequence[str], overrides: dict[str, Any]) -> dict[str, 
         name, sign, value = text.partition("=")
         if not sign:
             shown = text if text in setting_names() else "…"  # what it is instead may be a key
-            raise UsageError(f"--set {shown}: expected section.key=value", hint="for example: --set train.top_k=5")
+            raise UsageError(f"--set {shown}: expected section.key=value", hint="for example: --set train.num_skills=5")
         chosen[name.strip()] = value.strip()
     return chosen
 
@@ -149,7 +153,7 @@ def _flatten(table: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _apply(config: Config, flat: dict[str, Any], where: str) -> Config:
+def _apply(config: Config, flat: typing.Mapping[str, Any], where: str) -> Config:
     """A copy of ``config`` with the dotted settings of ``flat``; every name and type is checked."""
     hints = typing.get_type_hints(Config)
     sections: dict[str, dict[str, Any]] = {}
@@ -185,7 +189,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(table: dict[str, Any], where: str = "config") -> Config:
-    return _apply(Config(), _flatten(table), where)
+    return _apply(Config(), current_names(_flatten(table)), where)
 
 
 def to_toml(config: Config) -> str:

@@ -1,4 +1,4 @@
-"""What settings start from before anything is asked for: each benchmark's own values, then a preset's."""
+"""Presets: groups of settings to start from. What a preset sets on one dataset only is said in the dataset's file."""
 
 from __future__ import annotations
 
@@ -6,15 +6,6 @@ from typing import Any
 
 Settings = dict[str, Any]
 """Dotted names with values."""
-
-_READ = {"eval.span_mode": "fixed-length", "eval.chunk_size": 512, "eval.chunk_overlap": 64}
-DATASET_DEFAULTS: dict[str, Settings] = {
-    "locomo": {**_READ, "eval.top_k": 7, "models.answer_max_tokens": 32},
-    "longmemeval": {**_READ, "eval.top_k": 5, "models.answer_max_tokens": 512},
-    "hotpotqa": {**_READ, "eval.top_k": 7, "models.answer_max_tokens": 512},
-    "alfworld": {**_READ, "eval.top_k": 5, "models.answer_max_tokens": 32, "train.chunk_size": 2048},
-}
-"""What depends on the benchmark, as published. A run evaluated on another benchmark takes that one's values."""
 
 _LLAMA = "openai/meta-llama/Llama-3.3-70B-Instruct"
 
@@ -27,17 +18,17 @@ PRESETS: dict[str, Settings] = {
         "train.inner_epochs": 3,
         "train.batch_size": 3,
         "train.max_spans": 2,
-        "train.top_k": 1,
-        "controller.noop_seed": False,  # every one of these few spans has something to remember
-        "memory.top_k": 6,
+        "train.num_skills": 1,
+        "controller.include_noop": False,  # every one of these few spans has something to remember
+        "memory.num_memories": 6,
         "memory.max_actions": 6,
         "reward.query_ratio": 0.3,
         "eval.span_mode": "full-session",
-        "eval.top_k": 1,
+        "eval.num_skills": 1,
         "eval.judge": False,
         "ppo.learning_rate": 3e-3,
-        "ppo.minibatch": 4,
-        "ppo.epochs": 8,
+        "ppo.minibatch_size": 4,
+        "ppo.update_epochs": 8,
         "ppo.target_kl": 1.0,
         "models.executor_max_tokens": 240,
     },
@@ -56,32 +47,34 @@ PRESETS: dict[str, Settings] = {
         "encoders.skill": "",
         "encoders.retrieval": "contriever",
         # section 3: one step
-        "memory.top_k": 20,
-        "memory.fuse": "mean",
+        "memory.num_memories": 20,
+        "memory.pooling": "mean",
         "memory.tau": 1.0,
+        "memory.retriever": "dense",
         "memory.parallel_spans": 1,
         # section 4: controller
         "controller.hidden": 256,
-        "controller.p_min": 0.30,
+        "controller.new_skill_min_prob": 0.30,
         "controller.new_skill_epochs": 25,
-        "controller.noop_seed": True,
+        "controller.include_noop": True,
         # section 5: reward
         "reward.kind": "f1",
+        "reward.credit": "final-decay",
         "reward.final_share": 0.60,
         "reward.decay": 0.9,
-        "reward.process_quality": 0.10,
-        "reward.process_failure": 0.05,
+        "reward.process_reward_scale": 0.10,
+        "reward.process_penalty_scale": 0.05,
         "reward.query_ratio": 1.0,
         # section 6: PPO
         "ppo.gamma": 0.99,
-        "ppo.lam": 0.95,
-        "ppo.clip": 0.2,
-        "ppo.value_weight": 0.5,
+        "ppo.gae_lambda": 0.95,
+        "ppo.clip_coef": 0.2,
+        "ppo.vf_coef": 0.5,
         "ppo.clip_vloss": False,
-        "ppo.entropy_weight": 0.01,
+        "ppo.ent_coef": 0.01,
         "ppo.learning_rate": 1e-4,
-        "ppo.minibatch": 32,
-        "ppo.epochs": 2,
+        "ppo.minibatch_size": 32,
+        "ppo.update_epochs": 2,
         "ppo.max_grad_norm": 0.5,
         "ppo.target_kl": 0.02,
         # section 7: designer
@@ -91,25 +84,26 @@ PRESETS: dict[str, Settings] = {
         "designer.refine_only": False,
         "designer.prefer_new_skills": True,
         "designer.judged_share": 0.25,
-        "designer.rounds": 3,
-        "designer.tries": 3,
+        "designer.reflection_rounds": 3,
+        "designer.max_attempts": 3,
         "designer.max_cycles": 20,
         "designer.patience": 5,
         "designer.f1_threshold": 0.5,
-        "designer.window": 100,
-        "designer.pool": 2000,
+        "designer.case_max_age": 100,
+        "designer.case_capacity": 2000,
         "designer.clusters": 5,
         "designer.per_cluster": 3,
-        "designer.cases": 15,
-        "designer.retrieved": 20,
+        "designer.max_cases": 15,
+        "designer.memories_per_case": 20,
         # section 8: training and evaluation
+        "train.algorithm": "ppo",
         "train.outer_epochs": 10,
         "train.inner_epochs": 100,
         "train.batch_size": 4,
         "train.span_mode": "full-session",
         "train.chunk_size": 512,
         "train.chunk_overlap": 64,
-        "train.top_k": 3,
+        "train.num_skills": 3,
         "train.max_spans": 0,
         "train.evolve": True,
         "eval.num_memories": 0,
@@ -118,39 +112,3 @@ PRESETS: dict[str, Settings] = {
         "eval.max_spans": 0,
     },
 }
-
-_PRESETS_BY_DATASET: dict[str, dict[str, Settings]] = {
-    "demo": {
-        # Documents are one long session, more than the embedded model can read at once.
-        "hotpotqa": {"eval.span_mode": "fixed-length"},
-        # A step is a call: who doesn't find the way in so many, on two cores, would not in fifty either.
-        "alfworld": {"alfworld.steps": 12, "alfworld.workers": 2},
-    },
-    "paper": {
-        **DATASET_DEFAULTS,
-        "alfworld": {
-            **DATASET_DEFAULTS["alfworld"],
-            "train.batch_size": 16,
-            "alfworld.trajectories_min": 40,
-            "alfworld.trajectories_max": 60,
-            "alfworld.tasks_min": 5,
-            "alfworld.tasks_max": 5,
-            "alfworld.same_type": 1.0,
-            "alfworld.memory": "all",
-            "alfworld.temperature": 0.0,
-            "alfworld.top_p": 1.0,
-            "alfworld.inventory": True,
-            "alfworld.steps": 50,
-        },
-    },
-}
-
-
-def dataset_settings(dataset: str) -> Settings:
-    """The benchmark's own values; nothing for a name that is no benchmark (who reads the data will say so)."""
-    return DATASET_DEFAULTS.get(dataset, {})
-
-
-def preset_settings(preset: str, dataset: str) -> Settings:
-    """What a preset sets on a benchmark."""
-    return {**PRESETS[preset], **_PRESETS_BY_DATASET.get(preset, {}).get(dataset, {})}

@@ -64,10 +64,12 @@ class EncodersConfig:
 class MemoryConfig:
     """The memory bank of a trace."""
 
-    top_k: int = 20
+    num_memories: int = 20
     """Memories shown to the executor for a span, and to the answering model for a query."""
-    fuse: Literal["mean", "softmax"] = "mean"
+    pooling: Literal["mean", "softmax"] = "mean"
     """How the embeddings of retrieved memories become the second half of the controller's state."""
+    retriever: str = "dense"
+    """How the memories for a query are ranked: ``dense`` (cosine of embeddings), or one of a plug-in."""
     tau: float = 1.0
     """Temperature of ``fuse = "softmax"``."""
     parallel_spans: int = 1
@@ -87,11 +89,11 @@ class ControllerConfig:
 
     hidden: int = 256
     """Width of every hidden layer."""
-    p_min: float = 0.30
+    new_skill_min_prob: float = 0.30
     """Total probability that skills new to the bank are raised to."""
     new_skill_epochs: int = 50
     """Inner epochs over which that exploration fades to nothing."""
-    noop_seed: bool = True
+    include_noop: bool = True
     """Whether the starting bank has the ``noop`` skill beside insert, update and delete."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where PPO updates it. On CUDA the last bits may differ from run to run. (Skills are always chosen on the CPU.)"""
@@ -101,15 +103,17 @@ class ControllerConfig:
 class RewardConfig:
     """What an episode is worth (section 5)."""
 
-    kind: Literal["f1", "judge"] = "f1"
-    """How a query is scored while training."""
+    kind: str = "f1"
+    """How a query is scored while training: ``f1``, ``judge``, or a reward of a plug-in."""
+    credit: str = "final-decay"
+    """How an episode's reward is shared over its steps: ``final-decay`` (see the next two), or one of a plug-in."""
     final_share: float = 0.60
     """Part of the episode reward that goes to the last step."""
     decay: float = 0.9
     """Weights of the rest fall by this factor a step, backwards from the last."""
-    process_quality: float = 0.10
+    process_reward_scale: float = 0.10
     """Process reward of an episode whose every step did what its skills are for."""
-    process_failure: float = 0.05
+    process_penalty_scale: float = 0.05
     """Process penalty of an episode whose every action failed."""
     query_ratio: float = 1.0
     """Share of a trace's queries scored in one episode (stratified by category)."""
@@ -121,21 +125,21 @@ class PPOConfig:
 
     gamma: float = 0.99
     """Discount."""
-    lam: float = 0.95
+    gae_lambda: float = 0.95
     """GAE's lambda."""
-    clip: float = 0.2
+    clip_coef: float = 0.2
     """Clip range of the probability ratio."""
-    value_weight: float = 0.5
+    vf_coef: float = 0.5
     """Weight of the value loss."""
-    entropy_weight: float = 0.01
+    ent_coef: float = 0.01
     """Weight of the entropy bonus."""
     learning_rate: float = 1e-4
     """Adam's step size."""
     clip_vloss: bool = False
     """Whether the value loss is clipped around the old values, by the same range."""
-    minibatch: int = 32
+    minibatch_size: int = 32
     """Steps in a minibatch; 0 is the whole batch."""
-    epochs: int = 4
+    update_epochs: int = 4
     """Passes over a batch."""
     max_grad_norm: float = 0.5
     """Gradients are clipped to this norm."""
@@ -151,6 +155,9 @@ class TrainConfig:
     """Stages: each is many inner epochs with the bank fixed."""
     inner_epochs: int = 20
     """Inner epochs (one batch of episodes and one PPO update) in a stage."""
+    algorithm: str = "ppo"
+    """How a batch of episodes updates the controller: ``ppo``, ``group-relative`` (no critic; its clipping, entropy and
+    optimizer settings are those of ``ppo``), or an algorithm of a plug-in."""
     batch_size: int = 4
     """Episodes in an inner epoch."""
     span_mode: SpanMode = "full-session"
@@ -159,7 +166,7 @@ class TrainConfig:
     """Tokens (cl100k_base) of a fixed-length span."""
     chunk_overlap: int = 64
     """Tokens a fixed-length span shares with the one before."""
-    top_k: int = 3
+    num_skills: int = 3
     """Skills the controller picks for a span."""
     max_spans: int = 0
     """Read only so many spans of a trace (0: all). For demonstrations; said in every result that it was used."""
@@ -185,9 +192,9 @@ class DesignerConfig:
     """Whether analysis and reflection are told that a missing ability is better met by a new skill."""
     judged_share: float = 0.25
     """Last part of a stage's inner epochs whose mean reward judges it."""
-    rounds: int = 3
+    reflection_rounds: int = 3
     """Analysis and the reflections that improve it, together."""
-    tries: int = 3
+    max_attempts: int = 3
     """How often a cycle that applies nothing is tried, each time told what was wrong."""
     max_cycles: int = 20
     """Designer cycles of a run at most."""
@@ -195,17 +202,17 @@ class DesignerConfig:
     """Cycles in a row without a better stage before the run stops."""
     f1_threshold: float = 0.5
     """A query scored below this is a hard case (with a judge: below 1)."""
-    window: int = 100
+    case_max_age: int = 100
     """Inner epochs after which a hard case is forgotten."""
-    pool: int = 2000
+    case_capacity: int = 2000
     """Hard cases kept at most: the most recent, then the most failed."""
     clusters: int = 5
     """Clusters of questions that cases are chosen from."""
     per_cluster: int = 3
     """Cases chosen in each cluster."""
-    cases: int = 15
+    max_cases: int = 15
     """Cases shown to the designer at most."""
-    retrieved: int = 20
+    memories_per_case: int = 20
     """Retrieved memories shown with a case at most."""
 
 
@@ -219,10 +226,10 @@ class EvalConfig:
     """Tokens (cl100k_base) of a fixed-length span."""
     chunk_overlap: int = 64
     """Tokens a fixed-length span shares with the one before."""
-    top_k: int = 7
+    num_skills: int = 7
     """Skills the controller picks for a span."""
     num_memories: int = 0
-    """Memories retrieved while evaluating; 0 is as many as while training (``memory.top_k``)."""
+    """Memories retrieved while evaluating; 0 is as many as while training (``memory.num_memories``)."""
     judge: bool = True
     """Whether the judge model scores answers beside F1."""
     judge_prompt: JudgePrompt = "category"
@@ -261,13 +268,13 @@ class AlfworldConfig:
     """Nucleus sampling of the acting model: the share of probability that it draws from."""
     inventory: bool = True
     """Whether the acting model is shown what it carries."""
-    query: Literal["goal", "observation"] = "goal"
+    retrieval_query: Literal["goal", "observation"] = "goal"
     """What memory is asked with, once a task: its goal, or the first observation."""
     steps: int = 50
     """Commands a task may take."""
     workers: int = 8
     """Environment processes: as many tasks are played at once."""
-    deadline: float = 60.0
+    step_timeout: float = 60.0
     """Seconds an environment may take for one command before its process is replaced."""
 
 

@@ -109,7 +109,12 @@ class PreparedSplit(Sequence[Trace]):
             Session(s["label"], s["date"], tuple(Turn(t["speaker"], t["text"]) for t in s["turns"]))
             for s in row["sessions"]
         )
-        queries = tuple(Query(trace_id=trace_id, **{**q, "truths": tuple(q["truths"])}) for q in row["queries"])
+        queries = tuple(
+            Query(
+                q["query_id"], trace_id, q["category"], q["question"], tuple(q["truths"]), q["date"], scored=q["scored"]
+            )
+            for q in row["queries"]
+        )
         return Trace(trace_id, self.dataset, self.split, sessions, queries)
 
 
@@ -125,7 +130,7 @@ def to_row(trace: Trace) -> dict[str, Any]:
                 "query_id": q.query_id,
                 "category": q.category,
                 "question": q.question,
-                "truths": list(q.truths),
+                "truths": list(q.gold_answers),
                 "date": q.date,
                 "scored": q.scored,
             }

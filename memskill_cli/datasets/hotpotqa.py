@@ -15,8 +15,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from memskill_cli.datasets.base import Ask, Dataset, Part, Watch, command
+from memskill_cli.datasets.base import (
+    SPAN_SETTINGS,
+    Dataset,
+    PrepareOptions,
+    ReaderCallbacks,
+    SourceFile,
+    prepare_command,
+)
 from memskill_cli.datasets.json_records import Record, stream
+from memskill_cli.datasets.paper import PaperResult, PaperResults, other_row, paper_row
 from memskill_cli.errors import DataError, UsageError
 from memskill_cli.types import Query, Session, Trace, Turn
 
@@ -24,26 +32,55 @@ HUB = "hf://datasets/BytedTsinghua-SIA/hotpotqa"
 TRAIN_FILE = "hotpotqa_train_32k.parquet"
 VARIANTS = ("50", "100", "200")
 """Those that are prepared unless others are asked for."""
+SETTINGS = {**SPAN_SETTINGS, "eval.num_skills": 7, "models.answer_max_tokens": 512}
+# Documents are one long session, more than the embedded model can read at once.
+PRESETS = {"demo": {"eval.span_mode": "fixed-length"}}
 CATEGORY = "all"
 """The files do not say which questions bridge and which compare."""
 
 _SPLIT = re.compile(r"train|test-[1-9][0-9]{0,4}")
 _EVAL_FILE = re.compile(r"eval_([1-9][0-9]{0,4})\.json")
 _DOCUMENT = re.compile(r"^(?=Document \d+:)", re.MULTILINE)
+_ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.IGNORECASE | re.DOTALL)
+_OPEN_TAG = re.compile(r"<answer>(.*)", re.IGNORECASE | re.DOTALL)
+_ANSWER_LABEL = re.compile(r"\b(?:answer[*_`]*\s*:|the\s+answer\s+is\b:?)[*_`\s]*(.+)", re.IGNORECASE)
 
 
-class HotpotQA:
-    """The reader of ``eval_50.json`` and its sisters."""
+def _paper_rows() -> Iterator[PaperResult]:
+    """The tables name no executor for these rows."""
+    table = {7: (66.80, 70.70, 65.62), 5: (61.33, 67.58, 62.89), 3: (58.20, 67.97, 62.50)}
+    for top_k, row in table.items():
+        for size, value in zip((200, 100, 50), row, strict=True):
+            yield paper_row(f"test-{size}", "", top_k, judge=value)
+    for size, value in ((200, 61.14), (100, 65.48), (50, 64.18)):
+        yield other_row("A-MEM, the best other system", f"test-{size}", "", judge=value)
+
+
+class HotpotQA(Dataset):
+    """``eval_50.json`` and the files of the other variants."""
 
     name = "hotpotqa"
     trains = False
+    variants = (*VARIANTS, "train")
+    settings = SETTINGS
+    presets = PRESETS
+    answer_prompt = "answer_tagged"
+    paper_results = PaperResults(
+        results=tuple(_paper_rows()),
+        scored=dict.fromkeys(("test-50", "test-100", "test-200"), 128),
+        trained_on="locomo",
+    )
 
-    def parts(self, source: Path | str | None, ask: Ask) -> list[Part]:
+    def scored_text(self, reply: str) -> str:
+        """What :func:`extract_answer` finds."""
+        return extract_answer(reply)
+
+    def parts(self, source: Path | str | None, ask: PrepareOptions) -> list[SourceFile]:
         """One part a variant. See :class:`~.base.Dataset`. ``source`` is a file, or where the official names are."""
         if wrong := [split for split in ask.splits if not _SPLIT.fullmatch(split)]:
             raise UsageError(f"hotpotqa has no split {wrong[0]}", hint="--variant 50, 100, 200 or train")
         if isinstance(source, Path):
-            return [Part(str(path), path, split=split, limit=ask.limit) for split, path in _files(source, ask)]
+            return [SourceFile(str(path), path, split=split, limit=ask.limit) for split, path in _files(source, ask)]
         if source and urlsplit(source).path.endswith((".json", ".parquet")):
             split = _one(ask, source) or _named(Path(urlsplit(source).path).name)
             if not split:
@@ -53,7 +90,7 @@ class HotpotQA:
         splits = ask.splits or tuple(f"test-{variant}" for variant in VARIANTS)
         return [_remote(f"{base}/{_file(split)}", split, ask.limit) for split in splits]
 
-    def read(self, part: Part, watch: Watch) -> Iterator[Trace]:
+    def read(self, part: SourceFile, watch: ReaderCallbacks) -> Iterator[Trace]:
         """See :class:`~.base.Dataset`."""
         assert part.path is not None
         rows, total = _rows(part.path)
@@ -68,7 +105,20 @@ class HotpotQA:
             watch.note(f"{text}: {count}")
 
 
-DATASET: Dataset = HotpotQA()
+DATASET = HotpotQA()
+
+
+def extract_answer(reply: str) -> str:
+    """What is inside the first <answer></answer>; else the rest of the line after "Answer:" or "The answer is".
+
+    Else the whole reply. Of several tags the first that holds something is taken; one that is never closed, since the
+    token limit cut the reply, reaches to its end.
+    """
+    tagged = _ANSWER_TAG.findall(reply)
+    if filled := next((text.strip() for text in tagged if text.strip()), ""):
+        return filled
+    found = (None if tagged else _OPEN_TAG.search(reply)) or _ANSWER_LABEL.search(reply)
+    return "" if tagged and not found else (found[1] if found else reply).strip()
 
 
 def _file(split: str) -> str:
@@ -81,17 +131,17 @@ def _named(file: str) -> str:
     return f"test-{found[1]}" if found else "train" if file == TRAIN_FILE else ""
 
 
-def _remote(url: str, split: str, limit: int) -> Part:
-    return Part(url, url=url, file_name=_file(split), split=split, limit=limit)
+def _remote(url: str, split: str, limit: int) -> SourceFile:
+    return SourceFile(url, url=url, file_name=_file(split), split=split, limit=limit)
 
 
-def _one(ask: Ask, source: object) -> str:
+def _one(ask: PrepareOptions, source: object) -> str:
     if len(ask.splits) > 1:
         raise UsageError(f"{source} is one file, and {len(ask.splits)} variants are asked of it")
     return ask.splits[0] if ask.splits else ""
 
 
-def _files(source: Path, ask: Ask) -> list[tuple[str, Path]]:
+def _files(source: Path, ask: PrepareOptions) -> list[tuple[str, Path]]:
     """The files to read, each with the split that it is."""
     if source.is_file():
         return [(_one(ask, source) or _named(source.name) or _counted(source), source)]
@@ -113,7 +163,7 @@ def _counted(path: Path) -> str:
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise DataError(
             f"{path.name}: neither its name nor num_docs says how many documents a question has",
-            hint=command("hotpotqa", None, "--source", str(path), "--variant", "50"),
+            hint=prepare_command("hotpotqa", None, "--source", str(path), "--variant", "50"),
         )
     return f"test-{count}"
 
@@ -146,7 +196,7 @@ def _as_evaluation(row: dict[str, Any]) -> dict[str, Any]:
 class _Item(Record):
     """One question with its documents as it stands in the file."""
 
-    def __init__(self, part: Part, index: int, record: Any, odd: Counter[str]) -> None:
+    def __init__(self, part: SourceFile, index: int, record: Any, odd: Counter[str]) -> None:
         assert part.path is not None
         hint = "see the files: https://huggingface.co/datasets/BytedTsinghua-SIA/hotpotqa"
         super().__init__(f"{part.path.name}: record {index}", record, hint)
@@ -162,7 +212,7 @@ class _Item(Record):
             trace_id=self.trace_id,
             category=CATEGORY,
             question=self.text(self.record, "input"),
-            truths=tuple(self.answer(answer, f"answers[{i}]") for i, answer in enumerate(answers)),
+            gold_answers=tuple(self.answer(answer, f"answers[{i}]") for i, answer in enumerate(answers)),
         )
         return Trace(self.trace_id, "hotpotqa", self._split, (Session("documents", "", self.documents()),), (query,))
 

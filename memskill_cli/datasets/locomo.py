@@ -6,6 +6,7 @@ text}``, maybe ``blip_caption``) and ``session_<n>_date_time``. Evidence lists a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,38 +14,74 @@ from typing import Any
 
 import orjson
 
-from memskill_cli.datasets.base import SPLITS, Ask, Dataset, Note, Part, Watch, local_file, only
+from memskill_cli.datasets.base import (
+    SPAN_SETTINGS,
+    SPLITS,
+    Dataset,
+    Note,
+    PrepareOptions,
+    ReaderCallbacks,
+    SourceFile,
+    local_file,
+    reject_unsupported,
+)
 from memskill_cli.datasets.json_records import Record, kind
+from memskill_cli.datasets.paper import LLAMA, QWEN, PaperResults, other_row, paper_row
 from memskill_cli.errors import DataError
 from memskill_cli.types import Query, Session, Trace, Turn
+from memskill_cli.utils.text_metrics import token_f1
 
 URL = "https://raw.githubusercontent.com/snap-research/locomo/main/data/locomo10.json"
 FILE = "locomo10.json"
 SHA256 = "79fa87e90f04081343b8c8debecb80a9a6842b76a7aa537dc9fdf651ea698ff4"
 """Of the official file as it was when this version was tested."""
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
+MULTI_HOP, OPEN_DOMAIN = CATEGORIES[1], CATEGORIES[3]
+"""Categories that have a scoring rule of their own."""
 UNSCORED = 5
 PUBLISHED = {"train": 6, "val": 2, "test": 2}
 """Conversations of each split, by position."""
+SETTINGS = {**SPAN_SETTINGS, "eval.num_skills": 7, "models.answer_max_tokens": 32}
+PAPER = PaperResults(
+    results=(
+        paper_row("test", LLAMA, 7, f1=38.78, judge=50.96),
+        paper_row("test", QWEN, 7, chunk=256, f1=39.28, judge=52.07),
+        other_row("A-MEM, the best other system", "test", judge=46.34),
+    ),
+    scored={"test": 314},
+    digests={"test": "f7078789f1bf"},
+    trained_on="locomo",
+    training_epochs=1000,  # 10 stages of 100
+)
 
 _SESSION = re.compile(r"session_([0-9]{1,6})")
 _DATE = re.compile(r"session_([0-9]{1,6})_date_time")
 
 
-class LoCoMo:
-    """The reader of ``locomo10.json`` and of files in its format."""
+class LoCoMo(Dataset):
+    """``locomo10.json`` and files in its format."""
 
     name = "locomo"
-    trains = True
+    settings = SETTINGS
+    excluded_queries = "LoCoMo's adversarial category 5"
+    paper_results = PAPER
 
-    def parts(self, source: Path | str | None, ask: Ask) -> list[Part]:
+    def gold_answers(self, query: Query) -> tuple[str, ...]:
+        """Of open-domain questions the truth before its first ";": what follows is the annotator's reason."""
+        return tuple(_without_reason(truth, query.category) for truth in query.gold_answers)
+
+    def score(self, query: Query, prediction: str) -> float:
+        """The best F1 over the true answers, by :func:`locomo_f1`."""
+        return max(locomo_f1(prediction, truth, query.category) for truth in query.gold_answers)
+
+    def parts(self, source: Path | str | None, ask: PrepareOptions) -> list[SourceFile]:
         """The one file. See :class:`memskill_cli.datasets.base.Dataset`."""
-        only(self.name, ask)
+        reject_unsupported(self.name, ask)
         if isinstance(source, Path):
-            return [Part(str(source), local_file(source, FILE))]
-        return [Part(source or URL, url=source or URL, file_name=FILE, tested="" if source else SHA256)]
+            return [SourceFile(str(source), local_file(source, FILE))]
+        return [SourceFile(source or URL, url=source or URL, file_name=FILE, expected_sha256="" if source else SHA256)]
 
-    def read(self, part: Part, watch: Watch) -> Iterator[Trace]:
+    def read(self, part: SourceFile, watch: ReaderCallbacks) -> Iterator[Trace]:
         """See :class:`memskill_cli.datasets.base.Dataset`.
 
         With one or two conversations, which cannot be split, each is yielded once for every split.
@@ -67,7 +104,29 @@ class LoCoMo:
             watch.note(f"{unscored} queries (adversarial) are kept but never scored, as in the paper")
 
 
-DATASET: Dataset = LoCoMo()
+DATASET = LoCoMo()
+
+
+def locomo_f1(prediction: str, truth: str, category: str) -> float:
+    """Token F1 by LoCoMo's rules.
+
+    Multi-hop: both are lists with commas; each true part takes the best of the predicted parts, and these are
+    averaged. Open-domain: only the truth before its first ";" counts.
+    """
+    if category == MULTI_HOP:
+        predicted, true = _parts(prediction), _parts(truth)
+        if not predicted or not true:
+            return 0.0
+        return math.fsum(max(token_f1(part, wanted) for part in predicted) for wanted in true) / len(true)
+    return token_f1(prediction, _without_reason(truth, category))
+
+
+def _without_reason(truth: str, category: str) -> str:
+    return truth.split(";")[0] if category == OPEN_DOMAIN else truth
+
+
+def _parts(text: str) -> list[str]:
+    return [part for part in text.split(",") if part.strip()]
 
 
 def _load(path: Path) -> list[Any]:
@@ -167,7 +226,7 @@ class _Conversation(Record):
             trace_id=self.trace_id,
             category=CATEGORIES[category],
             question=question,
-            truths=(truth,),
+            gold_answers=(truth,),
             scored=category != UNSCORED,
         )
 

@@ -14,43 +14,87 @@ from typing import Any
 
 import orjson
 
-from memskill_cli.datasets.base import SPLITS, Ask, Dataset, Part, Watch, command, local_file, only
+from memskill_cli.datasets.base import (
+    ABSTENTION,
+    SPAN_SETTINGS,
+    SPLITS,
+    Dataset,
+    PrepareOptions,
+    ReaderCallbacks,
+    SourceFile,
+    local_file,
+    prepare_command,
+    reject_unsupported,
+)
 from memskill_cli.datasets.json_records import Record, stream
+from memskill_cli.datasets.paper import LLAMA, QWEN, PaperResults, other_row, paper_row
 from memskill_cli.datasets.samples import sample_path, shipped
 from memskill_cli.errors import DataError, UsageError
 from memskill_cli.types import Query, Session, Trace, Turn
 
 FILE = "longmemeval_s_cleaned.json"
 URL = f"hf://datasets/xiaowu0162/longmemeval-cleaned/{FILE}"
-ABSTENTION = "abstention"
-"""Category of the questions (ids end in ``_abs``) that the history does not answer."""
+JUDGE_PROMPTS = {
+    "temporal-reasoning": "judge_temporal",
+    "knowledge-update": "judge_update",
+    "single-session-preference": "judge_preference",
+}
+"""Templates of the judge's rules by category."""
+SETTINGS = {**SPAN_SETTINGS, "eval.num_skills": 5, "models.answer_max_tokens": 512}
+PAPER = PaperResults(
+    results=(
+        paper_row("test", LLAMA, 5, f1=31.65, judge=59.41),
+        paper_row("test", QWEN, 5, f1=23.75, judge=59.90),
+        other_row("CoN, the best other system", "test", judge=56.93),
+    ),
+    scored={"test": 101},
+    trained_on="locomo",
+    judge_setting={
+        "eval.judge_prompt": (
+            "general",
+            "the judge goes by a rule for each category, the paper's by one prompt for all",
+        )
+    },
+)
 
 SplitOf = Callable[[int, str], str]
 """(position, question id) -> split."""
 
 
-class LongMemEval:
-    """The reader of ``longmemeval_s_cleaned.json`` and of files in its format."""
+class LongMemEval(Dataset):
+    """``longmemeval_s_cleaned.json`` and files in its format. Ids of abstention questions end in ``_abs``."""
 
     name = "longmemeval"
     trains = False
+    settings = SETTINGS
+    answer_prompt = "answer_dated"
+    has_abstention = True
+    excluded_queries = "abstention; --include-abstention asks them, and reports them apart"
+    training_notice = (
+        "training on LongMemEval: the paper trains on LoCoMo and only evaluates here, so expect other numbers"
+    )
+    paper_results = PAPER
 
-    def parts(self, source: Path | str | None, ask: Ask) -> list[Part]:
+    def judge_prompt(self, category: str) -> str:
+        """See :class:`~.base.Dataset`."""
+        return JUDGE_PROMPTS.get(category) or super().judge_prompt(category)
+
+    def parts(self, source: Path | str | None, ask: PrepareOptions) -> list[SourceFile]:
         """The one file; with a split asked for, all of it is that split. See :class:`~.base.Dataset`."""
-        only(self.name, ask, splits=SPLITS)
+        reject_unsupported(self.name, ask, splits=SPLITS)
         if len(ask.splits) > 1 or (ask.splits and source is None):
             raise UsageError(
                 "the official file has published splits; --split is for a file of your own, and says which one it is",
-                hint=command(self.name, None, "--source", "FILE", "--split", ask.splits[0]),
+                hint=prepare_command(self.name, None, "--source", "FILE", "--split", ask.splits[0]),
             )
         split = ask.splits[0] if ask.splits else ""
         if isinstance(source, Path):
             if source == sample_path(self.name):
                 split = split or "test"
-            return [Part(str(source), local_file(source, FILE), split=split)]
-        return [Part(source or URL, url=source or URL, file_name=FILE, split=split)]
+            return [SourceFile(str(source), local_file(source, FILE), split=split)]
+        return [SourceFile(source or URL, url=source or URL, file_name=FILE, split=split)]
 
-    def read(self, part: Part, watch: Watch) -> Iterator[Trace]:
+    def read(self, part: SourceFile, watch: ReaderCallbacks) -> Iterator[Trace]:
         """See :class:`~.base.Dataset`. The file is gone through twice: for its ids, then for its records."""
         assert part.path is not None
         ids = [str(found) for found in stream(part.path, "question_id")]
@@ -69,10 +113,10 @@ class LongMemEval:
             watch.note(f"{text}: {count}")
 
 
-DATASET: Dataset = LongMemEval()
+DATASET = LongMemEval()
 
 
-def _split_of(part: Part, ids: list[str], watch: Watch) -> SplitOf:
+def _split_of(part: SourceFile, ids: list[str], watch: ReaderCallbacks) -> SplitOf:
     """How the file is split: as asked, by question ids where all are known, or by position if it can be the full file.
 
     The published lists are positions in the full file. They say nothing about the positions of a smaller one.
@@ -98,7 +142,8 @@ def _split_of(part: Part, ids: list[str], watch: Watch) -> SplitOf:
     raise DataError(
         f"{part.path.name}: {len(unknown)} of its {len(ids)} question ids are not published ones (first {unknown[0]}), "
         f"so which split they belong to is not known",
-        hint="say what the file is for: " + command("longmemeval", None, "--source", part.source, "--split", "test"),
+        hint="say what the file is for: "
+        + prepare_command("longmemeval", None, "--source", part.source, "--split", "test"),
     )
 
 
@@ -154,7 +199,7 @@ class _Question(Record):
             trace_id=self.trace_id,
             category=ABSTENTION if abstention else self.text(self.record, "question_type"),
             question=self.text(self.record, "question"),
-            truths=(self.answer(self.record["answer"], "answer"),),
+            gold_answers=(self.answer(self.record["answer"], "answer"),),
             date=self.field(self.record, "question_date", str).strip(),
             scored=not abstention,
         )

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from memskill_cli.datasets.base import (
-    Ask,
     Dataset,
-    Manifest,
-    Part,
-    Watch,
-    command,
-    get,
-    load_manifest,
+    PrepareOptions,
+    ReaderCallbacks,
+    SourceFile,
+    prepare_command,
     source_flags,
 )
 from memskill_cli.datasets.hub import from_hub
+from memskill_cli.datasets.manifest import DatasetManifest
+from memskill_cli.datasets.prepared import load_manifest
+from memskill_cli.datasets.registry import get
 from memskill_cli.datasets.samples import sample_path
-from memskill_cli.datasets.writer import store
+from memskill_cli.datasets.writer import write_prepared
 from memskill_cli.errors import DataError, UsageError
 from memskill_cli.utils.download import download, without_password
 from memskill_cli.utils.locks import locked
@@ -30,7 +30,7 @@ from memskill_cli.utils.locks import locked
 Phase = Literal["download", "normalise"]
 
 
-class Progress(Protocol):
+class PrepareProgress(Protocol):
     """Told how far a phase has come: bytes of a download, traces of normalising."""
 
     def __call__(self, phase: Phase, done: int, total: int | None) -> None: ...
@@ -44,7 +44,7 @@ def silent(phase: Phase, done: int, total: int | None) -> None:
 class PrepareResult:
     """What is prepared in ``path``, and whether it was so already."""
 
-    manifest: Manifest
+    manifest: DatasetManifest
     already: bool
     path: Path
 
@@ -56,8 +56,8 @@ def prepare(
     source: str | None = None,
     sample: bool = False,
     force: bool = False,
-    ask: Ask = Ask(),
-    report: Progress = silent,
+    ask: PrepareOptions = PrepareOptions(),
+    report: PrepareProgress = silent,
 ) -> PrepareResult:
     """Prepare ``dataset`` in ``data_dir/<dataset>``, or find that it is prepared.
 
@@ -84,7 +84,7 @@ def prepare(
         return PrepareResult(found, already=not owed, path=folder)
 
 
-def _parts(reader: Dataset, source: str | None, sample: bool, ask: Ask) -> list[Part]:
+def _parts(reader: Dataset, source: str | None, sample: bool, ask: PrepareOptions) -> list[SourceFile]:
     if source and sample:
         raise UsageError("--source and --sample exclude each other", hint="give one of them")
     if sample:
@@ -92,13 +92,13 @@ def _parts(reader: Dataset, source: str | None, sample: bool, ask: Ask) -> list[
         return [replace(part, source=f"sample:{path.name}") for part in reader.parts(path, ask)]
     if source and "://" not in source:
         return list(reader.parts(Path(source).expanduser().absolute(), ask))
-    url = source or os.environ.get(f"MEMSKILL_{reader.name.upper()}_URL")
+    url = source or os.environ.get(f"MEMSKILL_{reader.name.upper().replace('-', '_')}_URL")
     if url and not url.startswith(("http://", "https://", "hf://")):
         raise UsageError(f"{url} is neither a path nor an http(s) or hf address")
     return [replace(part, source=without_password(part.source)) for part in reader.parts(url, ask)]
 
 
-def _prepared(dataset: str, data_dir: Path) -> Manifest | None:
+def _prepared(dataset: str, data_dir: Path) -> DatasetManifest | None:
     """The manifest of what is there, or None if nothing is that this version can read."""
     try:
         manifest = load_manifest(dataset, data_dir)
@@ -107,7 +107,7 @@ def _prepared(dataset: str, data_dir: Path) -> Manifest | None:
     return manifest if (data_dir / dataset / "traces").is_dir() else None
 
 
-def _have(part: Part, found: Manifest | None, folder: Path, given: bool) -> bool:
+def _have(part: SourceFile, found: DatasetManifest | None, folder: Path, given: bool) -> bool:
     """Whether ``part`` is prepared. DataError if something else is, and this was ``given`` (a source or the sample).
 
     What can be read is compared by content, what cannot by address.
@@ -122,26 +122,30 @@ def _have(part: Part, found: Manifest | None, folder: Path, given: bool) -> bool
     flags = [*source_flags(part.source), *_split_flags(part), "--force"]
     raise DataError(
         f"{folder} holds something else: {(there or found).source}, not {part.source}",
-        hint="replace it with: " + command(folder.name, folder.parent, *flags),
+        hint="replace it with: " + prepare_command(folder.name, folder.parent, *flags),
     )
 
 
-def _make(reader: Dataset, part: Part, folder: Path, found: Manifest | None, report: Progress) -> Manifest:
+def _make(
+    reader: Dataset, part: SourceFile, folder: Path, found: DatasetManifest | None, report: PrepareProgress
+) -> DatasetManifest:
     here = part if part.path else replace(part, path=_fetch(reader, part, folder, report))
     notes: list[str] = []
     sha256 = _fingerprint(here)
-    if here.tested not in ("", sha256):
-        notes.append(f"the official file is not the one this version was tested with (sha256 {here.tested[:12]}…)")
+    if here.expected_sha256 not in ("", sha256):
+        notes.append(
+            f"the official file is not the one this version was tested with (sha256 {here.expected_sha256[:12]}…)"
+        )
     scratch = folder / ".scratch"
     scratch.mkdir(exist_ok=True)
-    watch = Watch(notes.append, lambda done, total: report("normalise", done, total), scratch)
-    manifest = store(folder, here, sha256, reader.read(here, watch), notes, found)
+    watch = ReaderCallbacks(notes.append, lambda done, total: report("normalise", done, total), scratch)
+    manifest = write_prepared(folder, here, sha256, reader.read(here, watch), notes, found)
     shutil.rmtree(scratch)
     return manifest
 
 
-def _fetch(reader: Dataset, part: Part, folder: Path, report: Progress) -> Path:
-    again = command(reader.name, folder.parent)
+def _fetch(reader: Dataset, part: SourceFile, folder: Path, report: PrepareProgress) -> Path:
+    again = prepare_command(reader.name, folder.parent)
     hint = f"the same command goes on where it broke off; without a network: {again} --source PATH, or {again} --sample"
 
     def progress(done: int, total: int | None) -> None:
@@ -154,7 +158,7 @@ def _fetch(reader: Dataset, part: Part, folder: Path, report: Progress) -> Path:
     return goal
 
 
-def _fingerprint(part: Part) -> str:
+def _fingerprint(part: SourceFile) -> str:
     assert part.path is not None
     if part.fingerprint:
         return part.fingerprint
@@ -163,5 +167,5 @@ def _fingerprint(part: Part) -> str:
     return f"{sha256}[:{part.limit}]" if part.limit else sha256
 
 
-def _split_flags(part: Part) -> list[str]:
+def _split_flags(part: SourceFile) -> list[str]:
     return ["--split", part.split] if part.split else []

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _DOCUMENT = re.compile(r"^(?=Document \d+:)", re.MULTILINE)
 
 
-def cut(
+def split_spans(
     trace: Trace, mode: SpanMode, *, chunk_size: int = 512, chunk_overlap: int = 64, max_spans: int = 0
 ) -> list[Span]:
     """The spans of ``trace`` in reading order; the first ``max_spans`` of them if that is above 0.

@@ -18,7 +18,9 @@ import orjson
 
 from memskill_cli import __version__
 from memskill_cli.datasets.arrow_tables import FILE, TableWriter, to_row
-from memskill_cli.datasets.base import FORMAT, SPLITS, Manifest, Part, PartFacts, SplitSize
+from memskill_cli.datasets.base import SPLITS, SourceFile
+from memskill_cli.datasets.manifest import DatasetManifest, PartFacts, SplitSize
+from memskill_cli.datasets.prepared import FORMAT
 from memskill_cli.errors import DataError
 from memskill_cli.types import Trace
 from memskill_cli.utils.files import sync_folder, write_json
@@ -26,9 +28,14 @@ from memskill_cli.utils.files import sync_folder, write_json
 MANIFEST = "manifest.json"
 
 
-def store(
-    folder: Path, part: Part, sha256: str, traces: Iterable[Trace], notes: list[str], found: Manifest | None
-) -> Manifest:
+def write_prepared(
+    folder: Path,
+    part: SourceFile,
+    sha256: str,
+    traces: Iterable[Trace],
+    notes: list[str],
+    found: DatasetManifest | None,
+) -> DatasetManifest:
     """Write the ``traces`` of ``part`` to ``folder`` and give back the manifest that is now there.
 
     A part of one split joins or replaces what ``found`` has; a part with all splits replaces everything. At every
@@ -101,13 +108,13 @@ def _sealed(made: Path) -> dict[str, str]:
 
 def _describe(
     dataset: str,
-    part: Part,
+    part: SourceFile,
     sha256: str,
     tally: _Tally,
     notes: list[str],
-    kept: Manifest | None,
+    kept: DatasetManifest | None,
     tables: dict[str, str],
-) -> Manifest:
+) -> DatasetManifest:
     created = datetime.now(UTC).isoformat(timespec="seconds")
     categories = dict(sorted(tally.categories.items()))
     queries = tally.categories.total()
@@ -116,7 +123,7 @@ def _describe(
         parts, others = (kept.parts, kept.tables) if kept else ({}, {})
         return _joined(dataset, {**parts, part.split: facts}, {**others, **tables})
     order = [*SPLITS, *(split for split in tally.sizes if split not in SPLITS)]
-    return Manifest(
+    return DatasetManifest(
         format=FORMAT,
         dataset=dataset,
         source=part.source,
@@ -133,12 +140,12 @@ def _describe(
     )
 
 
-def _joined(dataset: str, parts: dict[str, PartFacts], tables: dict[str, str]) -> Manifest:
+def _joined(dataset: str, parts: dict[str, PartFacts], tables: dict[str, str]) -> DatasetManifest:
     """The manifest of splits that were prepared one by one."""
     parts = dict(sorted(parts.items(), key=lambda item: (len(item[0]), item[0])))  # test-50 before test-100
     categories: Counter[str] = sum((Counter(part.categories) for part in parts.values()), Counter())
     digests = "\n".join(f"{split} {part.digest}" for split, part in sorted(parts.items()))
-    return Manifest(
+    return DatasetManifest(
         format=FORMAT,
         dataset=dataset,
         source="; ".join(dict.fromkeys(part.source for part in parts.values())),
@@ -156,13 +163,13 @@ def _joined(dataset: str, parts: dict[str, PartFacts], tables: dict[str, str]) -
     )
 
 
-def _without(manifest: Manifest, split: str) -> Manifest | None:
+def _without(manifest: DatasetManifest, split: str) -> DatasetManifest | None:
     """What is left of ``manifest`` while ``split`` is replaced."""
     rest = {name: part for name, part in manifest.parts.items() if name != split}
     return _joined(manifest.dataset, rest, manifest.tables) if rest else None
 
 
-def _put(made: Path, folder: Path, meanwhile: Manifest | None) -> None:
+def _put(made: Path, folder: Path, meanwhile: DatasetManifest | None) -> None:
     """Move what is in ``made`` to ``folder``, its manifest last; until then one of what stays as it is lies there."""
     goal, record = folder / "traces", folder / MANIFEST
     if meanwhile is None:

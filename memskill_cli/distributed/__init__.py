@@ -1,1 +1,1 @@
-"""Where the work on traces happens: in this process, or on the machines of a Ray cluster."""
+"""Engines: run jobs on traces in this process, or on the nodes of a Ray cluster."""

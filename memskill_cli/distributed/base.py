@@ -1,9 +1,9 @@
-"""What an engine is to training and evaluation: it does the same job on many traces, here or elsewhere.
+"""Interface of an engine: run the same job on many traces, in this process or in workers.
 
-A *kit* is what every job of one kind needs (the controller of an inner epoch, a method of remembering); it is opened
-once wherever jobs are done. The *desk* is where those jobs report, and it never leaves the process of the command: a
-frozen dataclass whose fields are functions. A coroutine function there is called and waited for; any other is told and
-gives nothing back. Only the command's process writes to a run, asks language models and spends money.
+A *job context* is what all jobs of one kind need (the controller of an inner epoch, an evaluation method); each process
+that runs jobs opens it once. *Callbacks* are how jobs report to the driver, the process of the command: a frozen
+dataclass whose fields are functions that run in the driver. A coroutine function is awaited; any other function is a
+notification without a result. Only the driver writes to a run and calls language models.
 """
 
 from __future__ import annotations
@@ -12,50 +12,50 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from memskill_cli.rollout.episode import World
+from memskill_cli.rollout.context import RolloutContext
 
 T = TypeVar("T")
 Job = Callable[..., Awaitable[T]]
-"""A module's function that is given the opened kit, the desk, and what is special about this one job."""
+"""A module-level function with the arguments (opened job context, callbacks, *details of this job)."""
 
 
-class Kit(Protocol):
-    """Made in the process of the command, opened where jobs are done; so it must be possible to send it there."""
+class JobContext(Protocol):
+    """Created in the driver, opened where jobs run; so it must be picklable."""
 
-    def open(self, world: World, desk: Any) -> AbstractAsyncContextManager[Any]: ...
+    def open(self, context: RolloutContext, callbacks: Any) -> AbstractAsyncContextManager[Any]: ...
 
 
-class Crew(Protocol):
-    """Those who have opened one kit."""
+class JobPool(Protocol):
+    """Runs jobs with one job context."""
 
     async def run(self, job: Job[T], *details: Any) -> T:
-        """``await job(opened kit, desk, *details)``. Any number at a time; each result depends on its own details only.
+        """``await job(opened context, callbacks, *details)``; any number concurrently.
 
-        Raises what the job raises. A job that is lost with the machine it ran on is done again, which costs nothing:
-        what it asked is asked by the process of the command, which has kept the replies.
+        A result depends only on the details. Raises what the job raises. If a worker is lost, its jobs run again; their
+        model calls are not paid for again, because the driver has cached the replies.
         """
         ...
 
 
 class Engine(Protocol):
-    def crew(self, kit: Kit, desk: Any) -> AbstractAsyncContextManager[Crew]: ...
+    def open_pool(self, job_context: JobContext, callbacks: Any) -> AbstractAsyncContextManager[JobPool]: ...
 
 
 class LocalEngine:
-    """Every job in this process and event loop."""
+    """Runs every job in this process and event loop."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, context: RolloutContext) -> None:
+        self._context = context
 
     @asynccontextmanager
-    async def crew(self, kit: Kit, desk: Any) -> AsyncIterator[Crew]:
-        async with kit.open(self._world, desk) as opened:
-            yield _Here(opened, desk)
+    async def open_pool(self, job_context: JobContext, callbacks: Any) -> AsyncIterator[JobPool]:
+        async with job_context.open(self._context, callbacks) as opened:
+            yield _LocalPool(opened, callbacks)
 
 
-class _Here:
-    def __init__(self, opened: Any, desk: Any) -> None:
-        self._opened, self._desk = opened, desk
+class _LocalPool:
+    def __init__(self, opened: Any, callbacks: Any) -> None:
+        self._opened, self._callbacks = opened, callbacks
 
     async def run(self, job: Job[T], *details: Any) -> T:
-        return await job(self._opened, self._desk, *details)
+        return await job(self._opened, self._callbacks, *details)

@@ -1,8 +1,8 @@
-"""Waits for the process that started a Ray cluster of its own to end, however it does, and takes down what is left.
+"""Stop the remaining processes of a local Ray cluster after its parent process has ended, even if it was killed.
 
-Ray's servers end with it; their helpers may outlive them for minutes. Run as a program, so that it outlives its parent:
-it knows by its standard input when that has ended, or has no use for the cluster any more. What belongs to the cluster
-is known by the files it has open: all of it writes logs in the cluster's folder, which is new and ours alone.
+Ray's servers end with the parent, but their helpers may run on for minutes. This is a separate program, so it outlives
+the parent; its standard input closes when the parent ends or no longer needs the cluster. Processes of the cluster are
+found by their open files: all write logs to the cluster's folder, which is new and used by nothing else.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _TRIES = 20
 
 
 def clean(folder: str, user: int) -> None:
-    """Kill every process of the cluster whose files are in ``folder``, save its ``user``, then delete those."""
+    """Kill every process of the cluster in ``folder`` except the pid ``user``, then delete the folder."""
     for _ in range(_TRIES):
-        left = [pid for pid in members(folder) if pid != user]
-        for pid in left:
+        remaining = [pid for pid in members(folder) if pid != user]
+        for pid in remaining:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if not left:
+        if not remaining:
             break
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def members(folder: str) -> list[int]:
-    """Processes of the cluster, where the system tells of them (Linux)."""
+    """Pids of the cluster's processes, from /proc (Linux only; elsewhere empty)."""
     return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _has_open(entry, f"{folder}/")]
 
 
@@ -42,7 +42,7 @@ def _has_open(process: Path, folder: str) -> bool:
             with suppress(OSError):  # closed meanwhile
                 if os.readlink(file).startswith(folder):
                     return True
-    except OSError:  # it has ended, or is not ours
+    except OSError:  # it has ended, or belongs to another user
         pass
     return False
 

@@ -1,4 +1,4 @@
-"""What a job elsewhere sees of the command's process: things that look like the real ones, and write letters."""
+"""Proxies for jobs in a worker: LLM client, encoders and callbacks that forward calls to the driver by RPC."""
 
 from __future__ import annotations
 
@@ -10,150 +10,158 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from memskill_cli.agent.env_runner import Playground
+from memskill_cli.agent.env_runner import EnvRunner
 from memskill_cli.config import AlfworldConfig, JudgePrompt, MemoryConfig, RewardConfig
-from memskill_cli.distributed.rpc import COMMAND, Correspondent
-from memskill_cli.llm.client import Gateway, Reply
-from memskill_cli.memory.encoder_pair import Spaces
+from memskill_cli.distributed.rpc import DRIVER, RpcEndpoint
+from memskill_cli.envs.environment import DEFAULT
+from memskill_cli.llm.client import LLMClient, Reply
+from memskill_cli.memory.encoder_pair import EncoderPair
 from memskill_cli.memory.encoders import CachedEncoder
-from memskill_cli.rollout.episode import World
-from memskill_cli.types import ROLES, Matrix, Role, Side
+from memskill_cli.rollout.context import RolloutContext
+from memskill_cli.types import ROLES, EncoderSide, Matrix, Role
+from memskill_cli.utils.registry import Plugin, loaded_plugins
 
 
-class Games(NamedTuple):
-    """Where tasks are played, and how: what a :class:`~memskill_cli.agent.env_runner.Playground` is made of."""
+class EnvPoolConfig(NamedTuple):
+    """Arguments for an :class:`~memskill_cli.agent.env_runner.EnvRunner` and its pool."""
 
     root: Path
     workers: int
-    acting: AlfworldConfig
+    config: AlfworldConfig
     max_chars: int
+    environment: str = DEFAULT
 
 
 @dataclasses.dataclass(frozen=True)
-class Charter:
-    """What must be known of a world to work in it from elsewhere. No key is among it."""
+class WorkerConfig:
+    """What a worker needs to build a :class:`RolloutContext` of proxies. It has no API keys."""
 
     memory: MemoryConfig
     reward: RewardConfig
     dataset: str
     windows: Mapping[Role, int | None]
     one_space: bool
-    """Whether both embedding spaces are one."""
+    """Whether state and retrieval use one embedding space."""
     dims: Mapping[str, int]
-    """Widths of the embedding spaces by name; skills are among them where they have an encoder of their own."""
+    """Dimensions of the embedding spaces by name, with ``skills`` if they have their own encoder."""
     judge_prompt: JudgePrompt
-    games: Games | None
+    env_pool: EnvPoolConfig | None
+    plugins: tuple[Plugin, ...] = ()
+    """Plug-in files of the driver; a worker must have them at the same paths."""
 
     @classmethod
-    def of(cls, world: World, games: Games | None) -> Charter:
-        windows = {role: world.gateway.window(role) for role in ROLES}
-        one_space = world.spaces.state is world.spaces.retrieval
-        dims = {name: encoder.dim for name, encoder in world.spaces._asdict().items() if encoder is not None}
-        return cls(world.memory, world.reward, world.dataset, windows, one_space, dims, world.judge_prompt, games)
+    def of(cls, context: RolloutContext, games: EnvPoolConfig | None) -> WorkerConfig:
+        windows = {role: context.llm.window(role) for role in ROLES}
+        one_space = context.encoders.state is context.encoders.retrieval
+        dims = {name: encoder.dim for name, encoder in context.encoders._asdict().items() if encoder is not None}
+        rest = context.judge_prompt, games, loaded_plugins()
+        return cls(context.memory, context.reward, context.dataset, windows, one_space, dims, *rest)
 
-    def world(self, mail: Correspondent) -> World:
-        """The world as it is seen from the other end of ``mail``."""
-        line = Line(mail)
-        encoders = {name: cast(CachedEncoder, RemoteEncoder(line, name, dim)) for name, dim in self.dims.items()}
+    def context(self, endpoint: RpcEndpoint) -> RolloutContext:
+        """A rollout context whose LLM client and encoders call the driver through ``endpoint``."""
+        driver = DriverClient(endpoint)
+        proxies = {name: cast(CachedEncoder, EncoderProxy(driver, name, dim)) for name, dim in self.dims.items()}
         if self.one_space:
-            encoders["retrieval"] = encoders["state"]
-        spaces = Spaces(**encoders)
-        gateway = cast(Gateway, RemoteGateway(line, self.windows))
-        playground = self._playground(line)
-        return World(gateway, spaces, self.memory, self.reward, self.dataset, playground, self.judge_prompt)
+            proxies["retrieval"] = proxies["state"]
+        encoders = EncoderPair(**proxies)
+        llm = cast(LLMClient, LLMClientProxy(driver, self.windows))
+        env_runner = self._env_runner(driver)
+        return RolloutContext(llm, encoders, self.memory, self.reward, self.dataset, env_runner, self.judge_prompt)
 
-    def _playground(self, line: Line) -> Playground | None:
-        if self.games is None:
+    def _env_runner(self, driver: DriverClient) -> EnvRunner | None:
+        if self.env_pool is None:
             return None
-        from memskill_cli.envs.env_pool import GamePool
+        from memskill_cli.envs.env_pool import EnvPool
 
-        at = self.games
-        deadline, notice = at.acting.deadline, partial(line.tell, "notice")
-        return Playground(
-            GamePool(at.root, workers=at.workers, deadline=deadline, notice=notice), at.acting, at.max_chars
+        at = self.env_pool
+        deadline, notice = at.config.step_timeout, partial(driver.notify, "notice")
+        return EnvRunner(
+            EnvPool(at.root, workers=at.workers, deadline=deadline, notice=notice, name=at.environment),
+            at.config,
+            at.max_chars,
         )
 
 
-def functions_of(world: World, notice: Callable[[str], None]) -> dict[str, Callable[..., Any]]:
-    """What the stand-ins of ``world`` ask for."""
-    functions: dict[str, Callable[..., Any]] = {"ask": world.gateway.ask, "notice": notice}
-    for name, encoder in world.spaces._asdict().items():
+def driver_functions(context: RolloutContext, notice: Callable[[str], None]) -> dict[str, Callable[..., Any]]:
+    """The driver's functions that the proxies of ``context`` call, by name."""
+    functions: dict[str, Callable[..., Any]] = {"ask": context.llm.ask, "notice": notice}
+    for name, encoder in context.encoders._asdict().items():
         if encoder is not None:
-            functions |= {f"{name}.aencode": encoder.aencode, f"{name}.ahead": encoder.ahead}
+            functions |= {f"{name}.aencode": encoder.aencode, f"{name}.prefetch": encoder.prefetch}
     return functions
 
 
-class Line:
-    """The way to the command's process, from the event loop that it is made in."""
+class DriverClient:
+    """Calls functions of the driver. Belongs to the event loop in which it is created."""
 
-    def __init__(self, mail: Correspondent) -> None:
-        self._mail = mail
+    def __init__(self, endpoint: RpcEndpoint) -> None:
+        self._endpoint = endpoint
         self._loop = asyncio.get_running_loop()
 
-    async def call(self, what: str, *args: Any, **kwargs: Any) -> Any:
-        return await self._mail.call(COMMAND, what, *args, **kwargs)
+    async def call(self, function: str, *args: Any, **kwargs: Any) -> Any:
+        return await self._endpoint.call(DRIVER, function, *args, **kwargs)
 
-    def tell(self, what: str, *args: Any) -> None:
-        self._mail.tell(COMMAND, what, *args)
+    def notify(self, function: str, *args: Any) -> None:
+        self._endpoint.notify(DRIVER, function, *args)
 
-    def call_from_thread(self, what: str, *args: Any) -> Any:
-        """:meth:`call` for another thread than the event loop's."""
-        return asyncio.run_coroutine_threadsafe(self.call(what, *args), self._loop).result()
+    def call_from_thread(self, function: str, *args: Any) -> Any:
+        """:meth:`call`, blocking, for a thread other than the event loop's."""
+        return asyncio.run_coroutine_threadsafe(self.call(function, *args), self._loop).result()
 
 
-class RemoteGateway:
-    """Of :class:`~memskill_cli.llm.client.Gateway`, what a trace needs. The calls are the command's."""
+class LLMClientProxy:
+    """The methods of :class:`~memskill_cli.llm.client.LLMClient` that jobs use. The driver makes the calls."""
 
-    def __init__(self, line: Line, windows: Mapping[Role, int | None]) -> None:
-        self._line, self._windows = line, windows
+    def __init__(self, driver: DriverClient, windows: Mapping[Role, int | None]) -> None:
+        self._driver, self._windows = driver, windows
 
-    async def ask(self, role: Role, messages: Any, **how: Any) -> Reply[Any]:
-        return cast(Reply[Any], await self._line.call("ask", role, messages, **how))
+    async def ask(self, role: Role, messages: Any, **options: Any) -> Reply[Any]:
+        return cast(Reply[Any], await self._driver.call("ask", role, messages, **options))
 
     def window(self, role: Role) -> int | None:
         return self._windows[role]
 
 
-class RemoteEncoder:
-    """Of :class:`~memskill_cli.memory.encoders.CachedEncoder`, what a trace needs. The command has the cache."""
+class EncoderProxy:
+    """The methods of :class:`~memskill_cli.memory.encoders.CachedEncoder` that jobs use. The driver has the cache."""
 
-    def __init__(self, line: Line, space: str, dim: int) -> None:
-        self._line, self._space, self.dim = line, space, dim
+    def __init__(self, driver: DriverClient, space: str, dim: int) -> None:
+        self._driver, self._space, self.dim = driver, space, dim
 
-    async def aencode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
-        return cast(Matrix, await self._line.call(f"{self._space}.aencode", list(texts), side))
+    async def aencode(self, texts: Sequence[str], side: EncoderSide = "context") -> Matrix:
+        return cast(Matrix, await self._driver.call(f"{self._space}.aencode", list(texts), side))
 
-    def ahead(self, texts: Sequence[str], side: Side = "context", after: int = 0) -> None:
-        self._line.tell(f"{self._space}.ahead", list(texts), side, after)
+    def prefetch(self, texts: Sequence[str], side: EncoderSide = "context", after: int = 0) -> None:
+        self._driver.notify(f"{self._space}.prefetch", list(texts), side, after)
 
-    def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
-        """Not in the event loop's thread."""
-        return cast(Matrix, self._line.call_from_thread(f"{self._space}.aencode", list(texts), side))
-
-
-# --- desks --------------------------------------------------------------------------------------------------------
+    def encode(self, texts: Sequence[str], side: EncoderSide = "context") -> Matrix:
+        """Blocking; must not be called in the event loop's thread."""
+        return cast(Matrix, self._driver.call_from_thread(f"{self._space}.aencode", list(texts), side))
 
 
-class DeskPlan(NamedTuple):
-    """A desk as others know it: its class, and of each of its functions whether it is waited for."""
+# --- callbacks ----------------------------------------------------------------------------------------------------
+
+
+class CallbackSpec(NamedTuple):
+    """Description of a callbacks dataclass: its class, and for each function whether it is awaited."""
 
     kind: type
-    waited: Mapping[str, bool]
+    awaited: Mapping[str, bool]
 
     @classmethod
-    def of(cls, desk: Any) -> DeskPlan:
-        names = [field.name for field in dataclasses.fields(desk)]
-        return cls(type(desk), {name: inspect.iscoroutinefunction(getattr(desk, name)) for name in names})
+    def of(cls, callbacks: Any) -> CallbackSpec:
+        names = [field.name for field in dataclasses.fields(callbacks)]
+        return cls(type(callbacks), {name: inspect.iscoroutinefunction(getattr(callbacks, name)) for name in names})
 
-    def desk(self, line: Line, crew: str) -> Any:
-        """The stand-in for the desk of ``crew``."""
+    def proxy(self, driver: DriverClient, pool: str) -> Any:
+        """An instance whose functions call those of ``pool`` in the driver."""
 
-        def ask(name: str, waits: bool) -> Callable[..., Any]:
-            return partial(line.call if waits else line.tell, f"{crew}.{name}")
+        def remote(name: str, awaited: bool) -> Callable[..., Any]:
+            return partial(driver.call if awaited else driver.notify, f"{pool}.{name}")
 
-        return self.kind(**{name: ask(name, waits) for name, waits in self.waited.items()})
+        return self.kind(**{name: remote(name, awaited) for name, awaited in self.awaited.items()})
 
 
-def desk_functions(desk: Any, crew: str) -> dict[str, Callable[..., Any]]:
-    """What the stand-ins of ``desk`` ask for."""
-    return {f"{crew}.{field.name}": getattr(desk, field.name) for field in dataclasses.fields(desk)}
+def callback_functions(callbacks: Any, pool: str) -> dict[str, Callable[..., Any]]:
+    """The driver's functions that the proxy of ``callbacks`` calls, by name."""
+    return {f"{pool}.{field.name}": getattr(callbacks, field.name) for field in dataclasses.fields(callbacks)}

@@ -1,15 +1,15 @@
-"""Jobs on the machines of a Ray cluster.
+"""Run jobs on the nodes of a Ray cluster.
 
-    this process                      office (actor)        workers (actors, on any node)
-    run directory, gateway, budget  <--- letters --->       traces: controller, memory bank, parsing, games
-    cache of embeddings             ---- texts ---->        encoders (actors, GPUs where there are some)
+    driver (this process)               broker (actor)      workers (actors, on any node)
+    run directory, LLM client, budget  <--- messages --->   traces: controller, memory bank, parsing, games
+    cache of embeddings                ---- texts ---->     encoders (actors, on GPUs if there are any)
 
-Models are asked, money is counted and files are written here and nowhere else: ten workers share one gateway with its
-rests, its bound and its budget, no key leaves this process, and a worker that dies takes no reply with it. Its jobs are
-done again by others; what they ask has been answered before and is not paid for again.
+Only the driver calls language models, counts costs and writes files. So all workers share one LLM client with its key
+cooldowns, rate limits and budget, API keys stay in the driver, and a lost worker loses no replies: its jobs run again
+on other workers, and their calls are answered from the cache.
 
-A worker is an actor in which many traces wait side by side, each a task of its own: as plain tasks of Ray they would
-take a process each for a time that is nearly all waiting.
+A worker is an actor that runs many jobs concurrently as asyncio tasks. As Ray tasks, each job would need its own
+process, although it mostly waits.
 """
 
 from __future__ import annotations
@@ -20,24 +20,30 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from memskill_cli.distributed.base import Crew, Job, Kit
-from memskill_cli.distributed.proxies import Charter, DeskPlan, Games, desk_functions, functions_of
-from memskill_cli.distributed.rpc import COMMAND, Correspondent, Post, PostOffice
-from memskill_cli.distributed.worker import CrewPlan, Outcome
-from memskill_cli.distributed.worker_pool import MANY, Staff
-from memskill_cli.rollout.episode import World
+from memskill_cli.distributed.base import Job, JobContext, JobPool
+from memskill_cli.distributed.proxies import (
+    CallbackSpec,
+    EnvPoolConfig,
+    WorkerConfig,
+    callback_functions,
+    driver_functions,
+)
+from memskill_cli.distributed.rpc import DRIVER, Broker, MessageBatch, RpcEndpoint
+from memskill_cli.distributed.worker import JobContextSpec, JobResult
+from memskill_cli.distributed.worker_pool import MAX_CONCURRENCY, WorkerPool
+from memskill_cli.rollout.context import RolloutContext
 
 T = TypeVar("T")
 
 
-class _Boxes:
-    """The office as this process or a worker sees it: an actor's handle."""
+class _BrokerActor:
+    """A :class:`BrokerHandle` that calls the broker's Ray actor."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
 
-    def post(self, letters: Post) -> object:
-        return self._handle.post.remote(letters)
+    def post(self, messages: MessageBatch) -> object:
+        return self._handle.post.remote(messages)
 
     async def collect(self, name: str) -> Any:
         return await self._handle.collect.remote(name)
@@ -47,74 +53,77 @@ class _Boxes:
 
 
 class RayEngine:
-    """Made by :func:`open_engine`. ``functions`` are what may be asked of this process, ``serving`` answers."""
+    """Created by :func:`open_engine`. Workers may call ``functions``; ``serving`` is the task that answers them."""
 
-    def __init__(self, staff: Staff, functions: dict[str, Callable[..., Any]], serving: asyncio.Task[None]) -> None:
-        self._staff, self._functions, self._serving = staff, functions, serving
+    def __init__(
+        self, workers: WorkerPool, functions: dict[str, Callable[..., Any]], serving: asyncio.Task[None]
+    ) -> None:
+        self._workers, self._functions, self._serving = workers, functions, serving
         self._numbers = itertools.count(1)
 
     @asynccontextmanager
-    async def crew(self, kit: Kit, desk: Any) -> AsyncIterator[Crew]:
+    async def open_pool(self, job_context: JobContext, callbacks: Any) -> AsyncIterator[JobPool]:
         import ray
         from ray import cloudpickle
 
-        name, plan = f"crew-{next(self._numbers)}", CrewPlan(kit, DeskPlan.of(desk))
-        stored = ray.put(cloudpickle.dumps(plan))
-        self._functions |= desk_functions(desk, name)
+        name, spec = f"pool-{next(self._numbers)}", JobContextSpec(job_context, CallbackSpec.of(callbacks))
+        stored = ray.put(cloudpickle.dumps(spec))
+        self._functions |= callback_functions(callbacks, name)
         try:
-            yield _RayCrew(name, stored, self._staff, self._serving)
+            yield _RayPool(name, stored, self._workers, self._serving)
         finally:
-            self._staff.dismiss(name)
-            for function in desk_functions(desk, name):
+            self._workers.release(name)
+            for function in callback_functions(callbacks, name):
                 del self._functions[function]
 
 
-class _RayCrew:
-    def __init__(self, name: str, stored: Any, staff: Staff, serving: asyncio.Task[None]) -> None:
-        self._name, self._stored, self._staff, self._serving = name, stored, staff, serving
+class _RayPool:
+    def __init__(self, name: str, stored: Any, workers: WorkerPool, serving: asyncio.Task[None]) -> None:
+        self._name, self._stored, self._workers, self._serving = name, stored, workers, serving
 
     async def run(self, job: Job[T], *details: Any) -> T:
         from ray import cloudpickle
 
-        done = self._staff.do(self._name, self._stored, cloudpickle.dumps((job, details)))
-        outcome = await self._while_served(asyncio.ensure_future(done))
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome.value
+        running = self._workers.run_job(self._name, self._stored, cloudpickle.dumps((job, details)))
+        result = await self._while_served(asyncio.ensure_future(running))
+        if result.error is not None:
+            raise result.error
+        return result.value
 
-    async def _while_served(self, doing: asyncio.Future[Outcome]) -> Outcome:
-        """The outcome; or what went wrong here, without which no job elsewhere comes to an end."""
+    async def _while_served(self, running: asyncio.Future[JobResult]) -> JobResult:
+        """The result of a job. Raises if ``serving`` ends first, because then the job would wait forever."""
         try:
-            both: set[asyncio.Future[Any]] = {doing, self._serving}
+            both: set[asyncio.Future[Any]] = {running, self._serving}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if not doing.done():
+            if not running.done():
                 self._serving.result()
-            return await doing
+            return await running
         finally:
-            doing.cancel()
+            running.cancel()
 
 
 @asynccontextmanager
 async def open_engine(
-    world: World, games: Games | None, workers: int, notice: Callable[[str], None]
+    context: RolloutContext, games: EnvPoolConfig | None, workers: int, notice: Callable[[str], None]
 ) -> AsyncIterator[RayEngine]:
-    """An engine of ``workers`` processes on the cluster we are connected to, whose jobs work in ``world``."""
+    """An engine with ``workers`` worker processes on the connected cluster; jobs get a proxy of ``context``."""
     import ray
     from ray import cloudpickle
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    office = ray.remote(num_cpus=0, max_concurrency=MANY)(PostOffice).options(scheduling_strategy=here).remote()
-    boxes = _Boxes(office)
-    functions = functions_of(world, notice)
-    mail = Correspondent(COMMAND, boxes, functions, cloudpickle.dumps)
-    staff = Staff(boxes, Charter.of(world, games), workers, notice)
-    serving = asyncio.create_task(mail.serve())
-    staff.hire()
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    broker_class = ray.remote(num_cpus=0, max_concurrency=MAX_CONCURRENCY)(Broker)
+    actor = broker_class.options(scheduling_strategy=this_node).remote()
+    broker = _BrokerActor(actor)
+    functions = driver_functions(context, notice)
+    endpoint = RpcEndpoint(DRIVER, broker, functions, cloudpickle.dumps)
+    pool = WorkerPool(broker, WorkerConfig.of(context, games), workers, notice)
+    serving = asyncio.create_task(endpoint.serve())
+    pool.start()
     try:
-        yield RayEngine(staff, functions, serving)
+        yield RayEngine(pool, functions, serving)
     finally:
-        staff.close()
+        pool.close()
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
-        ray.kill(office)
+        ray.kill(actor)

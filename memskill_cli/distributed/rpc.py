@@ -1,10 +1,10 @@
-"""Letters between the process of a command and those that work for it.
+"""RPC between driver and workers via a broker actor.
 
-Neither can call the other: a command is no actor, and those who work for it may be anywhere. So there is an *office*
-with a box for each of them; who has letters for others takes many of them there at once, and who waits for letters
-waits at its box. A letter asks for a function by name, or brings the answer.
+They cannot call each other directly, because the driver is no Ray actor. So a *broker* has a queue per endpoint. An
+endpoint posts messages in batches, and waits for the messages in its own queue. A message is a call of a function by
+name, or the answer to a call.
 
-Letters are pickled, as all that Ray carries is. They go between processes of this program within one cluster, and are
+Messages are pickled, as all data of Ray. They are exchanged only between processes of memskill in one cluster, and are
 never stored.
 """
 
@@ -20,101 +20,104 @@ from typing import Any, NamedTuple, Protocol
 
 from memskill_cli.errors import RunError
 
-COMMAND = "command"
-"""Whose box is that of the command's process."""
+DRIVER = "command"
+"""Name of the driver's queue."""
 
 
-class Letter(NamedTuple):
+class RpcMessage(NamedTuple):
     sender: str
     number: int
-    """Of a question; its answer bears the same. 0: nobody waits for an answer."""
-    what: str
-    """The function that is asked for; "" in an answer."""
+    """Number of a call; its answer has the same number. 0: no answer is expected."""
+    function: str
+    """Name of the called function; "" in an answer."""
     body: bytes
 
 
-Post = list[tuple[str, Letter]]
-"""Letters, each with whose box it goes to."""
+MessageBatch = list[tuple[str, RpcMessage]]
+"""(name of the receiver, message) pairs."""
 
 
-class Office(Protocol):
-    """Where letters are taken and fetched."""
+class BrokerHandle(Protocol):
+    """The methods of the broker that endpoints use."""
 
-    def post(self, letters: Post) -> object: ...
+    def post(self, messages: MessageBatch) -> object: ...
 
-    def collect(self, name: str) -> Awaitable[list[Letter]]: ...
+    def collect(self, name: str) -> Awaitable[list[RpcMessage]]: ...
 
 
-class PostOffice:
-    """The boxes. Letters to somebody who is gone go nowhere. (Ray may do two posts in another order.)"""
+class Broker:
+    """The queues. Messages to a closed queue are dropped. Ray may execute two posts in another order."""
 
     def __init__(self) -> None:
-        self._boxes: defaultdict[str, list[Letter]] = defaultdict(list)
-        self._filled: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
-        self._gone: set[str] = set()
+        self._queues: defaultdict[str, list[RpcMessage]] = defaultdict(list)
+        self._ready: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._closed: set[str] = set()
 
-    async def post(self, letters: Post) -> None:
-        for name, letter in letters:
-            if name not in self._gone:
-                self._boxes[name].append(letter)
-                self._filled[name].set()
+    async def post(self, messages: MessageBatch) -> None:
+        for name, message in messages:
+            if name not in self._closed:
+                self._queues[name].append(message)
+                self._ready[name].set()
 
-    async def collect(self, name: str) -> list[Letter]:
-        """All that is in a box, as soon as there is something."""
-        await self._filled[name].wait()
-        self._filled[name].clear()
-        return self._boxes.pop(name, [])
+    async def collect(self, name: str) -> list[RpcMessage]:
+        """Wait for messages in a queue, and return all of them."""
+        await self._ready[name].wait()
+        self._ready[name].clear()
+        return self._queues.pop(name, [])
 
     async def close(self, name: str) -> None:
-        """Nobody will come for these letters any more."""
-        self._gone.add(name)
-        self._boxes.pop(name, None)
-        self._filled.pop(name, asyncio.Event()).set()  # whoever still waits is let go
+        """Drop a queue and its messages."""
+        self._closed.add(name)
+        self._queues.pop(name, None)
+        self._ready.pop(name, asyncio.Event()).set()  # wake a call of collect() that still waits
 
 
-class Correspondent:
-    """One end: asks others for their functions, and lets them ask for its own, ``functions``. Lives in one event loop.
+class RpcEndpoint:
+    """Calls functions of other endpoints, and runs its own ``functions`` for them. Belongs to one event loop.
 
-    :meth:`serve` must run for anything to arrive. What was posted in one turn of the loop goes to the office together.
+    :meth:`serve` must run, or no message arrives. Messages sent in one iteration of the event loop are one batch.
     """
 
     def __init__(
         self,
         name: str,
-        office: Office,
+        broker: BrokerHandle,
         functions: Mapping[str, Callable[..., Any]],
         dumps: Callable[[Any], bytes] = pickle.dumps,
     ) -> None:
-        self._name, self._office, self._functions, self._dumps = name, office, functions, dumps
+        self._name, self._broker, self._functions, self._dumps = name, broker, functions, dumps
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._outgoing: Post = []
+        self._outgoing: MessageBatch = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: Exception | None = None
 
-    async def call(self, to: str, what: str, *args: Any, **kwargs: Any) -> Any:
-        """What ``to``'s function gives back. Raises what it raises; RunError when the office is gone."""
+    async def call(self, to: str, function: str, *args: Any, **kwargs: Any) -> Any:
+        """The result of a function of ``to``. Raises what it raises, and RunError if the broker is lost."""
         if self._failure:
             raise self._failure
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
-        self._send(to, number, what, (args, kwargs))
+        self._send(to, number, function, (args, kwargs))
         try:
             return await answer
         finally:
             del self._waiting[number]
 
-    def tell(self, to: str, what: str, *args: Any) -> None:
-        """Have ``to``'s function called some time; whatever comes of it."""
-        self._send(to, 0, what, (args, {}))
+    def notify(self, to: str, function: str, *args: Any) -> None:
+        """Call a function of ``to`` without waiting for a result."""
+        self._send(to, 0, function, (args, {}))
 
     async def serve(self) -> None:
-        """Fetch letters until cancelled. Raises RunError when the office is gone, or what a told function raises; so
-        does, from then on, every call."""
+        """Receive messages until cancelled.
+
+        Raises RunError if the broker is lost, and what a notified function raises. After that, every call raises the
+        same error.
+        """
         try:
             while True:
-                for letter in await self._collect():
-                    self._open(letter)
+                for message in await self._collect():
+                    self._open(message)
         except Exception as error:
             self._failure = error
             for answer in self._waiting.values():
@@ -125,59 +128,59 @@ class Correspondent:
             for task in self._tasks:
                 task.cancel()
 
-    async def _collect(self) -> list[Letter]:
+    async def _collect(self) -> list[RpcMessage]:
         try:
-            return await self._office.collect(self._name)
+            return await self._broker.collect(self._name)
         except Exception as error:
             what = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise RunError(f"the way to those who work for this run is lost: {what}") from None
+            raise RunError(f"the connection to the workers of this run is lost: {what}") from None
 
-    def _open(self, letter: Letter) -> None:
-        content = pickle.loads(letter.body)  # noqa: S301 - see above
-        if not letter.what:
-            answer = self._waiting.get(letter.number)
-            if answer and not answer.done():  # else who asked has given up
+    def _open(self, message: RpcMessage) -> None:
+        content = pickle.loads(message.body)  # noqa: S301 - see above
+        if not message.function:
+            answer = self._waiting.get(message.number)
+            if answer and not answer.done():  # else the caller was cancelled
                 _settle(answer, content)
             return
-        function = self._functions.get(letter.what)
-        if function is None:  # of a desk that has closed since
+        function = self._functions.get(message.function)
+        if function is None:  # the pool of these callbacks has been closed
             return
         args, kwargs = content
-        if not letter.number and not inspect.iscoroutinefunction(function):
+        if not message.number and not inspect.iscoroutinefunction(function):
             function(*args, **kwargs)
             return
-        task = asyncio.create_task(self._answer(letter, function, args, kwargs))
+        task = asyncio.create_task(self._answer(message, function, args, kwargs))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(
-        self, letter: Letter, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, message: RpcMessage, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         content: tuple[Any, Exception | None]
         try:
             content = await function(*args, **kwargs), None
         except Exception as error:
             content = None, self._portable(error)
-        if letter.number:
-            self._send(letter.sender, letter.number, "", content)
+        if message.number:
+            self._send(message.sender, message.number, "", content)
 
     def _portable(self, error: Exception) -> Exception:
-        """``error``, or what it says if it does not survive a journey."""
+        """``error`` if it can be pickled, else a RunError with its text."""
         try:
             pickle.loads(self._dumps(error))  # noqa: S301 - see above
-        except Exception:
+        except Exception:  # classes of other packages can fail in any way when they are pickled
             what = (str(error).strip() or type(error).__name__).splitlines()[0]
             return RunError(f"unexpected {type(error).__name__}: {what}")
         return error
 
-    def _send(self, to: str, number: int, what: str, content: Any) -> None:
+    def _send(self, to: str, number: int, function: str, content: Any) -> None:
         if not self._outgoing:
             asyncio.get_running_loop().call_soon(self._dispatch)
-        self._outgoing.append((to, Letter(self._name, number, what, self._dumps(content))))
+        self._outgoing.append((to, RpcMessage(self._name, number, function, self._dumps(content))))
 
     def _dispatch(self) -> None:
-        letters, self._outgoing = self._outgoing, []
-        self._office.post(letters)
+        messages, self._outgoing = self._outgoing, []
+        self._broker.post(messages)
 
 
 def _settle(answer: asyncio.Future[Any], content: tuple[Any, Exception | None]) -> None:

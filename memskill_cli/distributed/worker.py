@@ -1,6 +1,6 @@
-"""Who does jobs on a node of a cluster: one process with one event loop, in which many traces wait side by side.
+"""A worker: one process with one event loop that runs many jobs concurrently.
 
-Nothing here knows of Ray, which makes an actor of it.
+This module does not depend on Ray; ``worker_pool.py`` makes a Ray actor of the class.
 """
 
 from __future__ import annotations
@@ -9,79 +9,100 @@ import asyncio
 import os
 import pickle
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
 from memskill_cli import __version__
-from memskill_cli.distributed.proxies import Charter, DeskPlan, Line
-from memskill_cli.distributed.rpc import Correspondent, Office
+from memskill_cli.distributed.proxies import CallbackSpec, DriverClient, WorkerConfig
+from memskill_cli.distributed.rpc import BrokerHandle, RpcEndpoint
 from memskill_cli.errors import MemskillError
-from memskill_cli.utils import devices
+from memskill_cli.utils import devices, process
+from memskill_cli.utils.registry import Plugin, load_plugin
 
 
-class Introduction(NamedTuple):
-    """Who has come to work; ``fault`` says why they cannot, "" if they can."""
+class Hello(NamedTuple):
+    """A new worker's first message. ``where`` is its host and pid; ``problem`` is why it cannot work, "" if it can."""
 
     version: str
     where: str
-    fault: str
+    problem: str
 
 
-class Outcome(NamedTuple):
-    """What became of a job: its value, or an error of ours."""
+class JobResult(NamedTuple):
+    """The result of a job: its value, or a :class:`MemskillError`."""
 
     value: Any = None
     error: MemskillError | None = None
 
 
-class CrewPlan(NamedTuple):
-    """What a worker opens once for all jobs of a crew."""
+class JobContextSpec(NamedTuple):
+    """What a worker opens once for all jobs of a pool."""
 
-    kit: Any
-    desk: DeskPlan
+    context: Any
+    callbacks: CallbackSpec
 
 
 class _Open(NamedTuple):
     opened: Any
-    desk: Any
+    callbacks: Any
     stack: AsyncExitStack
 
 
 class Worker:
-    """Lives in the event loop of a Ray actor; ``name`` is that of its box, ``dumps`` pickles its letters."""
+    """Belongs to the event loop of a Ray actor. ``name``: its address at the broker. ``dumps`` pickles messages."""
 
-    def __init__(self, name: str, office: Office, charter: Charter, dumps: Callable[[Any], bytes]) -> None:
-        self._name, self._office, self._charter, self._dumps = name, office, charter, dumps
-        self._crews: dict[str, asyncio.Task[_Open]] = {}
+    def __init__(
+        self, name: str, broker: BrokerHandle, worker_config: WorkerConfig, dumps: Callable[[Any], bytes]
+    ) -> None:
+        self._name, self._broker, self._worker_config, self._dumps = name, broker, worker_config, dumps
+        self._pools: dict[str, asyncio.Task[_Open]] = {}
 
-    async def begin(self) -> Introduction:
-        devices.torch_in_one_thread()  # as wherever a controller is used: last bits depend on it
-        where, games = f"{socket.gethostname()} (process {os.getpid()})", self._charter.games
+    async def begin(self) -> Hello:
+        """Load plug-ins, connect to the broker and start serving."""
+        process.own()  # the process belongs to memskill alone
+        devices.torch_in_one_thread()  # the last bits of the controller's results depend on the number of threads
+        where, games = f"{socket.gethostname()} (process {os.getpid()})", self._worker_config.env_pool
+        if problem := _load_plugins(self._worker_config.plugins, where):
+            return Hello(__version__, where, problem)
         if games and not games.root.is_dir():
-            return Introduction(__version__, where, f"{where} has no folder {games.root}, where the games are")
-        mail = Correspondent(self._name, self._office, {}, self._dumps)
-        self._line, self._world = Line(mail), self._charter.world(mail)
-        self._serving = asyncio.create_task(mail.serve())
-        return Introduction(__version__, where, "")
+            return Hello(__version__, where, f"{where} has no games folder {games.root}")
+        endpoint = RpcEndpoint(self._name, self._broker, {}, self._dumps)
+        self._driver, self._context = DriverClient(endpoint), self._worker_config.context(endpoint)
+        self._serving = asyncio.create_task(endpoint.serve())
+        return Hello(__version__, where, "")
 
-    async def run(self, crew: str, plan: list[Awaitable[bytes]], job: bytes) -> Outcome:
-        """Do a job of a crew. ``plan`` is in a list so that Ray does not fetch it for every job."""
-        function, details = pickle.loads(job)  # noqa: S301 - from the command's process
+    async def run(self, pool: str, spec: list[Awaitable[bytes]], job: bytes) -> JobResult:
+        """Run a job of a pool. ``spec`` is in a list so that Ray does not fetch it for every job."""
+        function, details = pickle.loads(job)  # noqa: S301 - from the driver
         try:
-            if crew not in self._crews:
-                self._crews[crew] = asyncio.create_task(self._open(crew, plan[0]))
-            opened, desk, _ = await asyncio.shield(self._crews[crew])
-            return Outcome(await function(opened, desk, *details))
+            if pool not in self._pools:
+                self._pools[pool] = asyncio.create_task(self._open(pool, spec[0]))
+            opened, callbacks, _ = await asyncio.shield(self._pools[pool])
+            return JobResult(await function(opened, callbacks, *details))
         except MemskillError as error:
-            return Outcome(error=error)
+            return JobResult(error=error)
 
-    async def dismiss(self, crew: str) -> None:
-        """No more jobs of a crew will come."""
-        if task := self._crews.pop(crew, None):
+    async def release(self, pool: str) -> None:
+        """Close the job context of a pool; no more of its jobs will come."""
+        if task := self._pools.pop(pool, None):
             await (await task).stack.aclose()
 
-    async def _open(self, crew: str, stored: Awaitable[bytes]) -> _Open:
-        plan: CrewPlan = pickle.loads(await stored)  # noqa: S301 - from the command's process
-        desk, stack = plan.desk.desk(self._line, crew), AsyncExitStack()
-        return _Open(await stack.enter_async_context(plan.kit.open(self._world, desk)), desk, stack)
+    async def _open(self, pool: str, stored: Awaitable[bytes]) -> _Open:
+        spec: JobContextSpec = pickle.loads(await stored)  # noqa: S301 - from the driver
+        callbacks, stack = spec.callbacks.proxy(self._driver, pool), AsyncExitStack()
+        return _Open(await stack.enter_async_context(spec.context.open(self._context, callbacks)), callbacks, stack)
+
+
+def _load_plugins(plugins: Iterable[Plugin], where: str) -> str:
+    """Load the driver's plug-in files. Returns the reason if that is impossible, else ""."""
+    for plugin in plugins:
+        if not plugin.path.is_file():
+            return f"{where} has no plug-in file {plugin.path}: copy it to the same path on every node"
+        try:
+            here = load_plugin(plugin.path)
+        except MemskillError as error:
+            return f"{where}: {error.message}"
+        if here.sha256 != plugin.sha256:
+            return f"{where} has another version of the plug-in {plugin.path}: copy the same file to every node"
+    return ""

@@ -1,4 +1,4 @@
-"""The workers of a Ray cluster: who does the next job, and what becomes of jobs when one of them is lost."""
+"""The workers on a Ray cluster: assign jobs, replace lost workers, retry their jobs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from memskill_cli import __version__
-from memskill_cli.distributed.proxies import Charter
-from memskill_cli.distributed.worker import Introduction, Outcome, Worker
+from memskill_cli.distributed.proxies import WorkerConfig
+from memskill_cli.distributed.worker import Hello, JobResult, Worker
 from memskill_cli.errors import RunError
 
-SHARE = 0.25
-"""Of a CPU, what an actor asks for: they mostly wait, and when a node is lost there must be room for them on others."""
-MANY = 100_000
-"""Calls that an actor may have under way: it is for others to bound them."""
-TELL_AFTER, PATIENCE = 20.0, 600.0
-"""Seconds of waiting for a cluster that has no room: until it is said, and until it is given up."""
-_GATHERING = 10.0
-"""Seconds in which the first worker waits for the others, so that it does not get all of the first jobs."""
-_TRIES = 3  # workers in a row that do not come up; and workers that one job may lose
+CPU_SHARE = 0.25
+"""CPUs per actor. Small, because actors mostly wait, and the other nodes must have room for them if a node is lost."""
+MAX_CONCURRENCY = 100_000
+"""Concurrent calls per actor. In effect unlimited: the number of jobs is limited elsewhere."""
+NOTICE_AFTER, GIVE_UP_AFTER = 20.0, 600.0
+"""Seconds of waiting for free resources of the cluster: until a notice, and until an error."""
+_START_WINDOW = 10.0
+"""Seconds to wait for more workers after the first one, so that it does not get all of the first jobs."""
+_TRIES = 3  # workers in a row that fail to start; also lost workers per job
 
 
-class Boxes(Protocol):
-    """The office as a handle to be given away."""
+class QueueCloser(Protocol):
+    """The broker, as far as the pool uses it."""
 
     def close(self, name: str) -> None: ...
 
@@ -41,147 +41,157 @@ class _Member:
     jobs: int = 0
 
 
-class Staff:
-    """``wanted`` workers, each replaced when it is lost. ``notice`` is told of those. Lives in one event loop."""
+class WorkerPool:
+    """``wanted`` workers. A lost worker is replaced, with a ``notice``. Belongs to one event loop."""
 
-    def __init__(self, office: Boxes, charter: Charter, wanted: int, notice: Callable[[str], None]) -> None:
+    def __init__(
+        self, broker: QueueCloser, worker_config: WorkerConfig, wanted: int, notice: Callable[[str], None]
+    ) -> None:
         import ray
 
-        self._office, self._charter, self._wanted, self._notice = office, charter, wanted, notice
-        asyncio_itself = {"env_vars": {"RAY_USE_UVLOOP": "0"}}  # as here: games need what uvloop does not have
-        as_actor = ray.remote(num_cpus=SHARE, max_restarts=0, max_concurrency=MANY, runtime_env=asyncio_itself)
+        self._broker, self._worker_config, self._wanted, self._notice = broker, worker_config, wanted, notice
+        environment = {"env_vars": {"RAY_USE_UVLOOP": "0"}}  # env processes need features that uvloop lacks
+        as_actor = ray.remote(
+            num_cpus=CPU_SHARE, max_restarts=0, max_concurrency=MAX_CONCURRENCY, runtime_env=environment
+        )
         self._kind = as_actor(Worker)
         self._numbers = itertools.count(1)
         self._members: dict[str, _Member] = {}
-        self._coming: set[asyncio.Task[None]] = set()
-        self._news = asyncio.Condition()
-        self._failed: list[str] = []  # why workers did not come up, since the last that did
-        self._told = False  # that there is no room
-        self._gathered = math.inf
+        self._starting: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Condition()
+        self._failed: list[str] = []  # why workers failed to start, since the last successful start
+        self._noticed = False  # whether the user knows that there are no free resources
+        self._start_deadline = math.inf
 
-    def hire(self) -> None:
-        """Ask the cluster for those who are missing, unless it has failed to make any several times in a row."""
+    def start(self) -> None:
+        """Start the missing workers, unless the last :data:`_TRIES` starts failed."""
         from ray import cloudpickle
 
         if len(self._failed) >= _TRIES:
             return
-        for _ in range(self._wanted - len(self._members) - len(self._coming)):
+        for _ in range(self._wanted - len(self._members) - len(self._starting)):
             name = f"worker-{next(self._numbers)}"
-            made = self._kind.options(scheduling_strategy="SPREAD")
-            handle = made.remote(name, self._office, self._charter, cloudpickle.dumps)
-            self._coming.add(asyncio.create_task(self._come(name, handle)))
+            actor_class = self._kind.options(scheduling_strategy="SPREAD")
+            handle = actor_class.remote(name, self._broker, self._worker_config, cloudpickle.dumps)
+            self._starting.add(asyncio.create_task(self._start_worker(name, handle)))
 
-    async def do(self, crew: str, stored: Any, job: bytes) -> Outcome:
-        """The outcome of a job, by whoever has the fewest; by another if that one is lost meanwhile."""
+    async def run_job(self, pool: str, stored: Any, job: bytes) -> JobResult:
+        """The result of a job, run by the least busy worker; by another one if that worker is lost.
+
+        Raises RunError if the job has lost :data:`_TRIES` workers, and the job's error if it is no MemskillError.
+        """
         import ray
 
         for lost in itertools.count(1):
             member = await self._least_busy()
             member.jobs += 1
-            promised = member.handle.run.remote(crew, [stored], job)
+            pending = member.handle.run.remote(pool, [stored], job)
             try:
-                outcome: Outcome = await promised
+                result: JobResult = await pending
             except asyncio.CancelledError:
-                ray.cancel(promised)
+                ray.cancel(pending)
                 raise
-            except ray.exceptions.RayTaskError as error:  # a fault of the program, not of the machine
-                raise _fault(error) from error
+            except ray.exceptions.RayTaskError as error:  # an exception in the job, not a lost worker
+                raise _job_error(error) from error
             except ray.exceptions.RayError as error:
                 if lost >= _TRIES:
                     raise RunError(
-                        f"a trace has lost {lost} workers, the last on {member.where}: {one_line(error)}",
-                        hint="has the node enough memory? What was done is kept, and --resume goes on",
+                        f"a job has lost {lost} workers, the last on {member.where}: {one_line(error)}",
+                        hint="check the memory of the nodes; completed work is kept, and --resume continues",
                     ) from None
-                await self._lost(member)
+                await self._replace_lost(member)
             else:
-                return outcome
+                return result
             finally:
                 member.jobs -= 1
         raise AssertionError
 
-    def dismiss(self, crew: str) -> None:
+    def release(self, pool: str) -> None:
         for member in self._members.values():
-            member.handle.dismiss.remote(crew)
+            member.handle.release.remote(pool)
 
     def close(self) -> None:
         import ray
 
-        for task in self._coming:
+        for task in self._starting:
             task.cancel()
         for member in self._members.values():
             ray.kill(member.handle)
 
     async def _least_busy(self) -> _Member:
         waited = 0.0
-        async with self._news:
-            while not self._members or (self._coming and time.monotonic() < self._gathered):
+        async with self._changed:
+            while not self._members or (self._starting and time.monotonic() < self._start_deadline):
                 if self._members:
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(self._gathered - time.monotonic()):
-                            await self._news.wait()
+                        async with asyncio.timeout(self._start_deadline - time.monotonic()):
+                            await self._changed.wait()
                     continue
-                self.hire()
-                if not self._coming:
+                self.start()
+                if not self._starting:
                     raise RunError(
-                        f"no worker comes up on the Ray cluster: {self._failed[-1]}",
+                        f"no worker starts on the Ray cluster: {self._failed[-1]}",
                         hint=f"is memskill {__version__} installed on every node, with the extras that are used?",
                     )
                 try:
-                    async with asyncio.timeout(TELL_AFTER):
-                        await self._news.wait()
+                    async with asyncio.timeout(NOTICE_AFTER):
+                        await self._changed.wait()
                 except TimeoutError:
-                    waited += TELL_AFTER
-                    self._wait_on(waited)
+                    waited += NOTICE_AFTER
+                    self._check_wait(waited)
         return min(self._members.values(), key=lambda member: member.jobs)
 
-    def _wait_on(self, waited: float) -> None:
-        if waited >= PATIENCE:
+    def _check_wait(self, waited: float) -> None:
+        """Raise RunError after too long a wait for resources; give one notice before."""
+        if waited >= GIVE_UP_AFTER:
             raise RunError(
-                f"the Ray cluster has had no room for a worker for {waited / 60:.0f} min",
-                hint="see ray status; what was done is kept, and --resume goes on",
+                f"the Ray cluster has had no free resources for a worker for {waited / 60:.0f} min",
+                hint="check ray status; completed work is kept, and --resume continues",
             )
-        if not self._told:
-            self._told = True
-            self._notice(f"the Ray cluster has no room for a worker yet; waiting, {PATIENCE / 60:g} min at most")
+        if not self._noticed:
+            self._noticed = True
+            self._notice(
+                f"the Ray cluster has no free resources for a worker yet; waiting, {GIVE_UP_AFTER / 60:g} min at most"
+            )
 
-    async def _come(self, name: str, handle: Any) -> None:
-        """One more worker, when the cluster has room."""
+    async def _start_worker(self, name: str, handle: Any) -> None:
+        """Wait until the worker has started, and add it to the pool."""
         import ray
 
         try:
-            said: Introduction = await handle.begin.remote()
-            fault = said.fault
-            if said.version != __version__:
-                fault = f"memskill is {said.version} on {said.where} and {__version__} here"
+            hello: Hello = await handle.begin.remote()
+            problem = hello.problem
+            if hello.version != __version__:
+                problem = f"{hello.where} has memskill {hello.version}, this machine has {__version__}"
         except ray.exceptions.RayError as error:
-            fault = one_line(error)
-        async with self._news:
-            self._coming.remove(asyncio.current_task())  # type: ignore[arg-type]
-            if fault:
-                self._failed.append(fault)
+            problem = one_line(error)
+        async with self._changed:
+            self._starting.remove(asyncio.current_task())  # type: ignore[arg-type]
+            if problem:
+                self._failed.append(problem)
                 ray.kill(handle)
             else:
                 self._failed.clear()
-                self._told = False
-                self._gathered = min(self._gathered, time.monotonic() + _GATHERING)
-                self._members[name] = _Member(name, handle, said.where)
-            self.hire()
-            self._news.notify_all()
+                self._noticed = False
+                self._start_deadline = min(self._start_deadline, time.monotonic() + _START_WINDOW)
+                self._members[name] = _Member(name, handle, hello.where)
+            self.start()
+            self._changed.notify_all()
 
-    async def _lost(self, member: _Member) -> None:
+    async def _replace_lost(self, member: _Member) -> None:
         import ray
 
         if self._members.pop(member.name, None) is None:
-            return  # another of its jobs has told so
-        self._notice(f"the worker on {member.where} is lost; what it was doing is done again, paid for once")
+            return  # another of its jobs has already reported the loss
+        self._notice(f"the worker on {member.where} is lost; its jobs will be retried from cache")
         ray.kill(member.handle)
-        self._office.close(member.name)
+        self._broker.close(member.name)
         self._failed.clear()
-        self.hire()
+        self.start()
 
 
-def _fault(error: Any) -> Exception:
-    """What a job raised that is no error of ours, with all that was said of it elsewhere."""
+def _job_error(error: Any) -> Exception:
+    """The exception that a job raised on the worker."""
     import ray
 
     cause: Exception = error.cause
@@ -189,5 +199,5 @@ def _fault(error: Any) -> Exception:
 
 
 def one_line(error: Exception) -> str:
-    """What an error of Ray's, which is often many lines, comes to."""
+    """The last line of an error's text; errors of Ray have many lines."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()

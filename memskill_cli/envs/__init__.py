@@ -1,5 +1,5 @@
-"""Text games (ALFWorld, through TextWorld), each played in a worker process.
+"""Text environments, each played in a worker process.
 
-``pool`` is what the rest of the program uses; ``worker`` is the program that runs in the processes, and ``engine``, the
-only module that imports alfworld and textworld, is loaded there and nowhere else.
+Other packages use ``env_pool``. ``env_worker`` is the program of the worker processes. ``alfworld/`` has everything
+about ALFWorld; only its ``textworld_env`` imports alfworld and textworld, and only in worker processes.
 """

@@ -1,10 +1,9 @@
-"""A worker process as whoever owns it sees it: one request, one reply, each before a deadline."""
+"""The parent's side of a worker process: one request and one reply at a time, each with a time limit."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import signal
 import sys
@@ -14,28 +13,33 @@ from typing import Any
 
 import orjson
 
+from memskill_cli.envs.environment import DEFAULT, ENVIRONMENTS, environment
 from memskill_cli.errors import DataError, GameError
+from memskill_cli.utils.registry import loaded_plugins
 
 START_SECONDS = 120.0
-"""How long a worker may take to import its libraries: a second or two, more on a busy machine."""
+"""Time limit for a worker to import its libraries: usually 1 to 2 s, more on a busy machine."""
 LONGEST_REPLY = 4 << 20
-KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
-"""Of the environment, what a worker gets: never a key."""
-INSTALL = 'pip install "memskill[alfworld]"   (builds from source: a compiler and cmake, about two minutes)'
+"""Most bytes of a reply."""
+ENV_VARS = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
+"""Environment variables that a worker gets. No API keys."""
 
 
-def program() -> tuple[str, ...]:
-    """The command that starts a worker. DataError, with what to install, without the extra ``alfworld``."""
-    if missing := [name for name in ("alfworld", "textworld") if importlib.util.find_spec(name) is None]:
-        raise DataError(f"ALFWorld's games need {' and '.join(missing)}, not installed here", hint=INSTALL)
-    return (sys.executable, "-m", "memskill_cli.envs.env_worker")
+def program(name: str = DEFAULT) -> tuple[str, ...]:
+    """The command that starts a worker for the environment ``name``. A plug-in's environment loads the plug-in files.
+
+    Raises DataError, with the package to install, if the environment is not available.
+    """
+    environment(name).check()
+    plugins = [str(plugin.path) for plugin in loaded_plugins()] if ENVIRONMENTS.identity(name) else []
+    return (sys.executable, "-m", "memskill_cli.envs.env_worker", name, *plugins)
 
 
-class Worker:
-    """One process, in a process group of its own so that it is killed with all it may have started.
+class EnvProcess:
+    """A worker process, in its own process group so that its children are killed with it.
 
-    ``usable`` is False once it has died, was killed, or was left in the middle of a request (cancelled): its next
-    reply would be to a question that nobody asks any more. ``games`` counts those it was given.
+    ``usable`` is False after it died or was killed, and after a request was cancelled, because its next reply would
+    belong to that request. ``games`` is the number of games it has started.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -44,9 +48,12 @@ class Worker:
         self.games = 0
 
     @classmethod
-    async def start(cls, command: Sequence[str], root: Path) -> Worker:
-        """A worker that is ready. DataError if games cannot be played on this machine."""
-        environ = {name: os.environ[name] for name in KEPT if name in os.environ}
+    async def start(cls, command: Sequence[str], root: Path, install: str = "") -> EnvProcess:
+        """Start a worker and wait until it is ready.
+
+        Raises DataError, with the hint ``install``, if games cannot be played on this machine.
+        """
+        environ = {name: os.environ[name] for name in ENV_VARS if name in os.environ}
         process = await asyncio.create_subprocess_exec(
             *command,
             env={**environ, "ALFWORLD_DATA": str(root), "OMP_NUM_THREADS": "1"},
@@ -61,18 +68,21 @@ class Worker:
             await worker._reply(START_SECONDS, "the game program")
         except GameError as error:
             await worker.kill()
-            raise DataError(f"games cannot be played here: {error.message}", hint=INSTALL) from None
+            raise DataError(f"games cannot be played on this machine: {error.message}", hint=install) from None
         except BaseException:
             await worker.kill()
             raise
         return worker
 
-    async def ask(self, what: str, text: str, deadline: float, game: str) -> Any:
-        """The reply to one request. GameError (died, hung or broken) names ``game``; a worker that hung is killed."""
+    async def ask(self, action: str, text: str, deadline: float, game: str) -> Any:
+        """Send a request and return the reply; ``deadline`` in seconds.
+
+        Raises GameError (died, hung or broken), which names ``game``. A worker that hangs is killed.
+        """
         assert self._process.stdin is not None
         self.usable = False
         try:
-            self._process.stdin.write(orjson.dumps({"do": what, "with": text}) + b"\n")
+            self._process.stdin.write(orjson.dumps({"do": action, "with": text}) + b"\n")
             await self._process.stdin.drain()
         except ConnectionError:
             raise await self._died(game) from None
@@ -81,13 +91,13 @@ class Worker:
     async def _reply(self, deadline: float, game: str) -> Any:
         assert self._process.stdout is not None
         try:
-            # not wait_for, which in Python 3.11 may swallow that this task is cancelled
+            # not wait_for: in Python 3.11 it can lose a cancellation of this task
             async with asyncio.timeout(deadline):
                 line = await self._process.stdout.readline()
         except TimeoutError:
             await self.kill()
             raise GameError(f"{game}: no reply within {deadline:g} s, so its process was killed", kind="hung") from None
-        except ValueError:  # asyncio's word for a line longer than LONGEST_REPLY
+        except ValueError:  # readline() raises it for a line longer than LONGEST_REPLY
             await self.kill()
             raise GameError(f"{game}: a reply of more than {LONGEST_REPLY} bytes", kind="broken") from None
         if not line:
@@ -98,7 +108,7 @@ class Worker:
             raise await self._died(game) from None
         self.usable = True
         if "ok" not in reply:
-            raise GameError(f"{game}: {reply.get('broken', 'no reply that makes sense')}", kind="broken")
+            raise GameError(f"{game}: {reply.get('broken', 'an invalid reply')}", kind="broken")
         return reply["ok"]
 
     async def _died(self, game: str) -> GameError:
@@ -108,9 +118,9 @@ class Worker:
         return GameError(f"{game}: its process ended {how}", kind="died")
 
     async def kill(self) -> None:
-        """End the process and whatever it started, stopped or busy as it may be."""
+        """Kill the process and its children, also if they are stopped or busy."""
         self.usable = False
         if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            with contextlib.suppress(ProcessLookupError):  # it has just exited
                 os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()

@@ -16,11 +16,11 @@ from memskill_cli.memory.store import MemoryStore
 from memskill_cli.memory.stored_bank import StoredBank
 from memskill_cli.utils import files
 
-Notes = dict[str, Any]
+SerializedMemory = dict[str, Any]
 """What a method writes down of one trace, as JSON."""
 
 
-class Keeper(Protocol):
+class MemoryCache(Protocol):
     """Who keeps what a method has of a trace, so that it is paid for once."""
 
     def read_bank(self, trace_id: str, /) -> Awaitable[StoredBank | None]:
@@ -29,12 +29,12 @@ class Keeper(Protocol):
 
     def write_bank(self, trace_id: str, bank: StoredBank, /) -> Awaitable[None]: ...
 
-    def read_notes(self, trace_id: str, /) -> Awaitable[Notes | None]: ...
+    def read_notes(self, trace_id: str, /) -> Awaitable[SerializedMemory | None]: ...
 
-    def write_notes(self, trace_id: str, notes: Notes, /) -> Awaitable[None]: ...
+    def write_notes(self, trace_id: str, notes: SerializedMemory, /) -> Awaitable[None]: ...
 
 
-class Shelf:
+class EvalArtifactStore:
     """The keeper of one evaluation, in ``folder`` (not made before something is kept); banks perhaps on a Chroma
     ``server`` that others use too, where ``owner`` begins their names. ``notice`` is told of what is damaged.
 
@@ -53,10 +53,10 @@ class Shelf:
     async def write_bank(self, trace_id: str, bank: StoredBank) -> None:
         await asyncio.to_thread((await self._banks()).write, dataclasses.replace(bank, bank_id=self._name(trace_id)))
 
-    async def read_notes(self, trace_id: str) -> Notes | None:
+    async def read_notes(self, trace_id: str) -> SerializedMemory | None:
         file = self._file(trace_id)
         try:
-            notes: Notes = orjson.loads(file.read_bytes())
+            notes: SerializedMemory = orjson.loads(file.read_bytes())
         except FileNotFoundError:
             return None
         except orjson.JSONDecodeError as error:
@@ -64,7 +64,7 @@ class Shelf:
             raise MemoryBankError(f"{file} cannot be read: {error}", hint=hint) from None
         return notes
 
-    async def write_notes(self, trace_id: str, notes: Notes) -> None:
+    async def write_notes(self, trace_id: str, notes: SerializedMemory) -> None:
         files.write_json(self._file(trace_id), notes)
 
     def close(self) -> None:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from memskill_cli.datasets.base import ABSTENTION
 from memskill_cli.evaluation.results import Row
 from memskill_cli.evaluation.summary import SCORES
-from memskill_cli.scoring.prompt_selection import ABSTENTION
 
 
 class Difference(NamedTuple):

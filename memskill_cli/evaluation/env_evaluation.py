@@ -1,4 +1,4 @@
-"""Evaluating on ALFWorld: a memory for each task type from expert trajectories, then the tasks of a split played.
+"""Evaluating on tasks of text environments: a memory for each task type from expert trajectories, then play.
 
 Scores are the success rate and the steps a task took. As in published results, steps are a mean over all tasks, and a
 task that was not solved counts with all the steps it was allowed.
@@ -8,33 +8,75 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from memskill_cli.config import AlfworldConfig
-from memskill_cli.envs.alfworld.trajectories import by_type, gathered
-from memskill_cli.errors import UsageError
-from memskill_cli.scoring.token_f1 import bootstrap_ci
-from memskill_cli.types import Answer, Query, Trace
+from memskill_cli.config import AlfworldConfig, Config, digest
+from memskill_cli.datasets.base import prepare_command
+from memskill_cli.datasets.manifest import DatasetManifest
+from memskill_cli.envs.trajectories import by_type, merge_trajectories
+from memskill_cli.errors import DataError, UsageError
+from memskill_cli.evaluation import methods
+from memskill_cli.scoring.intervals import bootstrap_ci
+from memskill_cli.types import Query, QueryResult, Trace
 from memskill_cli.utils.seeding import seed_from
 
 METHODS = ("memskill", "seed-skills", "random-skills", "all-skills", "no-memory", "rag")
 """Methods that mean something here. Other systems remember conversations, and full context is no memory of a type."""
 
+SETTINGS = ("steps", "retrieval_query", "memory", "trajectories_max", "temperature", "top_p", "inventory")
+"""Settings of the section ``alfworld`` that can change a score."""
+
 Row = dict[str, Any]
 
 
-def check_methods(dataset: str, names: Sequence[str]) -> None:
-    """Raises UsageError for a method that makes no sense on ALFWorld."""
-    if dataset == "alfworld" and (wrong := [name for name in names if name not in METHODS]):
-        raise UsageError(
-            f"{', '.join(wrong)}: not for ALFWorld, where memory is made of an expert's trajectories",
-            hint=f"--method {','.join(METHODS)}, or some of them",
+class EnvEvaluation:
+    """See :class:`~memskill_cli.evaluation.kinds.EvalKind`."""
+
+    scores = ("success",)
+    reward_unit = "rewards are success rates x 100"
+
+    def check_methods(self, dataset: str, names: Sequence[str]) -> None:
+        if wrong := [name for name in names if methods.METHODS.origin(name) == "memskill" and name not in METHODS]:
+            raise UsageError(
+                f"{', '.join(wrong)}: not for {dataset}, where memory is made of an expert's trajectories",
+                hint=f"--method {','.join(METHODS)}, or some of them",
+            )
+
+    def data_digest(self, manifest: DatasetManifest, split: str) -> str:
+        """The split's tasks, and the trajectories that memory is made of."""
+        if "train" not in manifest.splits:
+            raise DataError(
+                f"memory is made of the training games of {manifest.dataset}, and none are prepared",
+                hint=prepare_command(manifest.dataset, None, "--split", "train"),
+            )
+        return digest([manifest.digest_of(split), manifest.digest_of("train")])
+
+    def identity_settings(self, table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        return {"alfworld": {name: table["alfworld"][name] for name in SETTINGS}}
+
+    def traces(
+        self, split: Sequence[Trace], load: Callable[[str], Iterable[Trace]], settings: Config, limit: int
+    ) -> Sequence[Trace]:
+        return env_traces(
+            load("train"), split, settings.alfworld, dataset=settings.dataset, limit=limit, seed=settings.seed
         )
 
+    def row_fields(self, result: QueryResult) -> Row:
+        return env_row(result)
 
-def traces_of(
-    train: Iterable[Trace], split: Iterable[Trace], acting: AlfworldConfig, *, limit: int, seed: int
+    def summarise(self, rows: Sequence[Row], settings: Config) -> dict[str, Any]:
+        return summarise(rows, steps=settings.alfworld.steps, resamples=settings.eval.bootstrap, seed=settings.seed)
+
+    def measure(self, reward: str) -> str:
+        return "success_rate"
+
+    def describe_reward(self, reward: str) -> str:
+        return "What share of the games played after each episode was won"
+
+
+def env_traces(
+    train: Iterable[Trace], split: Iterable[Trace], acting: AlfworldConfig, *, dataset: str, limit: int, seed: int
 ) -> list[Trace]:
     """One trace for each task type of ``split``: up to ``trajectories_max`` from ``train`` and all tasks of the split.
 
@@ -49,13 +91,14 @@ def traces_of(
     if acting.memory == "all":
         games = [game for known in experts.values() for game in known]
         asked = [query for queries in chosen.values() for query in queries]
-        return [gathered("alfworld-all", next(iter(tasks.values()))[0].split, games, asked)] if asked else []
+        name = next(iter(tasks.values()))[0].split if tasks else ""
+        return [merge_trajectories(f"{dataset}-all", dataset, name, games, asked)] if asked else []
     found = []
     for kind, queries in chosen.items():
         known = experts.get(kind, [])
         rng = random.Random(seed_from(seed, "memory", kind))  # noqa: S311 - not for secrets
         read = rng.sample(known, min(acting.trajectories_max, len(known)))
-        found.append(gathered(f"alfworld-{kind}", tasks[kind][0].split, read, queries))
+        found.append(merge_trajectories(f"{dataset}-{kind}", dataset, tasks[kind][0].split, read, queries))
     return found
 
 
@@ -66,17 +109,17 @@ def _in_turn(queries: dict[str, list[Query]], limit: int) -> dict[str, list[Quer
     return {kind: some[: counts[kind]] for kind, some in queries.items() if counts[kind]}
 
 
-def played_row(answer: Answer) -> Row:
+def env_row(answer: QueryResult) -> Row:
     """What a line of ``results.jsonl`` says of a task besides; None where it could not be played."""
-    played = answer.played
+    played = answer.trajectory
     if played is None:
         return {"success": None, "steps": None, "invalid_actions": None, "opening": "", "transcript": []}
     return {
         "success": played.won,
-        "steps": len(played.moves),
+        "steps": len(played.steps),
         "invalid_actions": played.invalid,
         "opening": played.opening,
-        "transcript": [move._asdict() for move in played.moves],
+        "transcript": [move._asdict() for move in played.steps],
     }
 
 

@@ -9,54 +9,55 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from memskill_cli.config import Config
-from memskill_cli.datasets.spans import cut
-from memskill_cli.envs.alfworld.trajectories import pack
 from memskill_cli.errors import ModelError
-from memskill_cli.evaluation import env_evaluation, methods
-from memskill_cli.evaluation.artifact_store import Notes
-from memskill_cli.evaluation.methods.base import RETRIEVAL, SPANS, Memory, Method, Site
-from memskill_cli.evaluation.policy import Subject
+from memskill_cli.evaluation import kinds, methods
+from memskill_cli.evaluation.artifact_store import SerializedMemory
+from memskill_cli.evaluation.methods.base import RETRIEVAL, SPANS, Method, MethodContext, MethodMemory
+from memskill_cli.evaluation.policy import EvaluatedPolicy
 from memskill_cli.evaluation.results import Row, row_of
 from memskill_cli.memory.stored_bank import StoredBank
-from memskill_cli.rollout.episode import World, ask, expect, with_verdict
-from memskill_cli.types import Answer, Query, Span, Trace
+from memskill_cli.rollout.context import RolloutContext
+from memskill_cli.rollout.kinds import answer_query, kind_of, prefetch_queries
+from memskill_cli.rollout.question_answering import add_judge_score
+from memskill_cli.types import Query, QueryResult, Span, Trace
 
-Answered = Callable[[Row, ModelError | None], Awaitable[None]]
+OnResult = Callable[[Row, ModelError | None], Awaitable[None]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Desk:
-    """Where traces report, and what is kept of them (a :class:`~memskill_cli.evaluation.artifact_store.Keeper`)."""
+class TraceCallbacks:
+    """What the evaluation of a trace reports, and the cache of its memory
+    (a :class:`~memskill_cli.evaluation.artifact_store.MemoryCache`)."""
 
-    owed: Callable[[Sequence[Query]], Awaitable[list[Query]]]
+    pending: Callable[[Sequence[Query]], Awaitable[list[Query]]]
     """Which queries have no row yet: those of a trace that is read again, because its machine was lost, may have."""
-    cut: Callable[[int], None]
+    on_spans: Callable[[int], None]
     """A trace has so many spans."""
-    advance: Callable[[], None]
+    on_span: Callable[[], None]
     """One of them was read."""
-    remembered: Callable[[str, int, Mapping[str, Any]], Awaitable[None]]
+    on_memory: Callable[[str, int, Mapping[str, Any]], Awaitable[None]]
     """A trace's memory is there: its size, and what else its method counts."""
-    answered: Answered
+    on_result: OnResult
     """A query's row, and the error it failed with. Raises when there is no use in going on."""
-    forgotten: Callable[[Sequence[Row], ModelError], Awaitable[None]]
+    on_memory_failed: Callable[[Sequence[Row], ModelError], Awaitable[None]]
     """A trace could not be remembered: its queries' rows, and why. Raises likewise."""
     read_bank: Callable[[str], Awaitable[StoredBank | None]]
     write_bank: Callable[[str, StoredBank], Awaitable[None]]
-    read_notes: Callable[[str], Awaitable[Notes | None]]
-    write_notes: Callable[[str, Notes], Awaitable[None]]
+    read_notes: Callable[[str], Awaitable[SerializedMemory | None]]
+    write_notes: Callable[[str, SerializedMemory], Awaitable[None]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sittings:
+class EvalWorkerSpec:
     """What all traces of an evaluation share: the method by name, and what it may know."""
 
     method: str
     settings: Config
-    subject: Subject
+    policy: EvaluatedPolicy
 
     @asynccontextmanager
-    async def open(self, world: World, desk: Desk) -> AsyncIterator[Method]:
-        method = methods.get(self.method)(Site(world, self.settings, self.subject, desk))
+    async def open(self, context: RolloutContext, callbacks: TraceCallbacks) -> AsyncIterator[Method]:
+        method = methods.get(self.method)(MethodContext(context, self.settings, self.policy, callbacks))
         method.check()  # wherever this is, it may lack a package
         await method.open()
         try:
@@ -65,60 +66,54 @@ class Sittings:
             await method.aclose()
 
 
-async def sit(method: Method, desk: Desk, trace: Trace, queries: Sequence[Query]) -> None:
+async def evaluate_trace(method: Method, callbacks: TraceCallbacks, trace: Trace, queries: Sequence[Query]) -> None:
     """Read one trace and ask ``queries`` of what the method kept, all at once."""
-    world, queries = method.site.world, await desk.owed(queries)
+    context, queries = method.context.rollout, await callbacks.pending(queries)
     spans = await asyncio.to_thread(spans_of, trace, method)
-    desk.cut(len(spans))
-    if not method.ignores >= RETRIEVAL:
-        expect(world, queries, len(spans))
+    callbacks.on_spans(len(spans))
+    if not method.irrelevant_settings >= RETRIEVAL:
+        prefetch_queries(context, queries, len(spans))
     try:
-        memory = await method.remember(trace, spans, desk.advance)
+        memory = await method.build_memory(trace, spans, callbacks.on_span)
     except ModelError as error:
-        answers = [Answer(query, "", (), None, error=f"memory: {error.message}") for query in queries]
-        await desk.forgotten([_row(world, answer, None) for answer in answers], error)
+        answers = [QueryResult(query, "", (), None, error=f"memory: {error.message}") for query in queries]
+        await callbacks.on_memory_failed([_row(context, answer, None) for answer in answers], error)
         return
-    await desk.remembered(trace.trace_id, memory.size, dict(memory.counts))
+    await callbacks.on_memory(trace.trace_id, memory.size, dict(memory.counts))
     asked = 0
 
     async def answered(row: Row, failure: ModelError | None) -> None:
         nonlocal asked
         asked += 1
-        if asked == len(queries) and memory.keep is not None:
-            await memory.keep()  # before the last row: a trace that has all of them is never read again
-        await desk.answered(row, failure)
+        if asked == len(queries) and memory.persist is not None:
+            await memory.persist()  # before the last row: a trace that has all of them is never read again
+        await callbacks.on_result(row, failure)
 
     await asyncio.gather(*(_query(method, memory, query, answered) for query in queries))
 
 
 def spans_of(trace: Trace, method: Method) -> list[Span]:
     """The spans of a trace, none for a method that reads none."""
-    how = method.site.settings.eval
-    if method.ignores >= SPANS:
+    how = method.context.settings.eval
+    if method.irrelevant_settings >= SPANS:
         return []
-    if method.site.world.playground is not None:
-        return pack(trace, how.chunk_size, how.max_spans)
-    return cut(
-        trace,
-        how.span_mode,
-        chunk_size=how.chunk_size,
-        chunk_overlap=how.chunk_overlap,
-        max_spans=how.max_spans,
-    )
+    return kind_of(method.context.rollout.dataset).spans(trace, how)
 
 
-async def _query(method: Method, memory: Memory, query: Query, answered: Answered) -> None:
-    world = method.site.world
-    answer, what, failure = Answer(query, "", (), None), "answer", None
+async def _query(method: Method, memory: MethodMemory, query: Query, answered: OnResult) -> None:
+    context = method.context.rollout
+    answer, what, failure = QueryResult(query, "", (), None), "answer", None
     try:
-        answer, what = await ask(world, memory.recall, query, judged=False, settled=False), "judge"
-        if method.site.settings.eval.judge and world.playground is None and not answer.error:
-            answer = await with_verdict(world, answer, settled=False)  # a row with an error heals
+        answer, what = (
+            await answer_query(context, memory.retrieve, query, judged=False, reuse_cached_error=False),
+            "judge",
+        )
+        if method.context.settings.eval.judge and kind_of(context.dataset).judged and not answer.error:
+            answer = await add_judge_score(context, answer, reuse_cached_error=False)  # a row with an error heals
     except ModelError as error:
         failure, answer = error, dataclasses.replace(answer, error=f"{what}: {error.message}")
-    await answered(_row(world, answer, memory), failure)
+    await answered(_row(context, answer, memory), failure)
 
 
-def _row(world: World, answer: Answer, memory: Memory | None) -> Row:
-    row = row_of(answer, memory)
-    return row | env_evaluation.played_row(answer) if world.playground is not None else row
+def _row(context: RolloutContext, answer: QueryResult, memory: MethodMemory | None) -> Row:
+    return row_of(answer, memory) | kinds.kind_of(context.dataset).row_fields(answer)

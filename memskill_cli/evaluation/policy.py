@@ -13,7 +13,7 @@ from memskill_cli.skills.seeds import seed_bank
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class EvaluatedPolicy:
     """A skill bank, and the checkpoint of the controller that chooses from it."""
 
     bank: SkillBank
@@ -23,24 +23,24 @@ class Subject:
     digest: str
 
     @classmethod
-    def of(cls, found: Checkpoint | None, settings: Config, bank: SkillBank | None = None) -> Subject:
+    def of(cls, found: Checkpoint | None, settings: Config, bank: SkillBank | None = None) -> EvaluatedPolicy:
         """The checkpoint's controller with its bank (or another ``bank``); without a checkpoint, a fresh controller
         with the seed skills (or ``bank``)."""
         if found is not None:
             bank = bank or found.bank
-            return cls(bank, found, f"{found.done:06d}", digest([found.digest, bank.digest()]))
-        bank = bank or seed_bank(noop=settings.controller.noop_seed)
+            return cls(bank, found, f"{found.num_updates:06d}", digest([found.digest, bank.digest()]))
+        bank = bank or seed_bank(noop=settings.controller.include_noop)
         parts = ["untrained", settings.controller.hidden, settings.seed, bank.digest()]
         return cls(bank, None, "untrained", digest(parts))
 
     @classmethod
-    def nothing(cls) -> Subject:
+    def nothing(cls) -> EvaluatedPolicy:
         """For methods without skills."""
         return cls(SkillBank(), None, "none", "")
 
-    def skills_only(self) -> Subject:
+    def skills_only(self) -> EvaluatedPolicy:
         """The same skills, whichever checkpoint they came with."""
-        return Subject(self.bank, None, "none", self.bank.digest())
+        return EvaluatedPolicy(self.bank, None, "none", self.bank.digest())
 
     def controller(self, settings: Config, dim: int, skill_dim: int) -> Controller:
         """For ``dim``-d embeddings, and ``skill_dim``-d ones of skills. CheckpointError if it was trained on others."""

@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from memskill_cli.datasets.spans import count_tokens
-from memskill_cli.evaluation.methods.base import Memory
-from memskill_cli.types import Answer, Retrieved
+from memskill_cli.evaluation.methods.base import MethodMemory
+from memskill_cli.types import MemoryItem, Query, QueryResult, Retrieved
 
 Row = dict[str, Any]
 
 
-def row_of(answer: Answer, memory: Memory | None) -> Row:
+def row_of(answer: QueryResult, memory: MethodMemory | None) -> Row:
     """The line of one answer; ``memory`` is what was asked, None if it could not be built."""
     query = answer.query
-    brief = memory is not None and memory.brief
+    brief = memory is not None and memory.omit_text
     row = {
         "trace_id": query.trace_id,
         "query_id": query.query_id,
         "category": query.category,
         "question": query.question,
-        "truths": list(query.truths),
+        "truths": list(query.gold_answers),
         "prediction": answer.prediction,
         "f1": answer.f1 if query.scored else None,
         "judge": answer.judge,
@@ -42,3 +42,14 @@ def _retrieved(found: Sequence[Retrieved], brief: bool) -> list[Row]:
         }
         for one in found
     ]
+
+
+def result_of(row: Row) -> QueryResult:
+    """The answer of a line, as far as the line tells it: what a reward is computed from. A query without a score in
+    its line (an error, or one that is not scored) has none here."""
+    query = Query(row["query_id"], row["trace_id"], row["category"], row["question"], tuple(row["truths"]))
+    found = tuple(
+        Retrieved(MemoryItem(str(one.get("id", "")), one["text"], ()), float(one.get("score", 0.0)))
+        for one in row["retrieved"]
+    )
+    return QueryResult(query, row["prediction"], found, row["f1"], row["judge"], row.get("error", ""))

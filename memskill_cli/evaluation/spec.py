@@ -11,27 +11,27 @@ from typing import Any, NamedTuple
 import orjson
 
 from memskill_cli.agent import prompts
-from memskill_cli.config import Config, digest, to_dict
-from memskill_cli.datasets.base import Manifest
-from memskill_cli.errors import DataError, UsageError
-from memskill_cli.evaluation import methods
-from memskill_cli.evaluation.policy import Subject
-from memskill_cli.scoring.prompt_selection import ABSTENTION
+from memskill_cli.config import Config, digest, digest_section, to_dict
+from memskill_cli.datasets.base import ABSTENTION
+from memskill_cli.datasets.manifest import DatasetManifest
+from memskill_cli.datasets.registry import get
+from memskill_cli.errors import UsageError
+from memskill_cli.evaluation import extensions, methods
+from memskill_cli.evaluation.kinds import kind_of
+from memskill_cli.evaluation.policy import EvaluatedPolicy
 from memskill_cli.types import Query, Trace
 
-SETTINGS_THAT_SCORE = ("models", "encoders", "memory", "eval", "seed")
-NOT_SCORING = frozenset(
+SCORING_SETTINGS = ("models", "encoders", "memory", "eval", "seed")
+IRRELEVANT_SETTINGS = frozenset(
     f"models.{name}" for name in ("api_base", "timeout", "retries", "designer", "designer_max_tokens")
 )
-READING = 2
+SCORING_VERSION = 2
 """Version of how replies are read and scored. Raised when the same replies would give other rows."""
 IDENTITY = "identity.json"
-PLAYED_SETTINGS = ("steps", "query", "memory", "trajectories_max", "temperature", "top_p", "inventory")
-"""Settings of ALFWorld that can change a score besides."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class EvalSpec:
     """One evaluation: a method on a split. ``limit`` 0 asks all queries; ``include_abstention``: those too, apart."""
 
     dataset: str
@@ -61,39 +61,23 @@ def method_names(text: str) -> list[str]:
 
 def check_abstention(dataset: str, asked: bool) -> None:
     """Raises UsageError if abstention questions are asked for of a dataset that has none."""
-    if asked and dataset != "longmemeval":
-        raise UsageError(f"{dataset} has no abstention questions", hint="--include-abstention is for longmemeval")
+    if asked and not get(dataset).has_abstention:
+        raise UsageError(f"{dataset} has no abstention questions", hint="leave --include-abstention out")
 
 
-def tasks_of(
-    manifest: Manifest, splits: Sequence[str], names: Sequence[str], limit: int, abstention: bool
-) -> list[Task]:
+def eval_specs(
+    manifest: DatasetManifest, splits: Sequence[str], names: Sequence[str], limit: int, abstention: bool
+) -> list[EvalSpec]:
     """Every method on every split, by split."""
+    kind = kind_of(manifest.dataset)
     return [
-        Task(manifest.dataset, split, name, data_digest(manifest, split), limit, abstention)
+        EvalSpec(manifest.dataset, split, name, kind.data_digest(manifest, split), limit, abstention)
         for split in splits
         for name in names
     ]
 
 
-def default_split(dataset: str) -> str:
-    """The split that is evaluated when none is asked for."""
-    return "valid_seen" if dataset == "alfworld" else "test"
-
-
-def data_digest(manifest: Manifest, split: str) -> str:
-    """Names the data an evaluation depends on: in ALFWorld the trajectories that memory is made of, too."""
-    if manifest.dataset != "alfworld":
-        return manifest.digest_of(split)
-    if "train" not in manifest.splits:
-        raise DataError(
-            "memory is made of ALFWorld's training games, and none are prepared",
-            hint="memskill prepare --dataset alfworld --split train",
-        )
-    return digest([manifest.digest_of(split), manifest.digest_of("train")])
-
-
-def splits_of(manifest: Manifest, split: str) -> list[str]:
+def splits_of(manifest: DatasetManifest, split: str) -> list[str]:
     """``split``, or all its variants (``test-50``, ``test-100`` … for ``test``) where only those are prepared.
 
     Raises UsageError if there is no such split.
@@ -106,7 +90,7 @@ def splits_of(manifest: Manifest, split: str) -> list[str]:
     return sorted(variants, key=lambda name: (len(name), name))
 
 
-class Work(NamedTuple):
+class TraceJob(NamedTuple):
     """A trace, by its place in the split, with its length in characters, and the queries to ask of it."""
 
     place: int
@@ -114,65 +98,69 @@ class Work(NamedTuple):
     size: int
 
 
-class Plan(NamedTuple):
+class EvalPlan(NamedTuple):
     """All that an evaluation asks, and how many queries are not scored and left out."""
 
-    work: list[Work]
-    left_out: int
+    jobs: list[TraceJob]
+    excluded: int
 
     @property
     def queries(self) -> list[Query]:
-        return [query for work in self.work for query in work.queries]
+        return [query for work in self.jobs for query in work.queries]
 
 
-def plan(traces: Iterable[Trace], task: Task) -> Plan:
+def plan(traces: Iterable[Trace], task: EvalSpec) -> EvalPlan:
     """The queries of a task by trace; of the traces themselves nothing is held."""
     left = task.limit or None
-    work: list[Work] = []
+    work: list[TraceJob] = []
     left_out = 0
     for index, trace in enumerate(traces):
         asked = [q for q in trace.queries if q.scored or (task.include_abstention and q.category == ABSTENTION)]
         left_out += len(trace.queries) - len(asked)
         queries = asked[:left]
         if queries:
-            work.append(Work(index, queries, sum(len(t.text) for session in trace.sessions for t in session.turns)))
+            work.append(TraceJob(index, queries, sum(len(t.text) for session in trace.sessions for t in session.turns)))
         left = None if left is None else left - len(queries)
-    return Plan(work, left_out)
+    return EvalPlan(work, left_out)
 
 
 def settings_digest(settings: Config, method: str) -> str:
     """Names every setting that can change a score of ``method``."""
-    ignored = NOT_SCORING | methods.get(method).ignores
-    table = to_dict(settings)
-    sections = {name: _without(table[name], name, ignored) for name in SETTINGS_THAT_SCORE}
-    if settings.dataset == "alfworld":
-        sections["alfworld"] = {name: table["alfworld"][name] for name in PLAYED_SETTINGS}
+    foreign, table = extensions.is_foreign(method), to_dict(settings)
+    counted = tuple(name for name in table if name not in extensions.NEVER_COUNTED) if foreign else SCORING_SETTINGS
+    ignored = (extensions.OF_CALLS if foreign else IRRELEVANT_SETTINGS) | methods.get(method).irrelevant_settings
+    sections = {name: _section(table[name], name, ignored) for name in counted}
+    for name, values in kind_of(settings.dataset).identity_settings(table).items():
+        sections.setdefault(name, _section(values, name, frozenset()))
     return digest(sections)
 
 
-def _without(section: object, name: str, ignored: frozenset[str]) -> object:
-    if not isinstance(section, dict):
-        return section
-    return {inner: value for inner, value in section.items() if f"{name}.{inner}" not in ignored}
+def _section(values: object, section: str, ignored: frozenset[str]) -> object:
+    """A section without what is ignored, under the names that digests have always had."""
+    if not isinstance(values, dict):
+        return values
+    return digest_section(section, {key: value for key, value in values.items() if f"{section}.{key}" not in ignored})
 
 
-def identity(task: Task, settings: Config, subject: Subject) -> dict[str, Any]:
+def identity(task: EvalSpec, settings: Config, policy: EvaluatedPolicy) -> dict[str, Any]:
     """All that the rows of an evaluation depend on, by name. Where one of these differs, it is another evaluation."""
+    versions = extensions.versions(task.dataset, settings, task.method)
     return {
         "task": {key: value for key, value in dataclasses.asdict(task).items() if key != "include_abstention" or value},
         "settings": settings_digest(settings, task.method),
-        "policy": subject.digest,
+        "policy": policy.digest,
         "prompts": prompts.digest(designer=False),
-        "reading": READING,
+        "reading": SCORING_VERSION,
+        **({"extensions": versions} if versions else {}),
     }
 
 
-def evaluation_id(task: Task, settings: Config, subject: Subject) -> str:
-    parts = identity(task, settings, subject)
+def evaluation_id(task: EvalSpec, settings: Config, policy: EvaluatedPolicy) -> str:
+    parts = identity(task, settings, policy)
     return f"{task.dataset}-{task.split}-{task.method}-{digest(parts)}"
 
 
-def changed_wording(folder: Path, own: dict[str, Any]) -> list[str]:
+def evaluations_with_other_prompts(folder: Path, own: dict[str, Any]) -> list[str]:
     """Names of the evaluations in ``folder`` that differ from ``own`` in the prompts or the reading of replies alone.
 
     ``own`` is an :func:`identity`. They were made by another version, or with prompts edited since.
@@ -181,7 +169,7 @@ def changed_wording(folder: Path, own: dict[str, Any]) -> list[str]:
     for file in sorted(folder.glob(f"*/{IDENTITY}")):
         with suppress(OSError, orjson.JSONDecodeError, AttributeError):
             other = orjson.loads(file.read_bytes())
-            same = all(other.get(name) == own[name] for name in ("task", "settings", "policy"))
+            same = all(other.get(name) == own.get(name) for name in ("task", "settings", "policy", "extensions"))
             if same and any(other.get(name) != own[name] for name in ("prompts", "reading")):
                 found.append(file.parent.name)
     return found

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from memskill_cli.datasets.base import ABSTENTION
 from memskill_cli.evaluation.results import Row
-from memskill_cli.scoring.prompt_selection import ABSTENTION
-from memskill_cli.scoring.token_f1 import bootstrap_ci
+from memskill_cli.scoring.intervals import bootstrap_ci
 
 SCORES = ("f1", "judge")
 

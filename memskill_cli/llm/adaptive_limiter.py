@@ -1,17 +1,19 @@
-"""Who may send now: a bound that learns from 429s, and an order of precedence.
+"""Adaptive concurrency limit (AIMD) and call priorities.
 
-How many may be in flight follows the congestion control of TCP (AIMD; Chiu and Jain 1989, RFC 5681): a 429 that leaves
-a role without a key cuts the number to half of what is in flight, and each time a whole windowful of replies has come
-since, one more is let out. It begins at the ceiling, since most servers take what they are sent. Calls that left before
-a cut belong to the burst it was made for: neither their 429s nor their replies say anything about the new number.
+The limit on calls in flight follows TCP congestion control (AIMD; Chiu and Jain 1989, RFC 5681). A 429 that leaves a
+role without a usable key sets the limit to half of the calls in flight. After each full window of good replies the
+limit grows by one. It starts at the ceiling, because most servers accept the full load. Calls sent before a reduction
+belong to the burst that caused it: neither their 429s nor their replies change the new limit.
 
-Roles that have the same keys learn together, others apart: a judge whose key is slow does not slow the executor.
+Roles with the same keys share one limit. Other roles have their own: a slow judge key does not slow the executor.
 
-What has the longest way to go is sent first. The calls of a trace are a chain, so one executor call that waits behind
-five hundred answers delays all that follows it; after an answer comes a judge, after a judge nothing; a designer is
-waited for by everything. Nobody starves: chains end, and a trace whose answers wait keeps the next from beginning.
-A call takes milliseconds of this process before it leaves. So calls leave one by one, each in a turn of the event loop:
-a hundred questions that come at once do not keep a chain's next call waiting for all of them.
+Calls with the longest chain of dependent calls go first. The calls of a trace depend on each other, so one executor
+call behind five hundred answer calls would delay everything after it. A judge call follows an answer call, nothing
+follows a judge call, and everything waits for a designer call. No role starves: chains end, and the next trace does not
+start while answers of a trace wait.
+
+A call takes milliseconds of CPU time in this process before it is sent. So the limiter admits one call per iteration of
+the event loop: a hundred questions that arrive together do not delay the next executor call by a hundred calls.
 """
 
 from __future__ import annotations
@@ -22,99 +24,100 @@ from collections.abc import AsyncIterator, Hashable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from memskill_cli.llm.keys import Purpose
+from memskill_cli.llm.keys import CallRole
 
-PRECEDENCE: tuple[Purpose, ...] = ("designer", "executor", "embedding", "answer", "judge")
-"""Who goes first. Within a role it is who came first."""
+PRIORITY: tuple[CallRole, ...] = ("designer", "executor", "embedding", "answer", "judge")
+"""Order of roles, highest priority first. Within a role: first in, first out."""
 
 
 @dataclass
-class _Lane:
-    """The calls that share their keys."""
+class _KeyGroup:
+    """State of the roles that share the same keys."""
 
     limit: int
     in_flight: int = 0
     cuts: int = 0
+    """How often the limit was reduced."""
     replies: int = 0
-    """Good ones since the limit changed."""
+    """Good replies since the limit changed."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Leave to send one call, for as long as it is held."""
+class Slot:
+    """Permission to send one call. Valid inside :meth:`AdaptiveLimiter.slot`."""
 
-    lane: _Lane
+    group: _KeyGroup
     cuts: int
-    """Those made before the call left."""
+    """Value of the group's ``cuts`` when the call was admitted."""
 
 
-class Flow:
-    """At most ``ceiling`` calls in flight, and fewer where servers refuse them. Lives within one event loop.
+class AdaptiveLimiter:
+    """At most ``ceiling`` calls in flight, fewer after 429s. Bound to one event loop.
 
-    ``lanes`` has the roles that will ask; those with equal values share their keys.
+    ``keys_of`` maps each role that will make calls to its keys. Roles with equal values share a limit.
     """
 
-    def __init__(self, ceiling: int, lanes: Mapping[Purpose, Hashable]) -> None:
-        shared = {keys: _Lane(ceiling) for keys in lanes.values()}
+    def __init__(self, ceiling: int, keys_of: Mapping[CallRole, Hashable]) -> None:
+        shared = {keys: _KeyGroup(ceiling) for keys in keys_of.values()}
         self._ceiling = self._free = ceiling
-        self._lanes = {role: shared[lanes[role]] for role in sorted(lanes, key=PRECEDENCE.index)}
-        self._waiting: dict[Purpose, deque[asyncio.Future[None]]] = {role: deque() for role in self._lanes}
+        self._groups = {role: shared[keys_of[role]] for role in sorted(keys_of, key=PRIORITY.index)}
+        self._waiting: dict[CallRole, deque[asyncio.Future[None]]] = {role: deque() for role in self._groups}
         self._admitting = False
 
     @asynccontextmanager
-    async def place(self, role: Purpose) -> AsyncIterator[Place]:
-        """A place for one call, when its turn has come."""
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting[role].append(turn)
+    async def slot(self, role: CallRole) -> AsyncIterator[Slot]:
+        """Wait until a call of ``role`` is admitted; hold the slot until the context ends."""
+        admitted = asyncio.get_running_loop().create_future()
+        self._waiting[role].append(admitted)
         self._admit()
-        lane = self._lanes[role]
+        group = self._groups[role]
         try:
-            await turn
-            yield Place(lane, lane.cuts)
+            await admitted
+            yield Slot(group, group.cuts)
         finally:
-            if not turn.cancelled():  # else it was given up before its turn came
-                lane.in_flight -= 1
+            if not admitted.cancelled():  # else the call was cancelled before it was admitted
+                group.in_flight -= 1
                 self._free += 1
                 self._admit()
 
-    def limit(self, role: Purpose) -> int:
-        """How many calls with the keys of ``role`` may be in flight now."""
-        return self._lanes[role].limit
+    def limit(self, role: CallRole) -> int:
+        """Current limit on calls in flight for the keys of ``role``."""
+        return self._groups[role].limit
 
-    def refused(self, place: Place) -> None:
-        """The call that still has ``place`` met a 429, and there is no other key for it."""
-        lane = place.lane
-        if place.cuts == lane.cuts:
-            lane.limit = max(1, min(lane.limit, lane.in_flight) // 2)
-            lane.cuts, lane.replies = lane.cuts + 1, 0
+    def on_429(self, slot: Slot) -> None:
+        """Report a 429 of the call that holds ``slot``, when no other key is left for it."""
+        group = slot.group
+        if slot.cuts == group.cuts:
+            group.limit = max(1, min(group.limit, group.in_flight) // 2)
+            group.cuts, group.replies = group.cuts + 1, 0
 
-    def answered(self, place: Place) -> None:
-        """The call that still has ``place`` got a good reply."""
-        lane = place.lane
-        if place.cuts < lane.cuts or lane.limit == self._ceiling:
+    def on_success(self, slot: Slot) -> None:
+        """Report a good reply to the call that holds ``slot``."""
+        group = slot.group
+        if slot.cuts < group.cuts or group.limit == self._ceiling:
             return
-        lane.replies += 1
-        if lane.replies >= lane.limit:
-            lane.limit, lane.replies = lane.limit + 1, 0
+        group.replies += 1
+        if group.replies >= group.limit:
+            group.limit, group.replies = group.limit + 1, 0
 
     def _admit(self) -> None:
-        """Give what places there are to those who wait, one in each turn of the event loop."""
+        """Admit waiting calls while there is room, one per iteration of the event loop."""
         if not self._admitting and self._admit_one():
             self._admitting = True
-            asyncio.get_running_loop().call_soon(self._go_on)
+            asyncio.get_running_loop().call_soon(self._admit_next)
 
-    def _go_on(self) -> None:
+    def _admit_next(self) -> None:
         self._admitting = False
         self._admit()
 
     def _admit_one(self) -> bool:
         for role, waiting in self._waiting.items():
-            lane = self._lanes[role]
-            while waiting and self._free and lane.in_flight < lane.limit:
-                turn = waiting.popleft()
-                if not turn.cancelled():
-                    lane.in_flight += 1
+            group = self._groups[role]
+            while waiting and self._free and group.in_flight < group.limit:
+                admitted = waiting.popleft()
+                if not admitted.cancelled():
+                    group.in_flight += 1
                     self._free -= 1
-                    turn.set_result(None)
+                    admitted.set_result(None)
                     return True
         return False

@@ -1,4 +1,4 @@
-"""Replies on disk, so that nothing is paid for twice. Failures and keys are never in it."""
+"""Cache of replies on disk: no call is paid for twice. It never contains failures or keys."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ from filelock import FileLock
 
 from memskill_cli.errors import ModelError
 
-_PATIENCE = 30.0  # seconds to wait for another process's write
+_LOCK_TIMEOUT = 30.0  # seconds to wait while another process writes
 _FORMAT = 1
-"""``PRAGMA user_version`` of the file: 0 had replies only, 1 has the bill beside each."""
+"""``PRAGMA user_version`` of the file: 0 has replies only, 1 also has the bill of each."""
 
 
 class Stored(NamedTuple):
-    """A reply, and the bill of the call that got it (JSON, "" if none is known)."""
+    """A reply and the bill of its call (JSON, "" if unknown)."""
 
     text: str
     bill: str = ""
 
     @property
     def cut(self) -> bool:
-        """Whether the token limit ended the reply; False of replies stored before this was recorded."""
+        """Whether the token limit ended the reply; False for replies stored before this was recorded."""
         return bool(self.bill and orjson.loads(self.bill).get("cut"))
 
 
 class ResponseCache:
-    """One SQLite file, ``<folder>/responses.sqlite``, which several processes may use at once.
+    """One SQLite file, ``<folder>/responses.sqlite``, which several processes can use at the same time.
 
-    :meth:`get` costs some 20 µs, :meth:`put` 100 and, once in a thousand, a wait for the disk.
-    A damaged file is set aside and a new one begun; a disk that takes no more costs the caching, not the run; of
-    both ``notice`` is told. ModelError if the file cannot be opened at all.
+    :meth:`get` takes about 20 µs, :meth:`put` about 100 µs and, once in a thousand calls, a wait for the disk.
+    A damaged file is renamed and replaced by a new one. If the disk is full, caching stops and the run continues.
+    ``notice`` is called in both cases. ModelError if the file cannot be opened.
     """
 
     def __init__(self, folder: Path, *, notice: Callable[[str], None] = lambda _: None) -> None:
         self.path = folder / "responses.sqlite"
         self._notice = notice
-        self._told = False
+        self._notified = False
         self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._reader, self._writer = self._open()
         except (OSError, sqlite3.OperationalError) as error:
             raise ModelError(
-                f"the cache of replies {self.path} cannot be opened: {error}", hint="make the folder writable"
+                f"the reply cache {self.path} cannot be opened: {error}", hint="make the folder writable"
             ) from None
         except sqlite3.DatabaseError:
-            self._begin_anew()
+            self._replace_file()
 
     def get(self, key: str) -> Stored | None:
-        """The reply stored under ``key``, if there is one."""
+        """The reply stored under ``key``, or None."""
         try:
             row = self._reader.execute("SELECT text, bill FROM replies WHERE key = ?", (key,)).fetchone()
         except sqlite3.DatabaseError as error:
@@ -66,7 +66,7 @@ class ResponseCache:
         return Stored(*row) if row else None
 
     def put(self, key: str, text: str, bill: str = "") -> None:
-        """Store a reply and its bill as one, durably against a crash of the process."""
+        """Store a reply and its bill in one transaction. It survives a crash of the process."""
         try:
             with self._lock:
                 self._writer.execute(
@@ -81,10 +81,10 @@ class ResponseCache:
             self._writer.close()
 
     def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-        """One connection to read and one to write, so that no reader ever waits for a writer."""
+        """A connection to read and one to write, so that readers never wait for writers."""
         writer = self._connect()
-        # SQLite does not wait when two processes turn a new file's write-ahead log on at once.
-        with FileLock(f"{self.path}.lock", timeout=_PATIENCE, poll_interval=0.01):
+        # SQLite does not wait when two processes enable the write-ahead log of a new file at the same time.
+        with FileLock(f"{self.path}.lock", timeout=_LOCK_TIMEOUT, poll_interval=0.01):
             with contextlib.closing(writer.execute("PRAGMA journal_mode = WAL")):
                 pass
             writer.execute("PRAGMA synchronous = NORMAL")
@@ -93,7 +93,7 @@ class ResponseCache:
         return self._connect(), writer
 
     def _prepare(self, writer: sqlite3.Connection) -> None:
-        """A new file, or one of format 0, as it should be; another process may be at it as well."""
+        """Create the tables, or upgrade a file of format 0. Safe while another process does the same."""
         writer.execute("BEGIN IMMEDIATE")
         if writer.execute("PRAGMA user_version").fetchone()[0] < _FORMAT:
             writer.execute(
@@ -104,20 +104,20 @@ class ResponseCache:
         writer.execute("COMMIT")
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+        return sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
 
     def _failed(self, error: sqlite3.DatabaseError) -> None:
         if not isinstance(error, (sqlite3.OperationalError, sqlite3.ProgrammingError)):
             with self._lock:
-                self._begin_anew()
-        elif not self._told:
-            self._told = True
-            self._notice(f"replies are not cached any more ({self.path}: {error}); calls may be paid for again")
+                self._replace_file()
+        elif not self._notified:
+            self._notified = True
+            self._notice(f"replies are no longer cached ({self.path}: {error}); calls may be paid for again")
 
-    def _begin_anew(self) -> None:
-        aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-        os.replace(self.path, aside)
+    def _replace_file(self) -> None:
+        backup = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+        os.replace(self.path, backup)
         for suffix in ("-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         self._reader, self._writer = self._open()
-        self._notice(f"the cache of replies was damaged: set aside as {aside}, a new one begun")
+        self._notice(f"the reply cache was damaged: it was renamed to {backup} and a new one was created")

@@ -1,4 +1,4 @@
-"""The one door to language models: roles, keys, retries, the cache, the ledger and the budget behind one method."""
+"""LLM client: routing by role, retries, cache, ledger, budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import orjson
 from memskill_cli.config import EMBEDDED, LimitsConfig, ModelsConfig
 from memskill_cli.errors import UnreadableReplyError
 from memskill_cli.llm.cache import ResponseCache, Stored
-from memskill_cli.llm.keys import Deployment, KeyRing, Purpose
+from memskill_cli.llm.keys import CallRole, Deployment, KeyRing
 from memskill_cli.llm.ledger import Call, Ledger
 from memskill_cli.llm.models import context_window
 from memskill_cli.llm.reasoning import ReplyText, read_reply
@@ -24,16 +24,16 @@ T = TypeVar("T")
 Message = dict[str, str]
 """``{"role": "system" | "user" | "assistant", "content": text}``."""
 
-WRITE_DOWN = 2.0
-"""Seconds for writing down the replies that came while a command stops."""
+STORE_TIMEOUT = 2.0
+"""Seconds to store replies that arrive while a command stops."""
 MAX_REPLY = 400_000
-"""Characters of a reply that are looked at, some 100,000 tokens; only a server that heeds no limit sends more."""
-_AGAIN = "Your last reply could not be read: {error}\nReply again, this time in exactly the form that was asked for."
+"""Characters of a reply that are kept, about 100,000 tokens. Only servers that ignore ``max_tokens`` send more."""
+_RETRY = "Your last reply could not be read: {error}\nReply again, this time in exactly the form that was asked for."
 
 
 @dataclass(frozen=True)
 class Reply(Generic[T]):
-    """What a model said: as parsed, as text without reasoning, and whether it came without a call of its own."""
+    """A reply: the parsed value, the text without reasoning, and whether it needed no call of its own."""
 
     value: T
     text: ReplyText
@@ -42,15 +42,15 @@ class Reply(Generic[T]):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn: temperature, and the share of probability that is drawn from (1.0 is all of it)."""
+    """Sampling parameters: temperature, and nucleus sampling's ``top_p`` (1.0: off)."""
 
     temperature: float
     top_p: float = 1.0
 
 
 @dataclass(frozen=True)
-class _Ask:
-    """One question, with all that names it in the cache."""
+class _Request:
+    """One request, with everything that identifies it in the cache."""
 
     role: Role
     messages: list[Message]
@@ -60,35 +60,35 @@ class _Ask:
 
 
 @dataclass(frozen=True)
-class _Readable(Generic[T]):
-    """A reply as parsed, and the text that was parsed."""
+class _Parsed(Generic[T]):
+    """A parsed reply and the text it was parsed from."""
 
     value: T
     text: ReplyText
 
 
-def _read(parse: Callable[[ReplyText], T], text: str, cut: bool) -> _Readable[T] | UnreadableReplyError:
+def _parse_reply(parse: Callable[[ReplyText], T], text: str, cut: bool) -> _Parsed[T] | UnreadableReplyError:
     try:
-        said = read_reply(text, cut)
-        return _Readable(parse(said), said)
+        answer = read_reply(text, cut)
+        return _Parsed(parse(answer), answer)
     except UnreadableReplyError as error:
         return error
 
 
-def _asking_again(text: str, error: UnreadableReplyError) -> list[Message]:
-    """What is added to the messages after a reply that could not be read."""
-    return [{"role": "assistant", "content": text}, {"role": "user", "content": _AGAIN.format(error=error)}]
+def _retry_messages(text: str, error: UnreadableReplyError) -> list[Message]:
+    """Messages to append after a reply that could not be parsed."""
+    return [{"role": "assistant", "content": text}, {"role": "user", "content": _RETRY.format(error=error)}]
 
 
 def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-class Gateway:
-    """Language models by role. Lives within one event loop.
+class LLMClient:
+    """Calls language models by role. Bound to one event loop.
 
-    Raises, before anything is asked: AuthError without a key, UnknownModelError for a name no provider has, UsageError
-    for a budget on a model whose price nobody knows. ``cache`` and ``ledger`` stay the caller's, to close.
+    The constructor raises AuthError without a key, UnknownModelError for a model name that no provider has, and
+    UsageError for a budget with a model of unknown price. The caller closes ``cache`` and ``ledger``.
     """
 
     def __init__(
@@ -101,15 +101,15 @@ class Gateway:
         cache: ResponseCache | None,
         notice: Callable[[str], None] = _to_stderr,
     ) -> None:
-        from memskill_cli.llm.billing import MeteredRouter
+        from memskill_cli.llm.billing import BilledRouter
 
         self._models, self._keys, self._ledger, self._cache = models, keys, ledger, cache
-        self._groups: dict[Purpose, list[Deployment]] = {
+        self._groups: dict[CallRole, list[Deployment]] = {
             role: keys.deployments(role, getattr(models, role), models.api_base) for role in ROLES
         }
         self._embedded = {role for role, group in self._groups.items() if all(d.label == EMBEDDED for d in group)}
-        self._flights: dict[str, asyncio.Task[Reply[Any]]] = {}
-        self._router = MeteredRouter(self._groups, models, limits, keys=keys, ledger=ledger, notice=notice)
+        self._pending: dict[str, asyncio.Task[Reply[Any]]] = {}
+        self._router = BilledRouter(self._groups, models, limits, keys=keys, ledger=ledger, notice=notice)
 
     async def ask(
         self,
@@ -120,129 +120,129 @@ class Gateway:
         grammar: str | None = None,
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
-        settled: bool = True,
+        reuse_cached_error: bool = True,
     ) -> Reply[T]:
-        """Ask the model of a role; equal questions asked at once or before are paid for once.
+        """Send messages to the model of a role. Equal requests, concurrent or earlier, are paid for once.
 
-        Reasoning in the text is removed first, whatever marks it (:mod:`memskill_cli.llm.reasoning`).
-        ``parse`` reads the rest and may raise UnreadableReplyError: the model is then asked once more, with its reply
-        and the error before it, before the error goes to the caller. The same is done with a reply that ends inside
-        its reasoning. Each reply is cached under the messages it answers, so an unreadable one is not paid for again
-        either: asked again, the same error comes. With ``settled`` False an error that was stored is not the last
-        word: the question is asked anew. ``grammar`` (GBNF) binds the embedded model; others are not told. Left out,
-        ``max_tokens`` and ``sampling`` are the role's settings.
+        Reasoning is removed from the reply first (:mod:`memskill_cli.llm.reasoning`). ``parse`` parses the rest and
+        may raise UnreadableReplyError. The model is then asked once more, with its reply and the error appended,
+        before the error is raised. The same happens with a reply that ends inside its reasoning. Each reply is cached
+        under its messages, also an unreadable one: the same request then raises the same error without a call. With
+        ``reuse_cached_error`` False the model is called again instead. ``grammar`` (GBNF) constrains the embedded
+        model; it is not sent to others. The defaults of ``max_tokens`` and ``sampling`` are the role's settings.
 
-        Raises besides: BudgetExceededError; AuthError when every key was refused; UnknownModelError; ModelError when
+        Also raises: BudgetExceededError; AuthError when every key was refused; UnknownModelError; ModelError when
         the server does not answer after all retries.
         """
         grammar = grammar if role in self._embedded else None
         sampling = sampling or Sampling(self._models.temperature)
-        ask = _Ask(role, messages, grammar, max_tokens or self._longest(role), sampling)
+        ask = _Request(role, messages, grammar, max_tokens or self._max_tokens(role), sampling)
         if self._cache is None:
-            return await self._fetch(ask, parse, settled)
+            return await self._fetch(ask, parse, reuse_cached_error)
         key, found = self._look_up(ask)
-        if found and isinstance(read := _read(parse, found.text, found.cut), _Readable):
-            self._repeat(role, found, "ok")
-            return Reply(read.value, read.text, cached=True)
-        if flight := self._flights.get(key):
-            text = (await asyncio.shield(flight)).text
-            self._repeat(role, Stored(text), "ok")
+        if found and isinstance(parsed := _parse_reply(parse, found.text, found.cut), _Parsed):
+            self._record_cached(role, found, "ok")
+            return Reply(parsed.value, parsed.text, cached=True)
+        if task := self._pending.get(key):
+            text = (await asyncio.shield(task)).text
+            self._record_cached(role, Stored(text), "ok")
             return Reply(parse(text), text, cached=True)
-        flight = self._flights[key] = asyncio.create_task(self._fetch(ask, parse, settled, (key, found)))
-        flight.add_done_callback(lambda task: self._landed(key, task))
-        return await asyncio.shield(flight)  # an asker who gives up does not take the others' reply away
+        task = self._pending[key] = asyncio.create_task(self._fetch(ask, parse, reuse_cached_error, (key, found)))
+        task.add_done_callback(lambda task: self._on_done(key, task))
+        return await asyncio.shield(task)  # a cancelled caller must not cancel the call for other callers
 
     def window(self, role: Role) -> int | None:
-        """Tokens of prompt and reply together that every model of a role takes; None if that is not known of one."""
+        """Context window, in tokens, that every model of a role has; None if unknown for one of them."""
         windows = [context_window(deployment.model) for deployment in self._groups[role]]
         known = [window for window in windows if window]
         return min(known) if len(known) == len(windows) else None
 
     @property
-    def on_their_way(self) -> int:
-        """Replies that are waited for, and paid for whether they are read or not; not those of the embedded model."""
-        return self._router.on_their_way
+    def in_flight(self) -> int:
+        """Number of calls sent and not yet answered, which will be billed. Excludes the embedded model."""
+        return self._router.in_flight
 
-    def hold(self) -> None:
-        """Send nothing any more: calls that have not left, retries and second asks end in CancelledError."""
-        self._router.hold()
+    def stop_sending(self) -> None:
+        """Stop sending: calls not yet sent, retries and repeated requests raise CancelledError."""
+        self._router.stop_sending()
 
     async def aclose(self) -> None:
-        """Let what was sent come back, each reply within its own deadline, give up the rest, and let go of litellm.
+        """Wait for the replies in task, each up to its own deadline; cancel the other calls; release litellm.
 
-        Cancelled meanwhile, it gives up at once.
+        If this is cancelled, it stops waiting.
         """
-        flights = list(self._flights.values())
+        tasks = list(self._pending.values())
         try:
-            if flights:
+            if tasks:
                 await self._router.drain()
-                await asyncio.wait(flights, timeout=WRITE_DOWN)
+                await asyncio.wait(tasks, timeout=STORE_TIMEOUT)
         finally:
-            for flight in flights:
-                flight.cancel()
+            for task in tasks:
+                task.cancel()
             self._router.close()
-        await asyncio.gather(*flights, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _fetch(
         self,
-        ask: _Ask,
+        ask: _Request,
         parse: Callable[[ReplyText], T],
-        settled: bool,
+        reuse_cached_error: bool,
         known: tuple[str, Stored | None] | None = None,
-        anew: bool = False,
+        skip_cache: bool = False,
     ) -> Reply[T]:
-        """The reply to ``ask``, or to the second question when the first reply is unreadable.
+        """The reply to ``ask``, or to the repeated request when the first reply is unreadable.
 
-        ``known`` is what the cache was found to hold for ``ask``; with ``anew`` it is not asked.
+        ``known`` is the result of an earlier cache lookup for ``ask``. With ``skip_cache`` the cache is not read.
         """
-        first = ask
+        original = ask
         while True:
-            key, found = known or self._look_up(ask, anew)
+            key, found = known or self._look_up(ask, skip_cache)
             known = None
             call, text = (None, found.text) if found else await self._call(ask)
             cut = found.cut if found else bool(call and call.cut)
             outcome = "unreadable"
             try:
-                read = _read(parse, text, cut)
-                outcome = "ok" if isinstance(read, _Readable) else outcome
+                parsed = _parse_reply(parse, text, cut)
+                outcome = "ok" if isinstance(parsed, _Parsed) else outcome
             finally:
                 if found:
-                    self._repeat(ask.role, found, outcome)
+                    self._record_cached(ask.role, found, outcome)
                 elif call:
-                    self._write_down(key, text, replace(call, outcome=outcome))
-            if isinstance(read, _Readable):
-                return Reply(read.value, read.text, cached=found is not None)
-            if ask is not first:
-                if found and not settled:
-                    return await self._fetch(first, parse, settled, anew=True)
-                raise read
-            ask = replace(ask, messages=[*ask.messages, *_asking_again(text, read)])
+                    self._store(key, text, replace(call, outcome=outcome))
+            if isinstance(parsed, _Parsed):
+                return Reply(parsed.value, parsed.text, cached=found is not None)
+            if ask is not original:
+                if found and not reuse_cached_error:
+                    return await self._fetch(original, parse, reuse_cached_error, skip_cache=True)
+                raise parsed
+            ask = replace(ask, messages=[*ask.messages, *_retry_messages(text, parsed)])
 
-    def _look_up(self, ask: _Ask, anew: bool = False) -> tuple[str, Stored | None]:
-        """A question's name in the cache, and what is stored there; "" and None without a cache."""
+    def _look_up(self, ask: _Request, skip_cache: bool = False) -> tuple[str, Stored | None]:
+        """The cache key of a request and the stored reply; "" and None without a cache."""
         if self._cache is None:
             return "", None
         key = self._digest(ask)
-        return key, None if anew else self._cache.get(key)
+        return key, None if skip_cache else self._cache.get(key)
 
-    async def _call(self, ask: _Ask) -> tuple[Call, str]:
+    async def _call(self, ask: _Request) -> tuple[Call, str]:
         params: dict[str, Any] = {"temperature": ask.sampling.temperature, "max_tokens": ask.max_tokens}
         if ask.sampling.top_p < 1:
             params["top_p"] = ask.sampling.top_p
         if ask.role in self._embedded:
-            params["num_retries"] = 0  # what fails in this process fails again
+            params["num_retries"] = 0  # a failure in this process repeats
         if ask.grammar:
             params["grammar"] = ask.grammar
         characters = sum(len(message["content"]) for message in ask.messages)
         call, reply = await self._router.call("acompletion", ask.role, characters, messages=ask.messages, **params)
         choice = reply.choices[0]
-        text = self._keys.scrub_reply(_storable(choice.message.content))
+        text = self._keys.redact_reply(_sanitize(choice.message.content))
         return replace(call, cut=choice.finish_reason == "length"), text
 
-    def _write_down(self, key: str, text: str, call: Call) -> None:
-        """Keep a reply, then its line in the ledger: killed between the two, the line is written late (_repeat).
+    def _store(self, key: str, text: str, call: Call) -> None:
+        """Store a reply in the cache, then its line in the ledger.
 
-        Both at once and here: they take 0.2 ms, and to have another thread do them takes 1 ms.
+        If the process is killed between the two, :meth:`_record_cached` writes the line later. Both run in the event
+        loop: they take 0.2 ms, and handing them to another thread takes 1 ms.
         """
         bill = self._ledger.bill(call)
         try:
@@ -251,30 +251,30 @@ class Gateway:
         finally:
             self._ledger.write(bill)
 
-    def _repeat(self, role: Role, found: Stored, outcome: str) -> None:
-        """Count a reply that costs nothing; or the call that got it, if it was killed before its line was written."""
-        if found.bill and self._ledger.lost(bill := orjson.loads(found.bill)):
-            self._ledger.restore(bill)
+    def _record_cached(self, role: Role, found: Stored, outcome: str) -> None:
+        """Count a cached reply; or write the line of its call, if a killed process did not write it."""
+        if found.bill and self._ledger.is_missing(bill := orjson.loads(found.bill)):
+            self._ledger.rewrite(bill)
         else:
             self._ledger.record(Call(role, self._groups[role][0].model, "", outcome, cached=True))
 
-    def _digest(self, ask: _Ask) -> str:
-        """Names a question. The key in use has no part in it; the models that might answer have."""
-        served = sorted({(d.model, d.api_base) for d in self._groups[ask.role]})
-        asked = [served, ask.messages, ask.sampling.temperature, ask.max_tokens, ask.grammar]
-        if ask.sampling.top_p < 1:  # names of replies stored by versions before stay as they are
-            asked.append(ask.sampling.top_p)
-        return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    def _digest(self, ask: _Request) -> str:
+        """Cache key of a request. It depends on the models that may answer, not on the API key."""
+        models = sorted({(d.model, d.api_base) for d in self._groups[ask.role]})
+        identity = [models, ask.messages, ask.sampling.temperature, ask.max_tokens, ask.grammar]
+        if ask.sampling.top_p < 1:  # only then: keeps the keys of earlier versions
+            identity.append(ask.sampling.top_p)
+        return hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
-    def _landed(self, key: str, flight: asyncio.Task[Reply[Any]]) -> None:
-        del self._flights[key]
-        if not flight.cancelled():
-            flight.exception()  # looked at, so that asyncio does not complain when all askers have given up
+    def _on_done(self, key: str, task: asyncio.Task[Reply[Any]]) -> None:
+        del self._pending[key]
+        if not task.cancelled():
+            task.exception()  # retrieved: else asyncio logs it when all callers were cancelled
 
-    def _longest(self, role: Role) -> int:
+    def _max_tokens(self, role: Role) -> int:
         return int(getattr(self._models, f"{role}_max_tokens"))
 
 
-def _storable(text: str) -> str:
-    """``text``, bounded, and without halves of surrogate pairs (JSON can escape them), which no file takes."""
+def _sanitize(text: str) -> str:
+    """``text`` cut to :data:`MAX_REPLY`. Replaces lone surrogates (JSON can escape them): UTF-8 cannot encode them."""
     return text[:MAX_REPLY].encode("utf-8", "replace").decode()

@@ -1,7 +1,7 @@
-"""GBNF grammars that bind the embedded model to the reply forms it may use.
+"""GBNF grammars that constrain the replies of the embedded model.
 
-Small models drop out of a format, point at memories that are not there and use actions that no chosen skill has. A
-grammar made for each call leaves them no such words. llama.cpp describes the notation (grammars/README.md).
+Small models leave the required format, refer to memories that do not exist, and use actions that no selected skill has.
+A grammar built for each call excludes such tokens. llama.cpp documents the notation (grammars/README.md).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from memskill_cli.types import Action
 
 MAX_CHARS = 200
-"""Longest memory text, in characters: a small model that repeats itself is stopped there."""
+"""Maximum length of a memory text, in characters. It stops small models that repeat themselves."""
 _MAX_EXPLANATION = 150
 _TEXT = rf"text ::= [^\x00-\x20\x7F] [^\x00-\x1F\x7F]{{0,{MAX_CHARS - 1}}}"
 _JUDGE = rf"""
@@ -23,12 +23,12 @@ char ::= [^"\\\x00-\x1F\x7F] | "\\" ["\\/bfnrt]
 
 
 def executor_grammar(actions: Collection[Action], memories: int, max_actions: int = 8) -> str:
-    """The executor's text format with no word too many.
+    """Grammar of the executor's text format, without free text around it.
 
-    One to ``max_actions`` blocks of the given ``actions`` (those of the chosen skills), or a lone ``ACTION: NOOP``.
-    That is left out when an INSERT is possible and no chosen skill is for doing nothing: a small model would rather do
-    nothing than read on, and a span nearly always holds something. INDEX is one of 0 … ``memories`` − 1, so that
-    UPDATE and DELETE are impossible without memories; MEMORY is one line of at most :data:`MAX_CHARS` characters.
+    It allows one to ``max_actions`` blocks with the given ``actions`` (those of the selected skills), or a single
+    ``ACTION: NOOP``. NOOP is excluded when INSERT is allowed and no selected skill has NOOP: small models prefer NOOP,
+    and almost every span contains something to store. INDEX is 0 … ``memories`` − 1, so UPDATE and DELETE are not
+    allowed without memories. MEMORY is one line of at most :data:`MAX_CHARS` characters.
     """
     return _executor_grammar(frozenset(actions), memories, max_actions)
 
@@ -44,10 +44,10 @@ def _executor_grammar(actions: frozenset[Action], memories: int, max_actions: in
     blocks = [form for action, form in forms.items() if action in actions & usable]
     if not blocks:
         return 'root ::= "ACTION: NOOP"\n'
-    idle = Action.NOOP in actions or Action.INSERT not in actions
-    nothing = '"ACTION: NOOP" | ' if idle else ""
+    allow_noop = Action.NOOP in actions or Action.INSERT not in actions
+    noop = '"ACTION: NOOP" | ' if allow_noop else ""
     rules = [
-        f"root ::= {nothing}" + rf'block ("\n\n" block){{0,{max_actions - 1}}}',
+        f"root ::= {noop}" + rf'block ("\n\n" block){{0,{max_actions - 1}}}',
         f"block ::= {' | '.join(blocks)}",
     ]
     if actions & {Action.INSERT, Action.UPDATE}:
@@ -58,11 +58,11 @@ def _executor_grammar(actions: frozenset[Action], memories: int, max_actions: in
 
 
 def judge_grammar() -> str:
-    """The judge's JSON: a short explanation, then a score of 0, 0.5 or 1."""
+    """Grammar of the judge's JSON: a short explanation, then a score of 0, 0.5 or 1."""
     return _JUDGE
 
 
 def command_grammar(commands: Sequence[str]) -> str:
-    """One of ``commands``, as it is."""
+    """Grammar that allows exactly one of ``commands``."""
     quoted = (json.dumps(command, ensure_ascii=False) for command in commands)
     return f"root ::= {' | '.join(quoted)}\n"

@@ -1,6 +1,6 @@
-"""API keys: where they come from, what they are called, and how they are kept out of every text.
+"""API keys: sources, labels and redaction.
 
-A key is named by a label (``openai#2``) wherever anything is shown or stored.
+Everything that is shown or stored names a key by its label (``openai#2``).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 from memskill_cli.config import read_toml
 from memskill_cli.errors import AuthError, UsageError
-from memskill_cli.llm.models import EMBEDDED_PROVIDER, is_embedded, key_variables, needs_key, place
+from memskill_cli.llm.models import EMBEDDED_PROVIDER, is_embedded, key_variables, needs_key, resolve_provider
 from memskill_cli.types import ROLES, Role
 from memskill_cli.utils import redaction
-from memskill_cli.utils.redaction import FRAGMENT, MASK, NO_KEY, SHORTEST, Secrets, bare
+from memskill_cli.utils.redaction import FRAGMENT, MASK, NO_KEY, SHORTEST, Secrets, strip_credentials
 
-Purpose = Role | Literal["embedding"]
-"""What a key is for: a role, or encoding texts."""
+CallRole = Role | Literal["embedding"]
+"""What a call is for: a role, or embedding texts."""
 _KEY_VARIABLE = re.compile(r"(?:_API_KEY|^HF_TOKEN)(?:_\d+)?$")
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "model": str,
@@ -38,7 +38,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Deployment:
-    """One model behind one key. ``model`` is for people; ``params`` are litellm's, with the key: never shown."""
+    """One model with one key. Show ``model`` only: ``params`` are litellm's and contain the key."""
 
     label: str
     model: str
@@ -48,7 +48,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One table of a keys file."""
+    """A table of a keys file."""
 
     model: str = ""
     keys: tuple[str, ...] = field(default=(), repr=False)
@@ -57,11 +57,11 @@ class _Entry:
 
 
 class KeyRing:
-    """Every key of this process. Build it with :meth:`collect`."""
+    """All keys of this process. Build it with :meth:`collect`."""
 
     def __init__(self, given: Sequence[str], entries: Mapping[str, list[_Entry]], environ: Mapping[str, str]) -> None:
-        self.told: set[str] = set()
-        """What the user has been told about these keys, by whichever router used them."""
+        self.shown_notices: set[str] = set()
+        """Notices about these keys that were shown, by any router."""
         self._given = tuple(given)
         self._entries = entries
         self._environ = environ
@@ -73,10 +73,10 @@ class KeyRing:
         redaction.remember(self._keys)
         others = redaction.secrets_of(environ)
         self._secrets = Secrets(self._keys | others)
-        opaque = {value for value in others if re.fullmatch(r"[\w+/=.~-]{20,}", value)}  # litellm may send them, too
-        self._sent = Secrets({key for key in self._keys if len(key) >= FRAGMENT} | opaque)
+        opaque = {value for value in others if re.fullmatch(r"[\w+/=.~-]{20,}", value)}  # litellm may send them as well
+        self._reply_secrets = Secrets({key for key in self._keys if len(key) >= FRAGMENT} | opaque)
         words = sorted((key for key in self._keys if len(key) < SHORTEST), key=len, reverse=True)
-        self._words = re.compile("|".join(rf"(?<!\w){re.escape(key)}(?!\w)" for key in words)) if words else None
+        self._short_keys = re.compile("|".join(rf"(?<!\w){re.escape(key)}(?!\w)" for key in words)) if words else None
 
     def __repr__(self) -> str:
         return f"KeyRing({len(self._keys)} keys)"
@@ -85,18 +85,19 @@ class KeyRing:
     def collect(
         cls, api_keys: Sequence[str] = (), keys_file: Path | None = None, environ: Mapping[str, str] = os.environ
     ) -> KeyRing:
-        """The keys of flags (``api_keys``), of a keys file and of the environment. UsageError if the file is wrong."""
+        """The keys of flags (``api_keys``), a keys file and the environment. UsageError if the file is invalid."""
         given = [key.strip() for key in api_keys if key.strip()]
         if not given:
             given = [key.strip() for key in environ.get("MEMSKILL_API_KEYS", "").split(",") if key.strip()]
         return cls(given, _read_keys_file(keys_file, environ) if keys_file else {}, environ)
 
-    def deployments(self, role: Purpose, model: str, api_base: str) -> list[Deployment]:
+    def deployments(self, role: CallRole, model: str, api_base: str) -> list[Deployment]:
         """The models and keys that serve ``role``, at least one.
 
-        A keys file that names the role (else its ``[[all]]``) comes first; ``model`` and ``api_base`` are those of
-        the configuration. A model that ``[[all]]`` names is a language model, so it encodes nothing.
-        AuthError if a provider needs a key and there is none; UnknownModelError as in :func:`place`.
+        The role's tables in the keys file, else its ``[[all]]`` tables, take precedence over ``model`` and
+        ``api_base``, which come from the configuration. A model in ``[[all]]`` is a language model, so it is not used
+        for embeddings. AuthError if a provider needs a key and has none; UnknownModelError as in
+        :func:`resolve_provider`.
         """
         entries = self._entries.get(role)
         if entries is None:
@@ -105,12 +106,12 @@ class KeyRing:
         found: dict[tuple[str, str, str], Deployment] = {}
         for entry in usable:
             base = entry.api_base or ("" if entry.model else api_base)
-            for key, deployment in self._serve(role, entry, entry.model or model, base):
+            for key, deployment in self._expand(role, entry, entry.model or model, base):
                 found.setdefault((deployment.model, deployment.api_base, key), deployment)
         return list(found.values())
 
-    def _serve(self, role: str, entry: _Entry, model: str, base: str) -> Iterator[tuple[str, Deployment]]:
-        name, provider = place(model, base)
+    def _expand(self, role: str, entry: _Entry, model: str, base: str) -> Iterator[tuple[str, Deployment]]:
+        name, provider = resolve_provider(model, base)
         if name.startswith(EMBEDDED_PROVIDER):
             yield "", Deployment(provider, model, "", {"model": name})
             return
@@ -130,58 +131,59 @@ class KeyRing:
         if base:
             return [NO_KEY]
         if not needs_key(model):
-            return [""]  # litellm finds cloud credentials by itself
+            return [""]  # litellm finds cloud credentials itself
         variable = key_variables(provider)[0]
         raise AuthError(
-            f"no API key for {model} (role {role})", hint=f"set {variable}, or give --api-key KEY or --keys FILE.toml"
+            f"no API key for {model} (role {role})", hint=f"set {variable}, or use --api-key KEY or --keys FILE.toml"
         )
 
     def _label(self, provider: str, key: str) -> str:
         known = sum(1 for owner, _ in self._labels if owner == provider)
         return self._labels.setdefault((provider, key), f"{provider}#{known + 1}")
 
-    def scrub(self, text: str) -> str:
-        """``text`` without any key or other secret of the environment, in any form: for what is shown or logged.
+    def redact(self, text: str) -> str:
+        """``text`` without keys and other secrets of the environment, in any form: for display and logs.
 
-        No run of :data:`FRAGMENT` characters of one is left. Keys shorter than eight are found as whole words.
+        It removes every run of :data:`FRAGMENT` characters of a secret. Keys shorter than eight characters are removed
+        as whole words.
         """
-        text = self._secrets.scrub(text)
-        return self._words.sub(MASK, text) if self._words else text
+        text = self._secrets.redact(text)
+        return self._short_keys.sub(MASK, text) if self._short_keys else text
 
-    def scrub_reply(self, text: str) -> str:
-        """``text`` without any key; those shorter than a fragment ("local", "test") stay: models say such words."""
-        return self._sent.scrub(text)
+    def redact_reply(self, text: str) -> str:
+        """``text`` without keys, except keys shorter than :data:`FRAGMENT`: a reply may contain such words ("test")."""
+        return self._reply_secrets.redact(text)
 
 
-def exposure(keys_file: Path) -> str:
-    """Who besides this user can get at the keys in a file, and what to do about it; "" if nobody can.
+def key_file_warning(keys_file: Path) -> str:
+    """A warning if other users can read the keys in a file, with the fix; "" if they cannot.
 
-    A link is judged by the file that it leads to.
+    For a symbolic link, the permissions of its target count.
     """
     try:
         found = keys_file.stat()
     except OSError:
-        return ""  # whoever reads it says what is wrong
+        return ""  # reading the file reports the error
     shown = shlex.quote(str(keys_file))
     if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return f"{keys_file} is open to others on this machine; close it with: chmod 600 {shown}"
+        return f"{keys_file} can be read by other users of this machine; fix: chmod 600 {shown}"
     if found.st_uid not in (0, os.geteuid()):
         return f"{keys_file} belongs to another user, who can read it; use a copy: install -m 600 {shown} my-keys.toml"
     return ""
 
 
 def _numbered(variable: str, environ: Mapping[str, str]) -> list[str]:
-    """``NAME``, ``NAME_1``, ``NAME_7``… in that order, duplicates and blanks left out."""
+    """The values of ``NAME``, ``NAME_1``, ``NAME_7``… in that order, without duplicates and blanks."""
     numbers = sorted(int(m[1]) for name in environ if (m := re.fullmatch(rf"{re.escape(variable)}_(\d+)", name)))
     names = [variable, *(f"{variable}_{number}" for number in numbers)]
     return list(dict.fromkeys(key for name in names if (key := environ.get(name, "").strip())))
 
 
 def _read_keys_file(file: Path, environ: Mapping[str, str]) -> dict[str, list[_Entry]]:
-    """Tables by role. Errors name places and fields, never a value."""
+    """Tables by role. Errors name tables and fields, never values."""
     entries: dict[str, list[_Entry]] = {}
     for role, tables in read_toml(file).items():
-        _known(role, [*ROLES, "embedding", "all"], f"{file}: no role is called")
+        _check_name(role, [*ROLES, "embedding", "all"], f"{file}: unknown role")
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             raise UsageError(f"{file}: {role} must be written as [[{role}]], with double brackets")
         entries[role] = [_entry(table, f"{file}: [[{role}]] number {i + 1}", environ) for i, table in enumerate(tables)]
@@ -190,24 +192,24 @@ def _read_keys_file(file: Path, environ: Mapping[str, str]) -> dict[str, list[_E
 
 def _entry(table: dict[str, Any], where: str, environ: Mapping[str, str]) -> _Entry:
     for name, value in table.items():
-        _known(name, list(_FIELDS), f"{where}: no field is called")
+        _check_name(name, list(_FIELDS), f"{where}: unknown field")
         if not isinstance(value, _FIELDS[name]) or isinstance(value, bool):
-            raise UsageError(f"{where}: {name} is not {_what(name)}")
-    if bare(base := table.get("api_base", "")) != base:
-        raise UsageError(f"{where}: api_base must not hold a user, a password or a key", hint="put the key into keys")
+            raise UsageError(f"{where}: {name} must be {_type_name(name)}")
+    if strip_credentials(base := table.get("api_base", "")) != base:
+        raise UsageError(f"{where}: api_base must not hold a user, a password or a key", hint="use keys = [...]")
     limits = {name: table[name] for name in list(_FIELDS)[3:] if name in table}
     keys = tuple(_key(key, where, environ) for key in table.get("keys", ()))
     return _Entry(table.get("model", ""), keys, base, limits)
 
 
-def _what(name: str) -> str:
+def _type_name(name: str) -> str:
     kind = _FIELDS[name]
-    return {str: "a text", int: "a whole number", list: "a list of texts"}.get(kind, "a number")  # type: ignore[arg-type]
+    return {str: "a string", int: "an integer", list: "a list of strings"}.get(kind, "a number")  # type: ignore[arg-type]
 
 
 def _key(key: Any, where: str, environ: Mapping[str, str]) -> str:
     if not isinstance(key, str) or not key.strip():
-        raise UsageError(f"{where}: keys must be texts", hint='for example: keys = ["env:OPENAI_API_KEY"]')
+        raise UsageError(f"{where}: keys must be strings", hint='for example: keys = ["env:OPENAI_API_KEY"]')
     if not key.startswith("env:"):
         return key.strip()
     variable = key.removeprefix("env:").strip()
@@ -217,10 +219,10 @@ def _key(key: Any, where: str, environ: Mapping[str, str]) -> str:
     return environ[variable].strip()
 
 
-def _known(name: str, names: list[str], complaint: str) -> None:
+def _check_name(name: str, names: list[str], problem: str) -> None:
     if name in names:
         return
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    shown = name if re.fullmatch(r"[a-z_]{1,24}", name) else "that"  # a key might stand where a name belongs
-    hint = f"did you mean {near[0]}?" if near else "there are " + ", ".join(names)
-    raise UsageError(f"{complaint} {shown}", hint=hint)
+    shown = f" {name}" if re.fullmatch(r"[a-z_]{1,24}", name) else ""  # any other name may be a misplaced key
+    hint = f"did you mean {near[0]}?" if near else "use one of " + ", ".join(names)
+    raise UsageError(f"{problem}{shown}", hint=hint)

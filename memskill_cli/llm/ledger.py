@@ -1,7 +1,7 @@
-"""What language model calls cost: one line a call in ``usage.jsonl``, totals, and the budget.
+"""Cost of language model calls: one line per call in ``usage.jsonl``, totals, and the budget.
 
-A call has a bill before it has a line. Where replies are cached the bill is stored with the reply, so that a process
-killed between the two leaves a reply whose line can be written late (:meth:`Ledger.lost`).
+A call gets a bill first and a line second. The cache stores the bill with the reply. So if a process is killed between
+the two, the line can be written later (:meth:`Ledger.is_missing`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from memskill_cli.errors import BudgetExceededError, RunError
 from memskill_cli.types import Usage
 from memskill_cli.utils.files import append_line, read_jsonl
 
-_LOOK = 0.05
-"""Seconds after which a call that waits for room in the budget looks again."""
+_POLL = 0.05
+"""Seconds between two checks of a call that waits for budget."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call as it stands in the ledger. Tokens and money are those of this call: 0 if the reply was cached."""
+    """One call in the ledger. Tokens and cost are 0 if the reply came from the cache."""
 
     role: str
     model: str
@@ -40,45 +40,45 @@ class Call:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_prompt_tokens: int = 0
-    """Prompt tokens that the provider had in its own cache (part of ``prompt_tokens``)."""
+    """Prompt tokens from the provider's prompt cache (part of ``prompt_tokens``)."""
     usd: float | None = 0.0
-    """US dollars; None if nobody knows the model's price (counted as 0)."""
+    """US dollars; None if the model's price is unknown (counted as 0)."""
     seconds: float = 0.0
-    """Wall time, with all waiting and every retry."""
+    """Wall-clock time, including waits and retries."""
     cut: bool = False
     """Whether the token limit ended the reply."""
 
 
 Bill = dict[str, Any]
-"""A call with its ``time``, ``scope``, ``id`` and the ``owner`` of the ledger: a line to be."""
+"""A call with its ``time``, ``scope``, ``id`` and the ``owner`` of the ledger: the content of its line."""
 
 
 class Ledger:
-    """Every call of one ``scope`` (a run, or one evaluation). ``path`` None keeps no file; ``max_cost`` 0 is no limit.
+    """All calls of one ``scope`` (a run or an evaluation). ``path`` None: no file. ``max_cost`` 0: no limit.
 
-    A file that is there already is gone on with, and the calls of the same scope in it count: a budget holds across
-    resumed runs. ``owner`` names the run in bills, in a way no other run is named; "" takes no bill for a lost one.
-    RunError if the file cannot be written.
+    New lines are appended to an existing file. Its calls of the same scope count, so a budget covers resumed runs.
+    ``owner`` is a unique name of the run in bills; with "" no missing lines are written. RunError if the file cannot
+    be written.
     """
 
     def __init__(self, path: Path | None, *, scope: str, max_cost: float, owner: str = "") -> None:
         self.path = path
         self.owner = owner
         self.max_cost = max_cost
-        self._name, self._numbers = secrets.token_hex(6), itertools.count(1)
-        self._lock = threading.Lock()  # encoders that are called live in a thread of their own
+        self._id_prefix, self._numbers = secrets.token_hex(6), itertools.count(1)
+        self._lock = threading.Lock()  # embedding calls run in another thread
         self.rescope(scope)
 
     def rescope(self, scope: str) -> None:
-        """Count for another scope from now on, which has a budget of its own; not while calls are on their way."""
+        """Switch to another scope, with its own budget. Not while calls are in flight."""
         self.scope = scope
         self.spent = 0.0
-        """US dollars, as far as prices are known."""
+        """US dollars; calls of unknown price count as 0."""
         self._reserved = 0.0
-        self._flying = 0
+        self._in_flight = 0
         self._sums: Counter[str] = Counter()
         self._roles: Counter[str] = Counter()
-        self._dearest: defaultdict[str, float] = defaultdict(float)  # by role, US dollars of one call
+        self._max_usd: defaultdict[str, float] = defaultdict(float)  # by role, US dollars
         self._ids: set[str] = set()
         for row in read_jsonl(self.path) if self.path else ():
             if row.get("scope") == scope:
@@ -89,20 +89,20 @@ class Ledger:
         self.write(self.bill(call))
 
     def bill(self, call: Call) -> Bill:
-        """Count a call; its line, not yet written. Nothing is awaited between a reply and its bill: a budget that
-        looked meanwhile would see the call neither in flight nor paid for."""
-        name = "" if call.cached else f"{self._name}{next(self._numbers):x}"
+        """Count a call; its bill, not yet written. Do not await between a reply and its bill: a budget check in
+        between would count the call neither as in flight nor as paid."""
+        name = "" if call.cached else f"{self._id_prefix}{next(self._numbers):x}"
         row = {"time": round(time.time(), 3), "scope": self.scope, "id": name, **asdict(call)}
         self._add(row)
         return row | {"owner": self.owner}
 
-    def lost(self, bill: Bill) -> bool:
-        """Whether a call was paid for in this ledger, and its line is missing."""
+    def is_missing(self, bill: Bill) -> bool:
+        """Whether a bill is of this ledger and its line is missing."""
         ours = bool(self.owner) and (bill.get("owner"), bill.get("scope")) == (self.owner, self.scope)
         return ours and bill.get("id") not in self._ids
 
-    def restore(self, bill: Bill) -> None:
-        """Count a lost bill and write its line."""
+    def rewrite(self, bill: Bill) -> None:
+        """Count a bill whose line is missing, and write the line."""
         self._add(bill)
         self.write(bill)
 
@@ -117,11 +117,11 @@ class Ledger:
         except OSError as error:
             raise RunError(
                 f"{self.path} cannot be written: {error.strerror}",
-                hint="make room on the disk, then go on with --resume",
+                hint="free disk space, then continue with --resume",
             ) from None
 
     def usage(self) -> Usage:
-        """Totals; ``calls`` and ``by_role`` count replies from the cache too, tokens and money only what was paid."""
+        """Totals. ``calls`` and ``by_role`` include cached replies; tokens and cost do not."""
         sums = self._sums
         return Usage(
             calls=sums["calls"],
@@ -134,34 +134,34 @@ class Ledger:
 
     @asynccontextmanager
     async def reserve(self, role: str, floor: float, ceiling: float) -> AsyncIterator[None]:
-        """Room in the budget for one call that costs ``floor`` to ``ceiling`` US dollars, or BudgetExceededError.
+        """Reserve budget for one call that costs ``floor`` to ``ceiling`` US dollars, or raise BudgetExceededError.
 
-        Calls are made at once while the budget would bear the ceiling of each. Near the limit a call waits for those
-        in flight; alone, it is taken to cost what the dearest call of its role did, or its floor if that is more. So
-        the limit is passed by no more than one call can outdo its estimate.
+        A call starts at once if the budget covers its ceiling. Near the limit it waits for the calls in flight. When
+        none is left, it reserves the cost of the most expensive call of its role so far, or its floor if that is more.
+        So the overshoot is at most what one call costs more than this estimate.
         """
-        # Looks instead of waiting for an event: encoders' calls end in another thread's loop.
-        while self._flying and not self._bears(ceiling):  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK)
-        room = ceiling if self._bears(ceiling) else max(floor, self._dearest[role])
-        if not self._bears(room):
+        # Polls instead of waiting for an event: embedding calls end in the loop of another thread.
+        while self._in_flight and not self._fits(ceiling):  # noqa: ASYNC110
+            await asyncio.sleep(_POLL)
+        estimate = ceiling if self._fits(ceiling) else max(floor, self._max_usd[role])
+        if not self._fits(estimate):
             raise BudgetExceededError(
                 f"the budget of ${self.max_cost:g} is used up (${self.spent:.4f} spent on {self.scope})",
-                hint="go on with a higher --max-cost; nothing is paid for twice",
+                hint="continue with a higher --max-cost; calls already made are not paid for again",
             )
-        self._hold(1, room)
+        self._update_reserved(1, estimate)
         try:
             yield
         finally:
-            self._hold(-1, -room)
+            self._update_reserved(-1, -estimate)
 
-    def _bears(self, more: float) -> bool:
+    def _fits(self, more: float) -> bool:
         return not self.max_cost or self.spent + self._reserved + more <= self.max_cost
 
-    def _hold(self, calls: int, usd: float) -> None:
+    def _update_reserved(self, calls: int, usd: float) -> None:
         with self._lock:
-            self._flying += calls
-            self._reserved = self._reserved + usd if self._flying else 0.0  # no rest of rounding
+            self._in_flight += calls
+            self._reserved = self._reserved + usd if self._in_flight else 0.0  # no rounding error left
 
     def _add(self, row: dict[str, Any]) -> None:
         with self._lock:
@@ -174,4 +174,4 @@ class Ledger:
                 self._sums[name] += row.get(name) or 0
             usd = row.get("usd") or 0.0
             self.spent += usd
-            self._dearest[row.get("role", "")] = max(self._dearest[row.get("role", "")], usd)
+            self._max_usd[row.get("role", "")] = max(self._max_usd[row.get("role", "")], usd)

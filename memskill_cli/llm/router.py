@@ -1,10 +1,12 @@
-"""litellm's Router, with manners for long runs.
+"""litellm's Router, with outage back-off, priorities, an adaptive concurrency limit and deadlines.
 
-The Router rotates over the deployments of a role, leaves out those that rest and holds the one retry loop. What it
-lacks (seen in litellm 1.106) is added around a single attempt, :meth:`PatientRouter.make_call`: a 429 or a refused key
-is no failed attempt as long as another key is left; when every key rests, or a server that did reply says nothing any
-more, calls wait; what is sent goes in an order, and no more of it at once than the servers take; an attempt has a
-deadline that holds.
+The Router rotates over the deployments of a role, skips keys in cooldown and has the only retry loop.
+:meth:`RetryingRouter.make_call` wraps one attempt and adds what the Router lacks (as of litellm 1.106):
+
+- a 429 or a refused key does not count as a failed attempt while another key is left;
+- calls wait while all keys are in cooldown, or while a server that did reply before is unreachable;
+- calls are sent by priority, and no more at once than the servers accept;
+- each attempt has a hard deadline.
 """
 
 from __future__ import annotations
@@ -21,204 +23,207 @@ from litellm._internal_context import is_internal_call
 
 from memskill_cli.config import EMBEDDED
 from memskill_cli.errors import ModelError, UnreadableReplyError
-from memskill_cli.llm import load_litellm
-from memskill_cli.llm.adaptive_limiter import Flow
-from memskill_cli.llm.key_cooldown import PATIENCE, RestingRouter, failed_deployment
-from memskill_cli.llm.keys import Deployment, Purpose
-from memskill_cli.llm.transport import SilentError, Wire, WireError, watch
+from memskill_cli.llm import import_litellm
+from memskill_cli.llm.adaptive_limiter import AdaptiveLimiter
+from memskill_cli.llm.key_cooldown import MAX_WAIT, CooldownRouter, failed_deployment
+from memskill_cli.llm.keys import CallRole, Deployment
+from memskill_cli.llm.transport import AttemptError, AttemptTrace, UnreachableError, track_attempt
 
-litellm = load_litellm()
+litellm = import_litellm()
 
-_SHORTEST_LULL, _LONGEST_LULL = 0.5, 10.0  # between two looks at whether a silent server is back
-_TELL_AFTER = 2.0  # seconds of silence
-_HOPELESS = (litellm.BadRequestError, litellm.NotFoundError, litellm.UnprocessableEntityError, ModelError)
+_MIN_BACKOFF, _MAX_BACKOFF = 0.5, 10.0  # seconds between two attempts during an outage
+_NOTICE_AFTER = 2.0  # seconds of outage before the notice
+_NOT_RETRYABLE = (litellm.BadRequestError, litellm.NotFoundError, litellm.UnprocessableEntityError, ModelError)
 
 
-class PatientRouter(RestingRouter):
-    """One model group for each role.
+class RetryingRouter(CooldownRouter):
+    """One model group per role.
 
-    ``retries`` is how often a failed attempt is repeated, ``timeout`` the seconds of one attempt, ``concurrency`` how
-    many are in flight at most; the embedded model has all the time it needs, for one call at a time. ``notice`` is
-    told when keys are refused and when all of them rest, by label; ``wasted`` is given replies that are empty and yet
-    billed.
+    ``retries`` is the number of retries of a call, ``timeout`` the seconds of one attempt, ``concurrency`` the maximum
+    number of calls in flight. The embedded model has no timeout and runs one call at a time. ``notice`` is called on
+    refused keys (by label), when all keys are in cooldown, and on outages. ``on_empty_reply`` gets the empty replies,
+    which are billed, too.
     """
 
     def __init__(
         self,
-        groups: Mapping[Purpose, Sequence[Deployment]],
+        groups: Mapping[CallRole, Sequence[Deployment]],
         *,
         retries: int,
         timeout: float,
         concurrency: int,
         notice: Callable[[str], None],
-        wasted: Callable[[Purpose, Any], None],
+        on_empty_reply: Callable[[CallRole, Any], None],
     ) -> None:
         super().__init__(groups, retries=retries, timeout=timeout, notice=notice)
-        self._wasted = wasted
+        self._on_empty_reply = on_empty_reply
         self._embedded = {role for role, group in groups.items() if all(d.label == EMBEDDED for d in group)}
         keys = {role: frozenset((d.label, d.api_base, d.model) for d in group) for role, group in groups.items()}
-        self._afar, self._here = Flow(concurrency, keys), Flow(1, keys)
+        self._remote_limiter, self._local_limiter = AdaptiveLimiter(concurrency, keys), AdaptiveLimiter(1, keys)
         self._deadline = timeout
-        self._heard: dict[str, float] = {}  # by api_base, when it last gave a reply that says something
-        self._silence_told = 0.0
-        self._on_their_way, self._closing, self._idle = 0, False, asyncio.Event()
+        self._last_success: dict[str, float] = {}  # by api_base, monotonic time of the last good reply
+        self._outage_noticed = 0.0
+        self._in_flight_count, self._closing, self._idle = 0, False, asyncio.Event()
 
     async def make_call(self, original_function: Any, *args: Any, **kwargs: Any) -> Any:
-        """One attempt of the retry loop, on whichever key is awake.
+        """One attempt of the retry loop, with any usable key.
 
-        Besides litellm's errors, which the loop retries: AuthError when every key of the role was refused, ModelError
-        when all of them rest, or the server is silent, for longer than :data:`PATIENCE`.
+        Raises litellm's errors, which the loop retries; AuthError when every key of the role was refused; ModelError
+        when all keys are in cooldown, or the server is unreachable, for longer than :data:`MAX_WAIT`.
         """
         role, since = kwargs["model"], time.monotonic()
-        flow = self._here if role in self._embedded else self._afar
-        failing_since, silent = math.inf, None
-        is_internal_call.set(not self._limited)  # spares what litellm does for its callbacks, of which we have none
+        limiter = self._local_limiter if role in self._embedded else self._remote_limiter
+        failing_since, unreachable = math.inf, None
+        is_internal_call.set(not self._limited)  # skips litellm's work for callbacks, which are not used
         while True:
-            if silent:
-                await self._lull(role, failing_since, silent)
-            await self.until_awake(role, since)
-            queued, wire, silent = time.monotonic(), watch(), None
-            async with flow.place(role) as place:
-                since += time.monotonic() - queued  # who stands in line is not waiting for a key
+            if unreachable:
+                await self._outage_backoff(role, failing_since, unreachable)
+            await self.wait_for_key(role, since)
+            queued, trace, unreachable = time.monotonic(), track_attempt(), None
+            async with limiter.slot(role) as slot:
+                since += time.monotonic() - queued  # the wait for a slot is not a wait for a key
                 try:
                     reply = await self._attempt(original_function, *args, **kwargs)
                 except litellm.router.RouterRateLimitError:
-                    pass  # the last key that was awake was put to rest while this call waited for its turn
+                    pass  # the cooldown of the last usable key started while this call waited for its slot
                 except Exception as error:
-                    failing_since = min(failing_since, time.monotonic())  # no reply to anybody since then: an outage
-                    if isinstance(wire.error, SilentError) and self._last_heard(role) <= failing_since:
-                        silent = wire.error
-                    elif wire.error or not self.hold_back(error):
-                        raise self._passing(error, wire, role) from None
-                    elif self.soonest(role):
-                        flow.refused(place)
+                    failing_since = min(failing_since, time.monotonic())  # no reply to any call since then: an outage
+                    if isinstance(trace.error, UnreachableError) and self._last_success_of(role) <= failing_since:
+                        unreachable = trace.error
+                    elif trace.error or not self.cool_down(error):
+                        raise self._to_retryable(error, trace, role) from None
+                    elif self.seconds_until_key(role):
+                        limiter.on_429(slot)
                 else:
-                    flow.answered(place)
+                    limiter.on_success(slot)
                     self._accept(reply, role, kwargs)
                     return reply
 
     @property
-    def on_their_way(self) -> int:
-        """Replies that are waited for, and paid for whether they are read or not; not those of the embedded model."""
-        return self._on_their_way
+    def in_flight(self) -> int:
+        """Number of calls sent and not yet answered, which will be billed. Excludes the embedded model."""
+        return self._in_flight_count
 
-    def hold(self) -> None:
-        """Send nothing any more: calls that have not left, and retries, end in CancelledError."""
+    def stop_sending(self) -> None:
+        """Stop sending: calls not yet sent, and retries, raise CancelledError."""
         self._closing = True
 
     async def drain(self) -> None:
-        """Send nothing any more, and wait for the replies that are on their way, each up to its own deadline."""
-        self.hold()
-        if self._on_their_way:
-            self._notice(f"waiting for {self._on_their_way} replies on their way, {self._deadline:g} s at most")
+        """Stop sending and wait for the replies in flight, each up to its own deadline."""
+        self.stop_sending()
+        if self._in_flight_count:
+            self._notice(f"waiting for {self._in_flight_count} replies in flight, at most {self._deadline:g} s")
             await self._idle.wait()
 
     async def _attempt(self, original_function: Any, *args: Any, **kwargs: Any) -> Any:
-        role, here = kwargs["model"], kwargs["model"] in self._embedded
+        role, local = kwargs["model"], kwargs["model"] in self._embedded
         try:
-            async with asyncio.timeout(None if here else self._deadline):
-                with self._sent(here):
+            async with asyncio.timeout(None if local else self._deadline):
+                with self._count_in_flight(local):
                     return await super().make_call(original_function, *args, **kwargs)
         except TimeoutError:
-            message = f"no whole reply within {self._deadline:g} s"
+            message = f"no complete reply within {self._deadline:g} s"
             raise litellm.Timeout(message, model=role, llm_provider="") from None
 
     @contextmanager
-    def _sent(self, here: bool) -> Iterator[None]:
+    def _count_in_flight(self, local: bool) -> Iterator[None]:
         if self._closing:
             raise asyncio.CancelledError
-        self._on_their_way += not here
+        self._in_flight_count += not local
         try:
             yield
         finally:
-            self._on_their_way -= not here
-            if self._closing and not self._on_their_way:
+            self._in_flight_count -= not local
+            if self._closing and not self._in_flight_count:
                 self._idle.set()
 
-    def _last_heard(self, role: Purpose) -> float:
-        """When a server of the role last gave a reply (monotonic seconds); infinity if none ever did."""
-        heard = [self._heard[d.api_base] for d in self._serving(role) if d.api_base in self._heard]
-        return max(heard, default=math.inf)
+    def _last_success_of(self, role: CallRole) -> float:
+        """When a server of the role last gave a good reply (monotonic seconds); infinity if never."""
+        times = [self._last_success[d.api_base] for d in self._deployments_of(role) if d.api_base in self._last_success]
+        return max(times, default=math.inf)
 
-    async def _lull(self, role: Purpose, since: float, error: WireError) -> None:
-        """Wait, each time longer, before a server that fell silent at ``since`` is asked again."""
+    async def _outage_backoff(self, role: CallRole, since: float, error: AttemptError) -> None:
+        """Wait before the next attempt at a server that is unreachable since ``since``; each wait is longer.
+
+        ModelError after :data:`MAX_WAIT`.
+        """
         waited = time.monotonic() - since
-        where = " or ".join(sorted({d.api_base or d.model for d in self._serving(role)}))
-        if waited > PATIENCE:
+        where = " or ".join(sorted({d.api_base or d.model for d in self._deployments_of(role)}))
+        if waited > MAX_WAIT:
             raise ModelError(
-                f"role {role}: nothing is heard of {where} for {waited:.0f} s: {error}",
-                hint="see whether the server is up; then go on with --resume",
+                f"role {role}: no reply from {where} for {waited:.0f} s: {error}",
+                hint="check that the server is running; then continue with --resume",
             )
-        if waited > _TELL_AFTER and self._silence_told <= self._last_heard(role):
-            self._silence_told = time.monotonic()
+        if waited > _NOTICE_AFTER and self._outage_noticed <= self._last_success_of(role):
+            self._outage_noticed = time.monotonic()
             begun = time.strftime("%H:%M:%S", time.localtime(time.time() - waited))
-            self._notice(f"{where} does not answer since {begun}; waiting, {PATIENCE / 60:g} min at most")
-        await asyncio.sleep(min(_LONGEST_LULL, max(_SHORTEST_LULL, waited / 2)))
+            self._notice(f"{where} has not answered since {begun}; waiting, at most {MAX_WAIT / 60:g} min")
+        await asyncio.sleep(min(_MAX_BACKOFF, max(_MIN_BACKOFF, waited / 2)))
 
-    def _serving(self, role: Purpose) -> list[Deployment]:
+    def _deployments_of(self, role: CallRole) -> list[Deployment]:
         return [d for name, d in self.deployments.items() if name.partition("/")[0] == role]
 
-    def _passing(self, error: Exception, wire: Wire, role: Purpose) -> Exception:
-        """``error`` as the retry loop should take it.
+    def _to_retryable(self, error: Exception, trace: AttemptTrace, role: CallRole) -> Exception:
+        """The error to raise to the retry loop for ``error``.
 
-        Of a broken connection litellm says no more than that. An error inside a reply of status 200 is the server's
-        trouble, whatever status litellm makes of it.
+        For a broken connection it has our message, because litellm's message has no details. For an error inside a
+        reply with status 200 it is retryable, whatever status litellm derives.
         """
-        if not wire.error and not (wire.status == 200 and isinstance(error, _HOPELESS)):
+        if not trace.error and not (trace.status == 200 and isinstance(error, _NOT_RETRYABLE)):
             return error
-        passing = _bad_gateway(str(wire.error or error), role)
-        passing.failed_deployment_id = failed_deployment(error)  # type: ignore[attr-defined]
-        return passing
+        retryable = _bad_gateway(str(trace.error or error), role)
+        retryable.failed_deployment_id = failed_deployment(error)  # type: ignore[attr-defined]
+        return retryable
 
     def should_retry_this_error(self, error: Exception, *_: Any, **__: Any) -> bool:
-        """Raise what no retry can help. (litellm's own rule gives up when all keys rest at this moment.)"""
-        if isinstance(error, _HOPELESS):
+        """Raise errors that retries cannot fix. (litellm's own rule gives up when all keys are in cooldown.)"""
+        if isinstance(error, _NOT_RETRYABLE):
             raise error
         return True
 
     def _time_to_sleep_before_retry(self, e: Exception, remaining_retries: int, num_retries: int, **_: Any) -> float:
-        """Back off before every retry, also from a struggling server that has several keys; not after the last one."""
+        """Back off before every retry, also when other keys are left; not after the last attempt."""
         if not remaining_retries:
             return 0.0
         return super()._time_to_sleep_before_retry(e, remaining_retries, num_retries)
 
-    def _accept(self, reply: Any, role: Purpose, asked: Mapping[str, Any]) -> None:
-        """Take note of who replied; the retry loop sees to a reply that says nothing."""
+    def _accept(self, reply: Any, role: CallRole, request: Mapping[str, Any]) -> None:
+        """Record a reply; raise for an empty or invalid one, so that the loop retries."""
         deployment = self.deployments[reply._hidden_params["model_id"]]
-        self.served(role, deployment)
-        if fault := _fault(reply, role, asked):
-            self._wasted(role, reply)
-            raise fault
-        self._heard[deployment.api_base] = time.monotonic()
+        self.record_reply(role, deployment)
+        if invalid := _reply_error(reply, role, request):
+            self._on_empty_reply(role, reply)
+            raise invalid
+        self._last_success[deployment.api_base] = time.monotonic()
 
 
-def _fault(reply: Any, role: Purpose, asked: Mapping[str, Any]) -> Exception | None:
-    """The error to raise for a reply that does not say what was asked for."""
+def _reply_error(reply: Any, role: CallRole, request: Mapping[str, Any]) -> Exception | None:
+    """The error for an empty or invalid reply, else None."""
     if isinstance(reply, litellm.EmbeddingResponse):
-        whole = _whole(reply.data, len(asked["input"]))
-        return None if whole else _bad_gateway("not one vector for each text", role)
+        valid = _are_valid_vectors(reply.data, len(request["input"]))
+        return None if valid else _bad_gateway("the reply does not have one valid vector per text", role)
     choice = reply.choices[0] if reply.choices else None
     if choice and (choice.message.content or "").strip():
         return None
     if choice and choice.finish_reason == "length":
         return UnreadableReplyError(
-            f"role {role}: the model used up its tokens without an answer (does it think first?)",
-            hint=f"give it more: --set models.{role}_max_tokens=4096",
+            f"role {role}: the model used all its tokens without an answer (is it a reasoning model?)",
+            hint=f"raise the limit: --set models.{role}_max_tokens=4096",
         )
     return _bad_gateway("the reply is empty", role)
 
 
-def _bad_gateway(message: str, role: Purpose) -> Exception:
+def _bad_gateway(message: str, role: CallRole) -> Exception:
     error: Exception = litellm.BadGatewayError(message, model=role, llm_provider="")
     return error
 
 
-def _whole(data: Any, count: int) -> bool:
-    """Whether these are ``count`` vectors of finite numbers, of one length and each with its place."""
+def _are_valid_vectors(data: Any, count: int) -> bool:
+    """Whether ``data`` has ``count`` finite vectors of equal length, with the indices 0 … ``count`` − 1."""
     try:
         rows = [row["embedding"] for row in sorted(data, key=lambda row: row["index"])]
-        places = sorted(row["index"] for row in data) == list(range(count))
+        complete = sorted(row["index"] for row in data) == list(range(count))
         vectors = np.asarray(rows, np.float64)
     except (KeyError, TypeError, ValueError):
         return False
-    return places and vectors.ndim == 2 and vectors.size > 0 and bool(np.isfinite(vectors).all())
+    return complete and vectors.ndim == 2 and vectors.size > 0 and bool(np.isfinite(vectors).all())

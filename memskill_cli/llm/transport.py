@@ -1,92 +1,94 @@
-"""The connections below litellm, with bounds: no reply is endless, and none comes from elsewhere."""
+"""HTTP transport for litellm's clients: limits the size of replies and refuses redirects and compression."""
 
 from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
 
 from memskill_cli.llm.aiohttp_transport import AiohttpTransport
+from memskill_cli.utils import process
 
 MAX_BYTES = 16 * 2**20
-"""Bytes of a reply that are read at most."""
+"""Maximum size of a reply in bytes."""
 
 
-class WireError(httpx.TransportError):
-    """There is no whole reply.
+class AttemptError(httpx.TransportError):
+    """An attempt got no complete reply.
 
-    httpx's own errors of this kind are never let through: litellm answers some of them with a second request.
+    It replaces httpx's own errors, because litellm answers some of them with a second request.
     """
 
 
-class SilentError(WireError):
-    """There is not a word of a reply: nobody listens, or whoever listened hung up."""
+class UnreachableError(AttemptError):
+    """An attempt got no byte of a reply: the connection was refused or closed."""
 
 
 @dataclass
-class Wire:
-    """What was seen on the wire during one attempt (an error's chain of causes tells of earlier attempts, too)."""
+class AttemptTrace:
+    """HTTP status and error of one attempt. (The causes of an exception also include earlier attempts.)"""
 
     status: int = 0
     """HTTP status of the reply; 0 if there was none."""
-    error: WireError | None = None
+    error: AttemptError | None = None
 
 
-_WIRE: ContextVar[Wire | None] = ContextVar("_WIRE", default=None)
+_TRACE: ContextVar[AttemptTrace | None] = ContextVar("_TRACE", default=None)
 
 
-def watch() -> Wire:
-    """What will be seen from now on, by calls made in this task."""
-    wire = Wire()
-    _WIRE.set(wire)
-    return wire
+def track_attempt() -> AttemptTrace:
+    """A new trace, filled by the calls that this task makes from now on."""
+    trace = AttemptTrace()
+    _TRACE.set(trace)
+    return trace
 
 
 class BoundedTransport(httpx.AsyncBaseTransport):
-    """As httpx's, for servers that are not trusted; ``options`` are httpx's.
+    """An httpx transport for untrusted servers. ``options`` are those of httpx.
 
-    Replies are asked for, and taken, uncompressed, since a small one may unpack to anything. Redirects are refused:
-    what is sent, keys included, goes to the address that was given and to no other.
+    It requests and accepts only uncompressed replies, since a small compressed reply can expand to any size. It refuses
+    redirects, so that keys are only sent to the configured address. Raises :class:`AttemptError`.
     """
 
     def __init__(self, verify: ssl.SSLContext | bool | str = True, **options: Any) -> None:
         context = httpx.create_ssl_context(verify=verify, cert=options.get("cert"))
-        through_proxy = options.get("proxy") is not None
+        has_proxy = options.get("proxy") is not None
         self._transport = (
-            httpx.AsyncHTTPTransport(verify=context, **options) if through_proxy else AiohttpTransport(context)
+            httpx.AsyncHTTPTransport(verify=context, **options) if has_proxy else AiohttpTransport(context)
         )
 
     async def aclose(self) -> None:
         await self._transport.aclose()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        wire = _WIRE.get() or Wire()
+        trace = _TRACE.get() or AttemptTrace()
         request.headers["accept-encoding"] = "identity"
         try:
             response = await self._transport.handle_async_request(request)
         except (httpx.NetworkError, httpx.ProtocolError, httpx.ProxyError) as error:
-            wire.error = SilentError(f"the connection fails: {error or type(error).__name__}")
-            raise wire.error from error
-        wire.status = response.status_code
+            trace.error = UnreachableError(f"connection failed: {error or type(error).__name__}")
+            raise trace.error from error
+        trace.status = response.status_code
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _Bounded(response.stream, wire)
-        if refusal := _refusal(response):
+        response.stream = _BoundedStream(response.stream, trace)
+        if refusal := _reject_reason(response):
             await response.aclose()
-            wire.error = WireError(refusal)
-            raise wire.error
+            trace.error = AttemptError(refusal)
+            raise trace.error
         return response
 
 
-class _Bounded(httpx.AsyncByteStream):
+class _BoundedStream(httpx.AsyncByteStream):
     """The bytes of a reply, up to :data:`MAX_BYTES`."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, wire: Wire) -> None:
-        self._stream, self._wire = stream, wire
+    def __init__(self, stream: httpx.AsyncByteStream, trace: AttemptTrace) -> None:
+        self._stream, self._trace = stream, trace
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
@@ -97,33 +99,55 @@ class _Bounded(httpx.AsyncByteStream):
                     raise httpx.RemoteProtocolError("too long")
                 yield chunk
         except (httpx.NetworkError, httpx.ProtocolError) as error:
-            long = f"the reply has more than {MAX_BYTES // 2**20} MiB"
-            self._wire.error = WireError(long if size > MAX_BYTES else f"the reply breaks off after {size} bytes")
-            raise self._wire.error from error
+            too_long = f"the reply is larger than {MAX_BYTES // 2**20} MiB"
+            broken = f"the connection broke after {size} bytes of the reply"
+            self._trace.error = AttemptError(too_long if size > MAX_BYTES else broken)
+            raise self._trace.error from error
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
 
-def _refusal(response: httpx.Response) -> str:
-    """Why a reply is not even read; "" if it may be."""
+def _reject_reason(response: httpx.Response) -> str:
+    """Why a reply is refused before its body is read; "" if it is accepted."""
     if response.has_redirect_location:
-        return f"the server sends us elsewhere, to {response.headers['location'][:200]}"
-    if (packed := response.headers.get("content-encoding", "identity").lower()) != "identity":
-        return f"the reply is compressed ({packed[:20]}), which was not asked for"
+        return f"the server redirects to {response.headers['location'][:200]}"
+    if (encoding := response.headers.get("content-encoding", "identity").lower()) != "identity":
+        return f"the reply is compressed ({encoding[:20]}), but an uncompressed one was requested"
     return ""
 
 
 def install() -> None:
-    """Give litellm's HTTP clients this transport, also those that go through a proxy. Any number of times."""
-    from litellm.llms.custom_httpx import http_handler as handler
+    """Make litellm's HTTP clients use this transport, also those behind a proxy. May be called repeatedly.
 
-    handler.AsyncHTTPTransport = BoundedTransport
-    handler.AsyncHTTPHandler.create_async_transport = staticmethod(_create)
+    In a borrowed process (library use), clients for other callers of litellm are not changed.
+    """
+    from litellm.llms.custom_httpx import http_handler
+
+    handler = http_handler.AsyncHTTPHandler
+    create, mounts = handler.create_async_transport, handler.create_httpx_proxy_mounts
+    process.set_attribute(handler, "create_async_transport", staticmethod(partial(_create_transport, create)))
+    process.set_attribute(handler, "create_httpx_proxy_mounts", staticmethod(partial(_proxy_mounts, mounts)))
 
 
-def _create(ssl_context: ssl.SSLContext | None = None, ssl_verify: bool | None = None, **_: Any) -> BoundedTransport:
+def _create_transport(
+    original: Callable[..., Any],
+    ssl_context: ssl.SSLContext | None = None,
+    ssl_verify: bool | None = None,
+    **options: Any,
+) -> Any:
     import litellm
 
+    if process.is_borrowed() and _TRACE.get() is None:
+        return original(ssl_context=ssl_context, ssl_verify=ssl_verify, **options)
     verify = ssl_context if ssl_context is not None else ssl_verify is not False
     return BoundedTransport(verify=verify, cert=os.getenv("SSL_CERTIFICATE", litellm.ssl_certificate))
+
+
+def _proxy_mounts(original: Callable[..., Any], transport: Any, verify: Any, cert: Any) -> Any:
+    """A client's transports for the addresses for which the environment defines a proxy."""
+    from litellm.llms.custom_httpx import http_handler
+
+    if not isinstance(transport, BoundedTransport):
+        return original(transport, verify=verify, cert=cert)
+    return http_handler._environment_proxy_mounts(lambda proxy: BoundedTransport(proxy=proxy, verify=verify, cert=cert))

@@ -1,9 +1,9 @@
-"""The memory bank of one trace: its items, found again by cosine similarity in two embedding spaces.
+"""The memory bank of one trace: its items, retrieved by cosine similarity in two embedding spaces.
 
-Retrieval is exact and takes place in this process; Chroma (``store``) is where banks are kept. Writing is behind
-reading: a bank lives in memory while its trace is read and is written once, in bulk, by :meth:`MemoryBank.save`. One
-write through Chroma costs milliseconds and its search is approximate, while an episode changes a bank hundreds of times
-and needs exact answers. Nothing is lost by it: a trace that is cut short is read again, its model calls from the cache.
+Retrieval is exact and runs in this process. Chroma (``store``) only stores banks. A bank is kept in RAM while its trace
+is processed, and :meth:`MemoryBank.save` writes it once, in bulk. Reason: one write to Chroma takes milliseconds and
+its search is approximate, while an episode changes a bank hundreds of times and needs exact results. A crash loses no
+paid work: an interrupted trace is processed again with model calls from the cache.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from memskill_cli.memory import int8_prefilter
 from memskill_cli.memory.stored_bank import SPACES, BankStore, Space, StoredBank
 from memskill_cli.types import Action, Matrix, MemoryItem, MemoryVersion, Provenance, Retrieved, Vector
 
-_FIRST_CAPACITY = 64
-_MANY = 8  # of so many rows one may be put aside to be compared: more take longer to copy than all to read
+_MIN_CAPACITY = 64
+_MIN_REDUCTION = 8  # the prefilter must leave fewer than 1/8 of the rows: copying more takes longer than reading all
 
 
 class MemoryBank:
-    """The memory items of one trace, in the order they were inserted.
+    """The memory items of one trace, in order of insertion.
 
-    Item ids count up from ``m000001`` and are never used twice. Vectors must be of unit length (or all zeros, for a
-    text without features) and of one dimension a space. Not for several threads at once.
+    Item ids count up from ``m000001`` and are never reused. Vectors must have unit length (or be all zeros, for a text
+    without features) and one dimension per space. Not thread-safe.
 
-    ``complete`` holds the facts given to the last :meth:`save`, and is None before there was one.
+    ``metadata`` is what the last :meth:`save` was given; None if the bank was never saved.
     """
 
     def __init__(self, bank_id: str, *, store: BankStore | None = None) -> None:
         self.bank_id = bank_id
-        self.complete: dict[str, str] | None = None
+        self.metadata: dict[str, str] | None = None
         self._store = store
         self._items: dict[str, MemoryItem] = {}
         self._deleted: dict[str, MemoryItem] = {}
         self._next_number = 1
-        self._by_row: list[MemoryItem] = []  # a deleted item's row is never found
+        self._by_row: list[MemoryItem] = []  # contains deleted items, whose rows are never found
         self._rows: dict[str, int] = {}
         self._tables: dict[Space, VectorTable] = {space: VectorTable(f"{bank_id}: {space}") for space in SPACES}
 
@@ -51,22 +51,22 @@ class MemoryBank:
 
     @property
     def deleted(self) -> list[MemoryItem]:
-        """Items that are gone, in the order they went. Their history ends with the deletion."""
+        """Deleted items, in order of deletion. Their history ends with the deletion."""
         return list(self._deleted.values())
 
     def __contains__(self, item_id: object) -> bool:
         return item_id in self._items
 
     def get(self, item_id: str) -> MemoryItem:
-        """MemoryBankError: there is no such item (any more)."""
+        """MemoryBankError if the item is unknown or was deleted."""
         try:
             return self._items[item_id]
         except KeyError:
-            gone = "was deleted" if item_id in self._deleted else "is unknown"
-            raise MemoryBankError(f"memory bank {self.bank_id}: item {item_id} {gone}") from None
+            problem = "was deleted" if item_id in self._deleted else "is unknown"
+            raise MemoryBankError(f"memory bank {self.bank_id}: item {item_id} {problem}") from None
 
     def insert(self, text: str, state: Vector, retrieval: Vector, provenance: Provenance) -> MemoryItem:
-        text = _printable(text)
+        text = _valid_unicode(text)
         item_id = f"m{self._next_number:06d}"
         item = MemoryItem(item_id, text, (MemoryVersion(Action.INSERT, text, provenance),))
         self._append(item, state, retrieval)
@@ -74,8 +74,8 @@ class MemoryBank:
         return item
 
     def update(self, item_id: str, text: str, state: Vector, retrieval: Vector, provenance: Provenance) -> MemoryItem:
-        """The item with a new text and new vectors, in its old place."""
-        text = _printable(text)
+        """Replace text and vectors of an item. Its position does not change."""
+        text = _valid_unicode(text)
         version = MemoryVersion(Action.UPDATE, text, provenance)
         item = MemoryItem(item_id, text, (*self.get(item_id).history, version))
         checked = self._checked(state, retrieval)
@@ -85,7 +85,7 @@ class MemoryBank:
         return item
 
     def delete(self, item_id: str, provenance: Provenance) -> None:
-        """Take an item out. It is found no more, but its history stays (:attr:`deleted`)."""
+        """Delete an item. It is not found any more; its history stays in :attr:`deleted`."""
         item = self.get(item_id)
         version = MemoryVersion(Action.DELETE, "", provenance)
         self._deleted[item_id] = MemoryItem(item_id, item.text, (*item.history, version))
@@ -93,53 +93,54 @@ class MemoryBank:
         row = self._rows.pop(item_id)
         for table in self._tables.values():
             table.drop(row)
-        if len(self._by_row) > max(_FIRST_CAPACITY, 2 * len(self._items)):
+        if len(self._by_row) > max(_MIN_CAPACITY, 2 * len(self._items)):
             self._compact()
 
     def retrieve(self, vector: Vector, k: int, space: Space) -> list[Retrieved]:
-        """The (at most) k items with the highest cosine to ``vector``, best first, ties in order of insertion."""
+        """The top k items by cosine similarity to ``vector`` (D,), best first, ties in order of insertion."""
         rows, scores = self._tables[space].search(vector, k)
         return list(map(Retrieved, [self._by_row[row] for row in rows], scores))
 
     def vectors(self, item_ids: Sequence[str], space: Space) -> Matrix:
-        """(N, D), the vectors of items in the order asked for; (0, D) for none, D being 0 in a bank never filled."""
+        """The vectors of items, (N, D), in the order of ``item_ids``. D is 0 if nothing was ever inserted."""
         for item_id in item_ids:
             self.get(item_id)
         return self._tables[space].take([self._rows[item_id] for item_id in item_ids])
 
-    def save(self, complete: dict[str, str] | None = None) -> None:
-        """Write everything to the store, replacing what it had of this bank.
+    def save(self, metadata: dict[str, str] | None = None) -> None:
+        """Write the bank to the store, replacing an earlier version.
 
-        ``complete`` are facts to find again on opening (which checkpoint wrote this, say). A bank whose saving was cut
-        short is not there for :meth:`open`. MemoryBankError: the bank has no store, or the store failed.
+        ``metadata`` is available again after :meth:`open` (for example the checkpoint that wrote the bank).
+        :meth:`open` ignores a bank whose save was interrupted. MemoryBankError if the bank has no store, or the store
+        failed.
         """
         if self._store is None:
-            raise MemoryBankError(f"memory bank {self.bank_id}: it has no store to be saved in")
-        stored = self.stored(complete)
+            raise MemoryBankError(f"memory bank {self.bank_id}: no store to save it to")
+        stored = self.stored(metadata)
         self._store.write(stored)
-        self.complete = stored.complete
+        self.metadata = stored.metadata
 
     @classmethod
     def open(cls, bank_id: str, store: BankStore) -> MemoryBank | None:
-        """A saved bank as it was, deleted items' history included; None if there is no (completely saved) one."""
+        """The saved bank, with the history of deleted items; None if there is no completely saved one."""
         stored = store.read(bank_id)
         return None if stored is None else cls.of(stored, store)
 
-    def stored(self, complete: dict[str, str] | None = None) -> StoredBank:
-        """All of the bank as it is now, for a store; ``complete``: see :meth:`save`."""
+    def stored(self, metadata: dict[str, str] | None = None) -> StoredBank:
+        """The current content of the bank, for a store. ``metadata``: see :meth:`save`."""
         ids = list(self._items)
         vectors = {space: self.vectors(ids, space) for space in SPACES}
-        return StoredBank(self.bank_id, dict(complete or {}), self._next_number, self.items, self.deleted, vectors)
+        return StoredBank(self.bank_id, dict(metadata or {}), self._next_number, self.items, self.deleted, vectors)
 
     @classmethod
     def of(cls, stored: StoredBank, store: BankStore | None = None) -> MemoryBank:
-        """A bank as it was when it was stored."""
+        """The bank with this content."""
         bank = cls(stored.bank_id, store=store)
         for row, item in enumerate(stored.items):
             bank._append(item, stored.vectors["state"][row], stored.vectors["retrieval"][row])
         bank._deleted = {item.item_id: item for item in stored.deleted}
         bank._next_number = stored.next_number
-        bank.complete = stored.complete
+        bank.metadata = stored.metadata
         return bank
 
     def _append(self, item: MemoryItem, state: Vector, retrieval: Vector) -> None:
@@ -150,7 +151,7 @@ class MemoryBank:
         self._by_row.append(item)
 
     def _checked(self, state: Vector, retrieval: Vector) -> dict[Space, Vector]:
-        """Both vectors are looked at before either table changes, so that the tables always agree."""
+        """Check both vectors before either table changes, so that the tables stay consistent."""
         given: dict[Space, Vector] = {"state": state, "retrieval": retrieval}
         return {space: self._tables[space].checked(vector) for space, vector in given.items()}
 
@@ -163,25 +164,25 @@ class MemoryBank:
 
 
 class VectorTable:
-    """Rows of unit vectors in one float32 matrix, which doubles when full, so that nothing is stacked to search it."""
+    """Unit vectors as rows of one float32 matrix. It doubles when full, so a search copies nothing."""
 
     def __init__(self, label: str) -> None:
         self._label = label
         self._matrix: Matrix = np.zeros((0, 0), np.float32)  # (capacity, D)
         self._alive = np.zeros(0, np.bool_)  # (capacity,)
-        self._count = 0  # rows in use, dropped ones among them
+        self._count = 0  # rows in use, including dropped ones
         self._dropped = 0
-        self._sketch: int8_prefilter.Sketch | None = None
+        self._index: int8_prefilter.Int8Index | None = None
 
     def checked(self, vector: Vector) -> Vector:
-        """The vector, if it fits into this table; else MemoryBankError."""
+        """The vector (D,) as float32. MemoryBankError if its shape or length is wrong."""
         vector = np.asarray(vector, np.float32)
         dim = self._matrix.shape[1]
         if vector.ndim != 1 or (dim and vector.shape != (dim,)):
             expected = f"({dim},)" if dim else "(D,)"
             raise MemoryBankError(
                 f"memory bank {self._label} vector of shape {vector.shape}, expected {expected}",
-                hint="a bank is opened with the encoders it was written with",
+                hint="open a bank with the encoders it was written with",
             )
         length = float(np.dot(vector, vector))
         if length and not abs(length - 1.0) < 1e-3:
@@ -197,65 +198,64 @@ class VectorTable:
 
     def replace(self, row: int, vector: Vector) -> None:
         self._matrix[row] = vector
-        if self._sketch:
-            self._sketch.changed(row)
+        if self._index:
+            self._index.mark_changed(row)
 
     def drop(self, row: int) -> None:
         self._alive[row] = False
         self._dropped += 1
 
     def keep(self, rows: list[int]) -> None:
-        """Only these rows, numbered anew in this order."""
+        """Keep only these rows, in this order, and renumber them."""
         self._matrix = self._matrix[rows]
         self._alive = np.ones(len(rows), np.bool_)
         self._count, self._dropped = len(rows), 0
-        self._sketch = None
+        self._index = None
 
     def take(self, rows: list[int]) -> Matrix:
         return self._matrix[rows]
 
     def search(self, vector: Vector, k: int) -> tuple[list[int], list[float]]:
-        """The k best rows and their cosines, best first, ties by row.
+        """The top k rows and their cosines, best first, ties by row number.
 
-        ``vecdot`` takes one dot product a row: equal vectors get equal scores to the last bit wherever they lie, which
-        a matrix product does not promise. It also uses no threads: those of a matrix product wait for each other, which
-        on a busy machine takes twenty times as long as the work (8 ms instead of 0.5 for 10,000 rows). (The coarse look
-        at tables of 32,768 rows and more does use some.)
+        ``vecdot`` computes one dot product per row: equal vectors get bitwise equal scores in every row, which a matrix
+        product does not guarantee. It also uses no threads. The threads of a matrix product wait for each other, which
+        takes 8 ms instead of 0.5 ms for 10,000 rows on a busy machine. (The prefilter uses threads from 32,768 rows.)
         """
         k = min(k, self._count - self._dropped)
         if k <= 0:
             return [], []
         vector = self.checked(vector)
-        rows = self._worth_a_look(vector, k)
+        rows = self._prefilter(vector, k)
         if rows is not None:
             scores = np.vecdot(self._matrix[rows], vector)
         else:
             scores = np.vecdot(self._matrix[: self._count], vector)
             if self._dropped:
                 scores[~self._alive[: self._count]] = -np.inf
-        place = len(scores) - k
-        best = (scores >= np.partition(scores, place)[place]).nonzero()[0]  # more than k if the last ones tie
+        kth = len(scores) - k
+        best = (scores >= np.partition(scores, kth)[kth]).nonzero()[0]  # more than k with ties at the end
         best = best[(-scores[best]).argsort(kind="stable")[:k]]
         return (best if rows is None else rows[best]).tolist(), scores[best].tolist()
 
-    def _worth_a_look(self, vector: Vector, k: int) -> npt.NDArray[np.intp] | None:
-        """The few rows among which the k best are, in order, none that was dropped; None where all must be seen."""
-        if self._count < int8_prefilter.WORTH_IT or not int8_prefilter.usable():
+    def _prefilter(self, vector: Vector, k: int) -> npt.NDArray[np.intp] | None:
+        """Candidate rows that contain the top k, ascending, without dropped rows; None to search all rows."""
+        if self._count < int8_prefilter.MIN_ROWS or not int8_prefilter.is_supported():
             return None
-        self._sketch = self._sketch or int8_prefilter.Sketch(*self._matrix.shape)
+        self._index = self._index or int8_prefilter.Int8Index(*self._matrix.shape)
         dropped = (~self._alive[: self._count]).nonzero()[0]
-        rows = self._sketch.candidates(self._matrix[: self._count], dropped, vector, k)
-        return rows if len(rows) < self._count / _MANY else None
+        rows = self._index.candidates(self._matrix[: self._count], dropped, vector, k)
+        return rows if len(rows) < self._count / _MIN_REDUCTION else None
 
     def _grow(self, dim: int) -> None:
-        capacity = max(_FIRST_CAPACITY, 2 * self._count)
+        capacity = max(_MIN_CAPACITY, 2 * self._count)
         matrix = np.zeros((capacity, dim), np.float32)
         alive = np.zeros(capacity, np.bool_)
         if self._count:
             matrix[: self._count], alive[: self._count] = self._matrix, self._alive
-        self._matrix, self._alive, self._sketch = matrix, alive, None
+        self._matrix, self._alive, self._index = matrix, alive, None
 
 
-def _printable(text: str) -> str:
-    """Half of a surrogate pair (half an emoji, in broken input) can't be stored."""
+def _valid_unicode(text: str) -> str:
+    """``text`` with lone surrogates (half an emoji in broken input) replaced: they cannot be stored."""
     return text.encode("utf-8", "replace").decode()

@@ -1,6 +1,6 @@
-"""How texts are spread over the machine that encodes them: over the cores of a CPU, or in batches over a GPU.
+"""Distributes texts over the cores of a CPU, or in batches on a GPU.
 
-``encoder_models`` says why a CPU gets no batches.
+``encoder_models`` explains why there are no padded batches on a CPU.
 """
 
 from __future__ import annotations
@@ -10,51 +10,59 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from weakref import ref
 
 import numpy as np
 
 from memskill_cli.errors import EncoderError
 from memskill_cli.types import Matrix
+from memskill_cli.utils import process
 
 Forward = Callable[[list[int]], Matrix]
-"""Indices of texts to their rows, in one pass of a model."""
-_CHARS_A_TOKEN = 4  # of English text
-_TOKENS_A_CORE = 256  # a twentieth of a second for a small model: more at once gain little, and keep others waiting
+"""One forward pass of a model: indices of N texts to their rows (N, D)."""
+_CHARS_PER_TOKEN = 4  # of English text
+_TOKENS_PER_CORE = 256  # 50 ms with a small model; larger batches gain little and make other callers wait
 _GPU_TOKENS = 65_536
-_BYTES_A_TOKEN = 131_072  # on a GPU, with room to spare: a BERT-base layer keeps about 60 kB
+_BYTES_PER_TOKEN = 131_072  # on a GPU, with reserve: a BERT-base layer needs about 60 kB
 
 
-class Spread:
-    """One model's share of a device. ``together``: how many tokens may share a pass on a CPU; 0 is one text a pass.
+class BatchScheduler:
+    """Runs the forward passes of one model on a device.
 
-    On a GPU that is found by memory: it starts from what is free, and is halved whenever that was too much.
+    ``batch_tokens``: maximum tokens per pass on a CPU; 0: one text per pass. On a GPU it starts from the free memory
+    and is halved at each out-of-memory error.
     """
 
-    def __init__(self, device: str, together: int = 0) -> None:
+    def __init__(self, device: str, batch_tokens: int = 0) -> None:
         self._gpu = device != "cpu"
-        self._together = _gpu_tokens() if self._gpu else together
+        self._batch_tokens = _gpu_tokens() if self._gpu else batch_tokens
         self._pool = ThreadPoolExecutor(1 if self._gpu else cores(), thread_name_prefix="encode")
+        process.change(object(), lambda: partial(_end, ref(self._pool)))
 
     @property
-    def at_once(self) -> int:
-        """Characters best encoded together: on a GPU, what goes into one batch."""
-        return max(over_cores(), _CHARS_A_TOKEN * self._together) if self._gpu else over_cores()
+    def batch_chars(self) -> int:
+        """Best number of characters per request; on a GPU, the size of a batch."""
+        return max(cpu_batch_chars(), _CHARS_PER_TOKEN * self._batch_tokens) if self._gpu else cpu_batch_chars()
 
-    def over(self, forward: Forward, lengths: Sequence[int]) -> Matrix:
-        """(N, D): rows of ``forward(indices)``, put in order."""
+    def run(self, forward: Forward, lengths: Sequence[int]) -> Matrix:
+        """Rows of ``forward(indices)`` for N texts with these ``lengths`` in tokens: (N, D), in the order of the texts.
+
+        EncoderError if one text does not fit into the memory of the GPU.
+        """
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         if self._gpu:
             done = list(self._in_batches(forward, order, lengths))
         else:
-            passes = _passes(order, lengths, self._together, cores())
+            passes = _split_into_passes(order, lengths, self._batch_tokens, cores())
             done, order = list(self._pool.map(forward, passes)), [index for part in passes for index in part]
         rows = np.concatenate(done)
-        back = np.empty_like(rows)
-        back[order] = rows
-        return back
+        in_order = np.empty_like(rows)
+        in_order[order] = rows
+        return in_order
 
     def _in_batches(self, forward: Forward, order: list[int], lengths: Sequence[int]) -> Iterator[Matrix]:
-        """Texts of like length go together, to save padding."""
+        """Batches of texts of similar length, to reduce padding."""
         import torch
 
         while order:
@@ -66,47 +74,55 @@ class Spread:
                     raise EncoderError(
                         "the GPU's memory is too small for one text", hint="--set encoders.device=cpu"
                     ) from error
-                self._together = lengths[part[0]] * len(part) // 2
+                self._batch_tokens = lengths[part[0]] * len(part) // 2
                 torch.cuda.empty_cache()
             else:
                 yield rows
                 order = order[len(part) :]
 
     def _size(self, longest: int) -> int:
-        return max(1, self._together // max(1, longest))
+        return max(1, self._batch_tokens // max(1, longest))
 
 
-def _passes(longest_first: Sequence[int], lengths: Sequence[int], together: int, workers: int) -> list[list[int]]:
-    """Texts in passes of one text or of at most ``together`` tokens; as many and as long as gives each worker as much
-    as the others, or one pass more where they do not fit.
+def _end(pool: ref[ThreadPoolExecutor]) -> None:
+    """Stop the threads now. (Otherwise they stop when the pool is garbage-collected.)"""
+    if (found := pool()) is not None:
+        found.shutdown()
 
-    Each text goes where there is least so far (Graham's rule), since what is waited for is the last worker.
+
+def _split_into_passes(
+    longest_first: Sequence[int], lengths: Sequence[int], batch_tokens: int, workers: int
+) -> list[list[int]]:
+    """Split texts into passes of one text or of at most ``batch_tokens`` tokens, with equal work for each worker.
+
+    Each text goes to the pass with the fewest tokens so far (Graham's rule), because the slowest worker determines the
+    time. If it does not fit there, it gets a new pass.
     """
-    enough = workers * max(1, math.ceil(sum(lengths) / (workers * max(1, together))))
+    num_passes = workers * max(1, math.ceil(sum(lengths) / (workers * max(1, batch_tokens))))
     passes: list[list[int]] = []
-    sizes: list[tuple[int, int]] = []  # a heap: the tokens of a pass, its place
+    sizes: list[tuple[int, int]] = []  # a heap of (tokens of a pass, its index)
     for index in longest_first:
         size = lengths[index]
-        if len(passes) < enough or sizes[0][0] + size > together:
+        if len(passes) < num_passes or sizes[0][0] + size > batch_tokens:
             heapq.heappush(sizes, (size, len(passes)))
             passes.append([index])
         else:
-            filled, place = sizes[0]
-            heapq.heapreplace(sizes, (filled + size, place))
-            passes[place].append(index)
+            filled, smallest = sizes[0]
+            heapq.heapreplace(sizes, (filled + size, smallest))
+            passes[smallest].append(index)
     return passes
 
 
-def over_cores() -> int:
-    """Characters best encoded together on a CPU."""
-    return _CHARS_A_TOKEN * _TOKENS_A_CORE * cores()
+def cpu_batch_chars() -> int:
+    """Best number of characters per request on a CPU."""
+    return _CHARS_PER_TOKEN * _TOKENS_PER_CORE * cores()
 
 
 def _gpu_tokens() -> int:
     import torch
 
     free, _ = torch.cuda.mem_get_info()
-    return min(_GPU_TOKENS, free // 2 // _BYTES_A_TOKEN)
+    return min(_GPU_TOKENS, free // 2 // _BYTES_PER_TOKEN)
 
 
 def cores() -> int:

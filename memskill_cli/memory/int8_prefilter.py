@@ -1,9 +1,10 @@
-"""Rows of a large table in one byte a number, to find those that may be among the best in a quarter of the reading.
+"""int8 prefilter for exact top-k.
 
-Searching a large table is reading it. So each row is kept a second time, coarsely: a scale and a byte a number. By the
-inequality of Cauchy and Schwarz no cosine is further from the coarse one than a row is from what is kept of it. So rows
-whose coarse cosine is more than twice that below the k-th best are none of the best k; what is left, some dozens of
-10,000, is compared in full. However the rows lie, nothing is lost by it: only time.
+The time to search a large table is the time to read it. So each row is stored a second time, quantized to int8 with one
+scale per row, which is a quarter of the bytes. By the Cauchy-Schwarz inequality, the error of an approximate cosine is
+at most the distance between a row and its quantized form. So rows whose approximate cosine is more than twice this
+distance below the k-th best cannot be in the top k. The remaining rows, some dozens of 10,000, are compared in float32.
+The result is exact for all data; only the speed depends on the data.
 """
 
 from __future__ import annotations
@@ -17,66 +18,68 @@ import numpy.typing as npt
 
 from memskill_cli.memory.batching import cores
 from memskill_cli.types import Matrix, Vector
-from memskill_cli.utils import devices
+from memskill_cli.utils import devices, process
 
-WORTH_IT = 2048
-"""Rows from which on the coarse look saves more than it takes."""
-_SHARED_OUT = 32_768  # rows from which on all cores look (below, handing them over takes longer), and taken up at once
-_MOST = 127  # a byte's largest number
+MIN_ROWS = 2048
+"""Smallest table for which the prefilter saves time."""
+_PARALLEL_ROWS = 32_768
+"""Smallest table that uses all cores: below, threads cost more than they save. Also the rows quantized at once."""
+_INT8_MAX = 127  # largest int8
 
 
-class Sketch:
-    """Of a matrix of at most ``capacity`` rows of ``dim`` numbers, of unit length or all zeros.
+class Int8Index:
+    """int8 copy of a matrix of at most ``capacity`` rows (D = ``dim``), which have unit length or are all zeros.
 
-    New rows are seen when something is searched for; that one was replaced has to be told (:meth:`changed`).
+    A search adds new rows by itself. Call :meth:`mark_changed` after a row was replaced.
     """
 
     def __init__(self, capacity: int, dim: int) -> None:
-        self._bytes = np.zeros((capacity, dim), np.int8)
+        self._values = np.zeros((capacity, dim), np.int8)
         self._scales = np.zeros(capacity, np.float32)
-        self._off = 0.0  # how far any row is, at most, from what is kept of it
+        self._max_error = 0.0  # maximum distance between a row and its quantized form
         self._count = 0
         self._changed: set[int] = set()
 
-    def changed(self, row: int) -> None:
+    def mark_changed(self, row: int) -> None:
         self._changed.add(row)
 
     def candidates(self, matrix: Matrix, dropped: npt.NDArray[np.intp], vector: Vector, k: int) -> npt.NDArray[np.intp]:
-        """Numbers, ascending, of rows of ``matrix`` (N, D), among which are the best ``k``, and all that tie with them.
+        """Row numbers of ``matrix`` (N, D), ascending, that contain the top ``k`` for ``vector`` (D,) and all ties.
 
-        None of those that were ``dropped``, which leave at least ``k``.
+        Excludes the rows in ``dropped``. At least ``k`` other rows must be left.
         """
-        self._catch_up(matrix)
-        near, off = self._look(vector)
-        near[dropped] = -np.inf
-        place = len(near) - k
-        return (near >= np.partition(near, place)[place] - 2 * off).nonzero()[0]
+        self._update(matrix)
+        approximate, error = self._approximate(vector)
+        approximate[dropped] = -np.inf
+        kth = len(approximate) - k
+        return (approximate >= np.partition(approximate, kth)[kth] - 2 * error).nonzero()[0]
 
-    def _look(self, vector: Vector) -> tuple[Vector, float]:
-        """(N,) coarse cosines to ``vector``, and how far they are, at most, from what ``vecdot`` makes of the rows."""
-        coarse, scale = _coarse(vector)
-        fine, finer = _coarse(vector - scale * coarse)  # a second byte costs nothing: all time goes into the rows
-        columns, weights = np.stack([coarse, fine], axis=1), np.array([scale, finer], np.float32)
-        near = _products(self._bytes[: self._count], self._scales[: self._count], columns, weights)
-        missing = float(np.linalg.norm(vector - scale * coarse - finer * fine))
+    def _approximate(self, vector: Vector) -> tuple[Vector, float]:
+        """Approximate cosines to ``vector``, (N,), and their maximum difference from ``vecdot`` of the float32 rows."""
+        high, high_scale = _quantize(vector)
+        # A second int8 vector for the residual is free: reading the rows takes the time.
+        low, low_scale = _quantize(vector - high_scale * high)
+        columns, weights = np.stack([high, low], axis=1), np.array([high_scale, low_scale], np.float32)
+        approximate = _products(self._values[: self._count], self._scales[: self._count], columns, weights)
+        residual = float(np.linalg.norm(vector - high_scale * high - low_scale * low))
         rounding = (len(vector) + 8) * float(np.finfo(np.float32).eps)  # of both sums
-        return near, 1.001 * self._off + 2 * missing + rounding  # lengths are 1 to the third place
+        return approximate, 1.001 * self._max_error + 2 * residual + rounding  # lengths are 1 ± 0.001
 
-    def _catch_up(self, matrix: Matrix) -> None:
-        late = [row for row in self._changed if row < self._count] + list(range(self._count, len(matrix)))
+    def _update(self, matrix: Matrix) -> None:
+        outdated = [row for row in self._changed if row < self._count] + list(range(self._count, len(matrix)))
         self._count = len(matrix)
         self._changed.clear()
-        for start in range(0, len(late), _SHARED_OUT):
-            part = late[start : start + _SHARED_OUT]
+        for start in range(0, len(outdated), _PARALLEL_ROWS):
+            part = outdated[start : start + _PARALLEL_ROWS]
             rows = matrix[part]
-            coarse, scales = _coarse(rows)
-            self._bytes[part], self._scales[part] = coarse, scales[:, 0]
-            self._off = max(self._off, float(np.linalg.norm(rows - scales * coarse, axis=1).max()))
+            values, scales = _quantize(rows)
+            self._values[part], self._scales[part] = values, scales[:, 0]
+            self._max_error = max(self._max_error, float(np.linalg.norm(rows - scales * values, axis=1).max()))
 
 
 @cache
-def usable() -> bool:
-    """Whether this machine multiplies bytes fast (AVX-512 with VNNI, or AMX) and rightly: without VNNI, sums of bytes
+def is_supported() -> bool:
+    """Whether int8 products are fast on this machine (AVX-512 with VNNI, or AMX) and correct: without VNNI, sums
     saturate."""
     torch = devices.torch_in_one_thread()
     if not hasattr(torch, "_int_mm") or torch.backends.cpu.get_cpu_capability() != "AVX512":
@@ -86,31 +89,44 @@ def usable() -> bool:
     return np.array_equal(torch._int_mm(torch.from_numpy(rows), torch.from_numpy(columns)).numpy(), exact)
 
 
-def _coarse(rows: Matrix | Vector) -> tuple[Any, Any]:
-    """Numbers from -127 to 127 in the shape of ``rows``, and their scale: one a row (N, 1), or one of a vector."""
-    most = np.abs(rows).max(axis=-1, keepdims=rows.ndim > 1)
-    scale = (most / _MOST).astype(np.float32)
-    scale = np.where(scale > 0, scale, np.float32(1))  # of numbers too small to be divided, too
+def _quantize(rows: Matrix | Vector) -> tuple[Any, Any]:
+    """int8 values in the shape of ``rows``, and their scales: (N, 1) for a matrix, a scalar for a vector."""
+    largest = np.abs(rows).max(axis=-1, keepdims=rows.ndim > 1)
+    scale = (largest / _INT8_MAX).astype(np.float32)
+    scale = np.where(scale > 0, scale, np.float32(1))  # also if the values are too small to divide
     return np.rint(rows / scale).astype(np.int8), scale
 
 
 def _products(rows: npt.NDArray[np.int8], scales: Vector, columns: npt.NDArray[np.int8], weights: Vector) -> Vector:
-    """(N,): rows (N, D) by their scales with the sum of columns (D, M) by their weights.
+    """(N,): the scaled rows (N, D) times the weighted sum of the columns (D, M).
 
-    Sums of bytes are exact; as float32, which holds them up to D of 1,040, off by the last bit.
+    int8 sums are exact. In float32 they are exact up to D = 1,040; above, they have a rounding error of the last bit.
     """
     import torch
 
-    def some(start: int, stop: int) -> Vector:
+    def multiply(start: int, stop: int) -> Vector:
         sums = torch._int_mm(torch.from_numpy(rows[start:stop]), torch.from_numpy(columns)).numpy()
         return np.asarray(scales[start:stop] * (sums.astype(np.float32) @ weights), np.float32)
 
-    if len(rows) < _SHARED_OUT:
-        return some(0, len(rows))
+    if len(rows) < _PARALLEL_ROWS:
+        return multiply(0, len(rows))
     ends = np.linspace(0, len(rows), cores() + 1, dtype=int).tolist()
-    return np.concatenate(list(_pool().map(some, ends, ends[1:])))
+    return np.concatenate(list(_pool().map(multiply, ends, ends[1:])))
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cores(), "search", devices.torch_in_one_thread)  # OpenMP counts by thread
+    process.change("search threads", lambda: _release_pool)
+    return ThreadPoolExecutor(cores(), "search", _in_one_thread)
+
+
+def _in_one_thread() -> None:
+    """OpenMP has a thread count per thread. (No need to restore it in threads of this pool.)"""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _release_pool() -> None:
+    _pool().shutdown()
+    _pool.cache_clear()

@@ -1,11 +1,11 @@
-"""Where memory banks are kept: a Chroma folder, or a Chroma server.
+"""Storage of memory banks in a Chroma folder or on a Chroma server.
 
-A bank is two collections, one a space, with a document, a vector and the metadata of each item (``order``, where it
-comes from, and its history as JSON), so that any Chroma client can read and search it. A third holds what was deleted.
-Facts about the bank are metadata of its ``state`` collection, and are written last: without them it isn't there.
+A bank has two collections, one per space, with a document, a vector and metadata for each item (``order``, provenance,
+and its history as JSON), so that any Chroma client can read and search it. A third collection has the deleted items.
+The metadata of the ``state`` collection describe the bank. They are written last: without them the bank does not exist.
 
-What a bank holds can always be made again, from model calls that are cached. So one that is damaged counts as not
-there, and a folder whose database is damaged is set aside; both with a notice.
+A bank can always be built again from cached model calls. So a damaged bank counts as missing, and a folder with a
+damaged database is renamed; both with a notice.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
 
 FORMAT = 1
-_AT_ONCE = 64
-"""Items that are written at once. Chroma lets nothing else run in this process meanwhile: 0.4 ms an item."""
-_PAUSE = 0.1
-"""Seconds before a client is opened anew."""
-_BREATH = 0.03
-"""Seconds between two writes, for others."""
-# Inner product: on unit vectors it is the cosine, and Chroma gives the vectors back bit for bit, which its "cosine"
-# does not (it scales them again).
+_BATCH = 64
+"""Items per write. A write blocks all other threads of this process for 0.4 ms per item."""
+_REOPEN_DELAY = 0.1
+"""Seconds before a client is opened again."""
+_WRITE_PAUSE = 0.03
+"""Seconds between two writes, so that other threads can run."""
+# Inner product: equal to the cosine for unit vectors. Chroma then returns the vectors unchanged; with "cosine" it
+# normalizes them again.
 _CONFIGURATION = {"hnsw": {"space": "ip"}}
 
 
 class _Row(NamedTuple):
-    """An item as Chroma gives it back."""
+    """An item as read from Chroma."""
 
     item: MemoryItem
     order: int
@@ -51,22 +51,22 @@ class _Row(NamedTuple):
 
 
 class _DamagedError(Exception):
-    """A bank is not what was written."""
+    """The content of a bank differs from what was written."""
 
 
 class MemoryStore:
-    """Memory banks in a folder, or on a Chroma server given by its URL. One process at a time may have a folder open.
+    """Memory banks in a folder, or on a Chroma server (URL). Only one process at a time may open a folder.
 
-    ``notice`` is told of damage. MemoryBankError: the place can't be opened, or Chroma failed later on.
+    ``notice`` is called on damage. MemoryBankError if the location cannot be opened, or Chroma fails later.
     """
 
     def __init__(self, location: Path | str, notice: Callable[[str], None] = lambda text: None) -> None:
         self._location, self._notice = str(location), notice
-        self._using = threading.Lock()  # one bank at a time: a read may have to open the client anew
-        self._hint = "see that the folder can be written, and the disk is not full"
+        self._lock = threading.Lock()  # one bank at a time: a read may reopen the client
+        self._hint = "check that the folder is writable and the disk is not full"
         if is_server(location):
-            self._hint = "see that a Chroma server runs there: chroma run --path FOLDER --port PORT"
-        with self._failing("opened"):
+            self._hint = "check that a Chroma server is running there: chroma run --path FOLDER --port PORT"
+        with self._wrap_errors("opened"):
             self._client = connect(location, notice)
 
     def __enter__(self) -> MemoryStore:
@@ -78,59 +78,60 @@ class MemoryStore:
         self.close()
 
     def close(self) -> None:
-        with self._failing("closed"):
+        with self._wrap_errors("closed"):
             self._client.close()
 
     def write(self, bank: StoredBank) -> None:
-        """Replace the bank of this id. Only when all of it is written does it count as there."""
-        with self._using, self._failing(f"written (bank {bank.bank_id})"):
+        """Write a bank, replacing the one of this id. The bank exists only after the complete write."""
+        with self._lock, self._wrap_errors(f"written (bank {bank.bank_id})"):
             self._drop(bank.bank_id)
-            heads = {space: self._create(bank.bank_id, space) for space in SPACES}
-            for space, collection in heads.items():
+            collections = {space: self._create(bank.bank_id, space) for space in SPACES}
+            for space, collection in collections.items():
                 self._fill(collection, bank.items, bank.vectors[space])
             if bank.deleted:
                 no_vectors = np.ones((len(bank.deleted), 1), np.float32)
                 self._fill(self._create(bank.bank_id, "deleted"), bank.deleted, no_vectors)
-            heads["state"].modify(metadata=_head(bank))
+            collections["state"].modify(metadata=_head(bank))
 
     def read(self, bank_id: str) -> StoredBank | None:
-        """The bank of this id as it was written; None if there is none, or none that was written to its end.
+        """The bank of this id; None if it is missing, incomplete or damaged.
 
-        One that is not as it was written is told of, and is none either.
+        Damage is reported with a notice. MemoryBankError if the bank has another format.
         """
         from chromadb.errors import ChromaError
 
-        with self._using, self._failing(f"read (bank {bank_id})"):
+        with self._lock, self._wrap_errors(f"read (bank {bank_id})"):
             collection = self._find(bank_id, "state")
             head = (collection and collection.metadata) or {}
             if not head.get("complete"):
                 return None
             if head["format"] != FORMAT:
-                raise MemoryBankError(f"memory bank {bank_id} has format {head['format']}, this program reads {FORMAT}")
+                problem = f"has format {head['format']}, but this version reads format {FORMAT}"
+                raise MemoryBankError(f"memory bank {bank_id} {problem}")
             try:
-                return self._whole_if_found(bank_id, head)
+                return self._load_with_retry(bank_id, head)
             except (_DamagedError, ChromaError, LookupError, TypeError, ValueError) as error:
-                what = f"memory bank {bank_id} in {self._location} is damaged ({_line(error)})"
-                self._notice(f"{what}: it is built again, from replies that are cached")
+                problem = f"memory bank {bank_id} in {self._location} is damaged ({_first_line(error)})"
+                self._notice(f"{problem}: it will be built again from cached replies")
                 return None
 
-    def _whole_if_found(self, bank_id: str, head: Mapping[str, Any]) -> StoredBank:
-        """:meth:`_whole`; Chroma's client now and then finds no index that is there, and does when opened anew.
+    def _load_with_retry(self, bank_id: str, head: Mapping[str, Any]) -> StoredBank:
+        """:meth:`_load`, with a new client after an error: Chroma sometimes does not find an existing index.
 
-        (Seen with chromadb 1.5 on a busy machine in 2 of 100 folders: "Nothing found on disk".)
+        (With chromadb 1.5 on a busy machine, in 2 of 100 folders: "Nothing found on disk".)
         """
         from chromadb.errors import InternalError
 
         try:
-            return self._whole(bank_id, head)
+            return self._load(bank_id, head)
         except InternalError:
             self._client.close()
-            time.sleep(_PAUSE)
+            time.sleep(_REOPEN_DELAY)
             self._client = connect(self._location, self._notice)
-            return self._whole(bank_id, head)
+            return self._load(bank_id, head)
 
-    def _whole(self, bank_id: str, head: Mapping[str, Any]) -> StoredBank:
-        """All of a bank, unless it is other than what its head says."""
+    def _load(self, bank_id: str, head: Mapping[str, Any]) -> StoredBank:
+        """Read a bank. _DamagedError if its content does not match the digest in ``head``."""
         rows = {space: self._rows(bank_id, space, head["items"]) for space in SPACES}
         deleted = self._rows(bank_id, "deleted", head["deleted"]) if head["deleted"] else []
         bank = StoredBank(
@@ -141,12 +142,12 @@ class MemoryStore:
             [row.item for row in deleted],
             {space: _stack([row.vector for row in rows[space]]) for space in SPACES},
         )
-        if head.get("sha256", _digest(bank)) != _digest(bank):  # banks of earlier versions have none
-            raise _DamagedError("it does not hold what was written")
+        if head.get("sha256", _digest(bank)) != _digest(bank):  # banks of earlier versions have no digest
+            raise _DamagedError("its content differs from what was written")
         return bank
 
     def _drop(self, bank_id: str) -> None:
-        # The state collection first: it is what says that the bank is there.
+        # The state collection first: without it the bank does not exist.
         for part in (*SPACES, "deleted"):
             if self._find(bank_id, part) is not None:
                 self._client.delete_collection(_name(bank_id, part))
@@ -168,22 +169,22 @@ class MemoryStore:
         )
 
     def _fill(self, collection: Collection, items: Sequence[MemoryItem], vectors: Matrix) -> None:
-        size = min(_AT_ONCE, self._client.get_max_batch_size())
+        size = min(_BATCH, self._client.get_max_batch_size())
         for start in range(0, len(items), size):
             if start:
-                time.sleep(_BREATH)
+                time.sleep(_WRITE_PAUSE)
             part = items[start : start + size]
             collection.add(
                 ids=[item.item_id for item in part],
                 embeddings=vectors[start : start + size],
                 documents=[item.text for item in part],
-                metadatas=[_metadata(item, start + place) for place, item in enumerate(part)],
+                metadatas=[_metadata(item, start + i) for i, item in enumerate(part)],
             )
 
     def _rows(self, bank_id: str, part: str, expected: int) -> list[_Row]:
         collection = self._find(bank_id, part)
         if collection is None or collection.count() != expected:
-            raise _DamagedError(f"items of its {part} part are missing")
+            raise _DamagedError(f"items of its {part} collection are missing")
         size = self._client.get_max_batch_size()
         rows: list[_Row] = []
         for start in range(0, expected, size):
@@ -193,23 +194,23 @@ class MemoryStore:
         return sorted(rows, key=lambda row: row.order)
 
     @contextmanager
-    def _failing(self, what: str) -> Iterator[None]:
+    def _wrap_errors(self, action: str) -> Iterator[None]:
         try:
             yield
         except MemoryBankError:
             raise
         except Exception as error:
             raise MemoryBankError(
-                f"{self._location}: memory could not be {what}: {_line(error)}", hint=self._hint
+                f"{self._location}: memory could not be {action}: {_first_line(error)}", hint=self._hint
             ) from error
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _name(bank_id: str, part: str) -> str:
-    """A collection's name has rules; a trace's id has none."""
+    """Collection name: a hash, because Chroma restricts names and trace ids are arbitrary."""
     return f"memskill-{hashlib.sha256(bank_id.encode()).hexdigest()[:32]}-{part}"
 
 
@@ -221,14 +222,14 @@ def _head(bank: StoredBank) -> dict[str, Any]:
         "items": len(bank.items),
         "deleted": len(bank.deleted),
         "next_number": bank.next_number,
-        "complete": orjson.dumps(bank.complete).decode(),
+        "complete": orjson.dumps(bank.metadata).decode(),
         "sha256": _digest(bank),
     }
 
 
 def _digest(bank: StoredBank) -> str:
-    """Of all that is in a bank."""
-    facts = (bank.complete, bank.next_number, bank.items, bank.deleted)
+    """sha256 of the content of a bank."""
+    facts = (bank.metadata, bank.next_number, bank.items, bank.deleted)
     sha = hashlib.sha256(orjson.dumps(facts, option=orjson.OPT_SORT_KEYS))
     for space in SPACES:
         sha.update(np.ascontiguousarray(bank.vectors[space], "<f4").tobytes())
@@ -236,7 +237,7 @@ def _digest(bank: StoredBank) -> str:
 
 
 def _metadata(item: MemoryItem, order: int) -> dict[str, Any]:
-    """Where the current version comes from, in fields a Chroma query can filter by; everything else in ``history``."""
+    """The provenance of the current version, in fields that Chroma can filter by, and all versions in ``history``."""
     latest = item.history[-1].provenance
     return {
         "order": order,

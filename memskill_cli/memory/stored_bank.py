@@ -1,4 +1,4 @@
-"""A memory bank as it is stored: the record that :mod:`.bank` and :mod:`.store` exchange."""
+"""The stored form of a memory bank: the record that :mod:`.bank` and :mod:`.store` exchange."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SPACES: tuple[Space, ...] = ("state", "retrieval")
 
 @dataclass(frozen=True, slots=True)
 class StoredBank:
-    """All of a bank. ``vectors`` (N, D) are in the order of ``items``; ``complete`` are the facts it was saved with."""
+    """The content of a bank. ``vectors`` (N, D) are in the order of ``items``; ``metadata`` is the caller's."""
 
     bank_id: str
-    complete: dict[str, str]
+    metadata: dict[str, str]
     next_number: int
     items: Sequence[MemoryItem]
     deleted: Sequence[MemoryItem]
@@ -25,7 +25,7 @@ class StoredBank:
 
 
 class BankStore(Protocol):
-    """Where banks are stored."""
+    """Storage of banks. ``read`` returns None if there is no completely written bank of this id."""
 
     def write(self, bank: StoredBank) -> None: ...
 

@@ -1,1 +1,1 @@
-"""Reports: one self-contained ``report.html`` for a run and one for an evaluation, made from their files alone."""
+"""Reports: a self-contained ``report.html`` for a run and for an evaluation, made from their files only."""

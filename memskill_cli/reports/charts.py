@@ -1,6 +1,6 @@
-"""Charts of a run, each a function from numbers to inline SVG: a curve, a stack, the lineage of stages.
+"""Charts of a run, each a function from numbers to inline SVG: curve, stacked areas, lineage of stages.
 
-A stack starts at zero; a curve may not, and its axis says so. What is drawn is labelled where it is drawn.
+The y axis of stacked areas starts at zero; that of a curve may start elsewhere. Labels are inside the charts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from memskill_cli.reports.svg import Frame, Show, fit, nice_ticks, tag
 
 @dataclass(frozen=True)
 class Point:
-    """One place on a curve: the mean over inner epochs ``first`` to ``last`` (from 1), and what it ranges over."""
+    """A point of a curve: the mean over inner epochs ``first`` to ``last`` (from 1), and the range of the values."""
 
     first: int
     last: int
@@ -30,8 +30,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Boundary:
-    """A stage: inner epochs ``first`` to ``last`` (from 1), and the reward it was judged by over its last ``tail``."""
+class StageBand:
+    """A stage: inner epochs ``first`` to ``last`` (from 1). ``level``: its reward, measured over its last ``tail``."""
 
     label: str
     first: int
@@ -42,7 +42,7 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Layer:
-    """One part of a stack: a value for each bucket."""
+    """One layer of a stack: a value per bucket."""
 
     label: str
     values: Sequence[float]
@@ -66,15 +66,15 @@ def curve(
     *,
     height: int = 260,
     show: Show | None = None,
-    stages: Sequence[Boundary] = (),
+    stages: Sequence[StageBand] = (),
     reference: tuple[float, str] | None = None,
 ) -> Markup:
-    """A line over inner epochs with the range it is a mean of as a shade, and the stages as bands above."""
+    """A line over inner epochs with a shaded range, and the stages as bands above."""
     known = [point for point in points if point.value is not None]
     ends = [v for p in known for v in (p.value, p.low, p.high) if v is not None]
     ends += [stage.level for stage in stages if stage.level is not None]
     ends += [reference[0]] if reference else []
-    ends += [0.0] if len(known) == 1 else []  # one value alone has no range of its own
+    ends += [0.0] if len(known) == 1 else []  # a single value has no range
     ticks = nice_ticks(min(ends, default=0), max(ends, default=1), 5 if height > 200 else 3)
     left, top = svg.margin(ticks, show), 26.0 if stages else 20.0
     last = points[-1].last if points else 1
@@ -99,8 +99,8 @@ def _line(frame: Frame, known: Sequence[Point]) -> list[Markup]:
     return parts
 
 
-def _bands(frame: Frame, stages: Sequence[Boundary]) -> list[Markup]:
-    """Every stage's stretch with its label above (of each, or of every so many), and the reward it was judged by."""
+def _bands(frame: Frame, stages: Sequence[StageBand]) -> list[Markup]:
+    """The stages: borders, labels above (of every n-th stage if there are many), and stage rewards as lines."""
     parts = []
     room = frame.width / max(1, len(stages))
     names = [f"stage {stage.label}" if room > 70 else stage.label for stage in stages]
@@ -133,9 +133,9 @@ def stack(
     full: float | None = None,
     height: int = 280,
 ) -> Markup:
-    """Columns, one for each stretch of inner epochs, cut into ``layers`` from zero upwards; ``full`` is the axis' end.
+    """Stacked columns, one per bucket of inner epochs, with ``layers`` from zero upwards. ``full``: end of the axis.
 
-    On a screen the layers are named at their right end; on a phone a legend follows.
+    On a screen the labels are at the right end of the layers; on a phone there is a legend.
     """
     totals = [sum(column) for column in zip(*(layer.values for layer in layers), strict=True)]
     ticks = nice_ticks(0, full or max(totals, default=1) or 1, 5)
@@ -162,15 +162,15 @@ def stack(
 
 
 def _names(frame: Frame, layers: Sequence[Layer], middles: Sequence[float], show: Show, room: float) -> list[Markup]:
-    places = svg.spread(middles, 17, frame.top + 6, frame.bottom - 4)
+    label_ys = svg.spread(middles, 17, frame.top + 6, frame.bottom - 4)
     parts = []
-    for layer, place, middle in zip(layers, places, middles, strict=True):
+    for layer, label_y, middle in zip(layers, label_ys, middles, strict=True):
         x, value = frame.right, show(layer.values[-1])
-        thread = f"M{x + 1:.1f} {middle:.1f}L{x + 10:.1f} {place:.1f}"
-        parts.append(tag("path", d=thread, class_="thread"))
-        parts.append(tag("rect", x=x + 13, y=place - 5, width=10, height=10, class_=f"fill {layer.tone}"))
+        connector = f"M{x + 1:.1f} {middle:.1f}L{x + 10:.1f} {label_y:.1f}"
+        parts.append(tag("path", d=connector, class_="thread"))
+        parts.append(tag("rect", x=x + 13, y=label_y - 5, width=10, height=10, class_=f"fill {layer.tone}"))
         label = f"{fit(layer.label, room - 36 - svg.length(value))} {value}"
-        parts.append(tag("text", label, x=x + 28, y=place + 4, class_="label"))
+        parts.append(tag("text", label, x=x + 28, y=label_y + 4, class_="label"))
     return parts
 
 
@@ -191,7 +191,7 @@ def _steps(frame: Frame, spans: Sequence[tuple[int, int]], values: Sequence[floa
 
 
 def lineage(title: str, nodes: Sequence[Node], width: int, *, show: Show, height: int = 240) -> Markup:
-    """Stages by number and reward, each tied to the stage that it was made from."""
+    """Stages by number and reward, each connected to its parent stage."""
     rewards = [node.reward for node in nodes if node.reward is not None]
     ticks = nice_ticks(min(rewards, default=0), max(rewards, default=1), 4)
     numbers = [node.number for node in nodes] or [0]
@@ -207,10 +207,10 @@ def lineage(title: str, nodes: Sequence[Node], width: int, *, show: Show, height
             parts.append(tag("path", d=svg.path(ends), class_=f"tie {node.outcome.replace(' ', '-')}"))
     for node in nodes:
         x, y = places[node.number]
-        said = f"stage {node.number}: {'no reward yet' if node.reward is None else show(node.reward)}, {node.outcome}"
+        label = f"stage {node.number}: {'no reward yet' if node.reward is None else show(node.reward)}, {node.outcome}"
         size = 7 if node.outcome == "best" else 5
         kind = f"node {node.outcome.replace(' ', '-')}"
-        parts.append(tag("circle", children=[tag("title", said)], cx=x, cy=y, r=size, class_=kind))
+        parts.append(tag("circle", children=[tag("title", label)], cx=x, cy=y, r=size, class_=kind))
     return svg.picture(title, width, height, parts)
 
 

@@ -1,4 +1,4 @@
-"""What language model calls cost, added up from ``usage.jsonl`` in one pass."""
+"""Costs of language model calls, summed from ``usage.jsonl`` in one pass."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from memskill_cli.reports.run_files import Row, count, number, words
+from memskill_cli.reports.run_files import Row, count, get_str, number
 
 
-class Call(NamedTuple):
-    """What calls are added up by. ``key`` is a label; "" where no key was used."""
+class CallGroup(NamedTuple):
+    """The fields by which calls are grouped. ``key`` is a label; "" if no key was used."""
 
     scope: str
     role: str
@@ -21,7 +21,7 @@ class Call(NamedTuple):
 
 @dataclass
 class Bill:
-    """Totals over calls; tokens and money are of those that were paid for."""
+    """Totals over calls. Tokens and cost count only calls that were paid for (not from the cache)."""
 
     calls: int = 0
     cached: int = 0
@@ -42,25 +42,28 @@ class Bill:
 
     @property
     def known_usd(self) -> float | None:
-        """US dollars; None if nothing that was paid for had a known price."""
+        """US dollars; None if there are calls without a known price and the known cost is 0."""
         return None if self.unpriced and not self.usd else self.usd
 
 
-Costs = dict[Call, Bill]
+Costs = dict[CallGroup, Bill]
 
 
-def added_up(rows: Iterable[Row]) -> Costs:
+def sum_costs(rows: Iterable[Row]) -> Costs:
+    """Totals of the rows of ``usage.jsonl`` per :class:`CallGroup`."""
     costs: Costs = defaultdict(Bill)
     for row in rows:
         cached = row.get("cached") is True
-        call = Call(words(row, "scope"), words(row, "role"), words(row, "model"), "" if cached else words(row, "key"))
-        costs[call].add(_one(row, cached))
+        call = CallGroup(
+            get_str(row, "scope"), get_str(row, "role"), get_str(row, "model"), "" if cached else get_str(row, "key")
+        )
+        costs[call].add(_from_row(row, cached))
     return dict(costs)
 
 
-def _one(row: Row, cached: bool) -> Bill:
+def _from_row(row: Row, cached: bool) -> Bill:
     usd = number(row, "usd")
-    failed = words(row, "outcome") not in ("ok", "")
+    failed = get_str(row, "outcome") not in ("ok", "")
     return Bill(
         calls=1,
         cached=int(cached),
@@ -74,7 +77,7 @@ def _one(row: Row, cached: bool) -> Bill:
 
 
 def grouped_by(costs: Costs, *names: str, scope: str | None = None) -> dict[tuple[str, ...], Bill]:
-    """Bills by some fields of :class:`Call`, in order of their names; of one ``scope`` or of all."""
+    """Totals per value of the fields ``names`` of :class:`CallGroup`, sorted; of one ``scope``, or of all if None."""
     groups: dict[tuple[str, ...], Bill] = defaultdict(Bill)
     for call, bill in costs.items():
         if scope is None or call.scope == scope:
@@ -83,6 +86,7 @@ def grouped_by(costs: Costs, *names: str, scope: str | None = None) -> dict[tupl
 
 
 def total(costs: Costs, scope: str | None = None) -> Bill:
+    """The total of one ``scope``, or of all if None."""
     whole = Bill()
     for bill in grouped_by(costs, "scope", scope=scope).values():
         whole.add(bill)

@@ -1,4 +1,4 @@
-"""Where this implementation departs from the published code on purpose, so that figures can differ at equal settings.
+"""Intended differences from the published code that can change a score at equal settings.
 
 ``docs/reproducing.md`` has the same list with the reasons; a test compares the two.
 """

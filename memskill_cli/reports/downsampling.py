@@ -1,4 +1,4 @@
-"""From the lines of ``metrics.jsonl`` to what the charts draw; a long run is thinned out, never cut off."""
+"""Convert rows of ``metrics.jsonl`` to the data of the charts. A long run is downsampled, never truncated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from memskill_cli.reports.charts import Layer, Point
 from memskill_cli.reports.run_files import counts, number
 
 MOST = 240
-"""Points in a chart at most."""
+"""Most points in a chart, approximately."""
 TONES = ("s0", "s1", "s2", "s3", "s4", "s5", "s6")
 OTHER = "rest"
 ACTION_TONES = {"insert": "s2", "update": "s0", "delete": "s5", "noop": OTHER}
@@ -21,7 +21,7 @@ Rows = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Bucket:
-    """Inner epochs ``first`` to ``last``, counted over the whole run from 1, all of one stage."""
+    """Inner epochs ``first`` to ``last``, numbered from 1 over the whole run, all of one stage."""
 
     first: int
     last: int
@@ -38,18 +38,18 @@ class Bucket:
         total: Counter[str] = Counter()
         for row in self.rows:
             for key, value in counts(row, name).items():
-                total[key] += value  # type: ignore[assignment]  # a float where a file says so
+                total[key] += value  # type: ignore[assignment]  # a file may have floats
         return total
 
 
 def stage_of(row: dict[str, Any]) -> int:
-    """The stage a line belongs to; its outer epoch, in runs older than the word."""
+    """The stage of a row; its outer epoch in runs of versions without stages."""
     value = number(row, "stage")
     return int(value if value is not None else number(row, "outer") or 0)
 
 
 def buckets(rows: Rows, most: int = MOST) -> list[Bucket]:
-    """``rows`` in stretches of equal length, about ``most`` of them; none reaches over the end of a stage."""
+    """``rows`` in about ``most`` buckets of equal length; a bucket ends where its stage ends."""
     size = -(-len(rows) // most) if rows else 1
     found: list[Bucket] = []
     start = 0
@@ -61,12 +61,12 @@ def buckets(rows: Rows, most: int = MOST) -> list[Bucket]:
 
 
 def thinned(found: Sequence[Bucket]) -> int:
-    """Inner epochs in the longest bucket: 1 where nothing was thinned out."""
+    """Inner epochs in the longest bucket; 1 if nothing was downsampled."""
     return max((bucket.last - bucket.first + 1 for bucket in found), default=1)
 
 
 def points(found: Sequence[Bucket], name: str, deviation: str = "") -> list[Point]:
-    """A curve of ``name``. Its range is that of the bucket, or of one epoch its standard ``deviation`` either way."""
+    """The curve of ``name``. Range of a point: that of its bucket, or ± ``deviation`` if a bucket is one epoch."""
     single = thinned(found) == 1
     return [_point(bucket, name, deviation if single else "") for bucket in found]
 
@@ -81,7 +81,7 @@ def _point(bucket: Bucket, name: str, deviation: str) -> Point:
 
 
 def shares(found: Sequence[Bucket], name: str) -> list[Layer]:
-    """What part of all choices went to each of the names most used over the run, the others together."""
+    """The share of each name in the sum of ``name``; names that are used least over the run are one layer."""
     totals = sum((bucket.summed(name) for bucket in found), Counter())
     ranked = sorted(totals, key=lambda key: (-totals[key], key))
     top = ranked if len(ranked) <= len(TONES) else ranked[: len(TONES) - 1]
@@ -95,7 +95,7 @@ def shares(found: Sequence[Bucket], name: str) -> list[Layer]:
 
 
 def per_step(found: Sequence[Bucket], name: str) -> list[Layer]:
-    """How many of each there were a span read."""
+    """The number per span of each key of ``name``."""
     names = sorted(sum((bucket.summed(name) for bucket in found), Counter()))
     spare = [tone for tone in TONES if tone not in ACTION_TONES.values()]
     known = [key for key in ACTION_TONES if key in names]

@@ -1,5 +1,8 @@
-"""``report.html`` of an evaluation: the scores and how sure they are, beside the paper's and beside other methods',
-what went wrong and what memory held then, and what a query cost."""
+"""``report.html`` of an evaluation.
+
+Scores with intervals, comparison with the paper and with other methods, the worst queries with their retrieved
+memories, and the cost per query.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,22 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from memskill_cli.datasets.base import ABSTENTION
 from memskill_cli.reports import costs, page, score_charts, svg
 from memskill_cli.reports.departures import DEPARTURES
 from memskill_cli.reports.executor_replies import executor_notes
 from memskill_cli.reports.failure_examples import Scored, examples
 from memskill_cli.reports.paper_results import Comparison, Setup, compare
-from memskill_cli.reports.run_files import Files, Row, count, counts, inner, number, pair, words
-from memskill_cli.reports.score_charts import Whisker
+from memskill_cli.reports.run_files import Files, Row, count, counts, get_dict, get_str, number, pair
+from memskill_cli.reports.score_charts import IntervalRow
 
 MEASURES = (("f1", "token F1"), ("judge", "LLM judge"), ("success_rate", "success rate"))
-"""What is scored from 0 to 1: name in ``summary.json``, and what it is called."""
-
-ABSTENTION = "abstention"
-"""Category of the questions that are in no mean."""
+"""Scores from 0 to 1: (name in ``summary.json``, title)."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of the table of scores: a category, a task type, or all of them."""
+class ScoreRow:
+    """A row of the table of scores: a category, a task type, or all."""
 
     label: str
     row: Row
@@ -39,7 +40,7 @@ class Line:
         return number(self.row, name)
 
     def interval(self, name: str) -> tuple[float, float] | None:
-        return pair(inner(self.row, "ci95"), name)
+        return pair(get_dict(self.row, "ci95"), name)
 
     def between(self, name: str) -> str:
         ends = self.interval(name)
@@ -51,10 +52,10 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    """An evaluation to compare with, and where its report is ("" of this one)."""
+class ComparedEval:
+    """An evaluation to compare with, and the link to its report ("" for this one)."""
 
-    line: Line
+    line: ScoreRow
     link: str
 
     @property
@@ -68,21 +69,24 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Scores:
-    """The table of scores, the measures it has, and a chart for each."""
+    """The table of scores, its measures, and a chart per measure."""
 
-    lines: list[Line]
+    lines: list[ScoreRow]
     measures: list[tuple[str, str]]
     charts: list[tuple[str, Markup]]
     steps: bool
-    """Whether there are steps to show, as of games."""
+    """Whether the rows have numbers of steps, as games do."""
 
 
 def write_eval_report(folder: Path) -> Path:
-    """Write ``report.html`` into an evaluation's folder from its files and its run's. OSError if that fails."""
+    """Write ``report.html`` to an evaluation's folder, from its files and those of its run. Returns its path.
+
+    Raises OSError if it cannot be written.
+    """
     files, run = Files(folder), Files(folder.parent.parent)
     summary = files.table("summary.json")
     settings = _settings(files, run)
-    setup = Setup(summary, settings, words(run.table("run.json"), "dataset"))
+    setup = Setup(summary, settings, get_str(run.table("run.json"), "dataset"))
     scored = [Scored.of(at, row) for at, row in enumerate(files.rows("results.jsonl"))]
     comparison = compare(setup)
     chosen = examples(files, scored)
@@ -90,16 +94,16 @@ def write_eval_report(folder: Path) -> Path:
     facts = {
         "id": folder.name,
         "run": run.folder.name,
-        "system": words(summary, "system"),
+        "system": get_str(summary, "system"),
         "heading": _heading(summary) or folder.name,
         "caveats": _caveats(summary),
         "summary": summary,
         "scores": _scores(summary, comparison),
-        "abstention": Line(ABSTENTION, inner(summary, ABSTENTION)) if inner(summary, ABSTENTION) else None,
+        "abstention": ScoreRow(ABSTENTION, get_dict(summary, ABSTENTION)) if get_dict(summary, ABSTENTION) else None,
         "comparison": comparison,
         "departures": DEPARTURES,
         "executor": setup.setting("models", "executor"),
-        "top_k": setup.setting("eval", "top_k"),
+        "num_skills": setup.setting("eval", "num_skills"),
         "neighbours": neighbours,
         "neighbour_charts": _neighbour_charts(neighbours),
         "distributions": _distributions([row for row in scored if row.category != ABSTENTION]),
@@ -115,47 +119,48 @@ def write_eval_report(folder: Path) -> Path:
 
 def _heading(summary: Row) -> str:
     """locomo test, memskill, checkpoint 000012"""
-    checkpoint = words(summary, "checkpoint")
+    checkpoint = get_str(summary, "checkpoint")
     named = f"checkpoint {checkpoint}" if checkpoint.isdigit() else checkpoint
-    where = f"{words(summary, 'dataset')} {words(summary, 'split')}".strip()
-    return ", ".join(part for part in (where, words(summary, "method"), named) if part and part != "none")
+    where = f"{get_str(summary, 'dataset')} {get_str(summary, 'split')}".strip()
+    return ", ".join(part for part in (where, get_str(summary, "method"), named) if part and part != "none")
 
 
 def _caveats(summary: Row) -> list[str]:
-    """What a reader of the numbers must know first."""
+    """Limitations of the scores, shown at the top of the report."""
     found = []
-    if lost := counts(summary, "errors"):
-        told = ", ".join(f"{lines:g} {what}" for what, lines in lost.items())
-        found.append(f"Without a score and excluded from averages: {told}.")
+    if failed := counts(summary, "errors"):
+        kinds = ", ".join(f"{number:g} {kind}" for kind, number in failed.items())
+        found.append(f"Without a score and excluded from averages: {kinds}.")
     found += [f"{line[0].upper()}{line[1:]}." for line in executor_notes(summary)]
     if spans := count(summary, "max_spans"):
         found.append(f"Only the first {spans} spans of each trace were read (eval.max_spans).")
     if limit := count(summary, "limit"):
         found.append(f"Only the first {limit} queries were asked (--limit).")
-    if cut := inner(summary, "cut"):
-        told = f"{count(cut, 'queries')} queries did not fit the model's window"
+    if cut := get_dict(summary, "cut"):
+        tokens = page.grouped(number(cut, "mean_tokens"))
         found.append(
-            f"What was shown for {told}: {page.grouped(number(cut, 'mean_tokens'))} tokens of each are left out."
+            f"The context of {count(cut, 'queries')} queries did not fit the model's window and was truncated "
+            f"by {tokens} tokens on average."
         )
     shown, skills = count(summary, "skills_shown"), count(summary, "skills")
     if shown < skills:
-        found.append(f"Only {shown} of the {skills} skills fitted the executor's window.")
+        found.append(f"Only {shown} of the {skills} skills fit the executor's context window.")
     return found
 
 
 def _settings(files: Files, run: Files) -> dict[str, Any]:
-    """The evaluation's own; where it kept none, its run's, which may have been overridden then."""
+    """The evaluation's settings; if it has no ``config.toml``, those of its run, which may differ."""
     if (files.folder / "config.toml").exists():
         return files.settings()
     return run.settings()
 
 
-def lines_of(summary: Row) -> list[Line]:
-    """By category or task type, then all."""
-    groups = inner(summary, "by_category") or inner(summary, "by_task_type")
-    groups = {} if list(groups) == ["all"] else groups  # a benchmark without categories
-    lines = [Line(name.replace("_", " "), inner(groups, name)) for name in groups]
-    return [*lines, Line("all", summary, strong=True)] if summary else []
+def lines_of(summary: Row) -> list[ScoreRow]:
+    """One row per category or task type, then a row for all."""
+    groups = get_dict(summary, "by_category") or get_dict(summary, "by_task_type")
+    groups = {} if list(groups) == ["all"] else groups  # a dataset without categories
+    lines = [ScoreRow(name.replace("_", " "), get_dict(groups, name)) for name in groups]
+    return [*lines, ScoreRow("all", summary, strong=True)] if summary else []
 
 
 def _scores(summary: Row, comparison: Comparison) -> Scores:
@@ -163,26 +168,26 @@ def _scores(summary: Row, comparison: Comparison) -> Scores:
     measures = [(name, title) for name, title in MEASURES if number(summary, name) is not None]
     width = svg.WIDE if len(measures) == 1 else svg.HALF
     drawn = [
-        (title, svg.responsive(partial(_measure, lines, name, title, comparison.mark(name)), width))
+        (title, svg.responsive(partial(_score_chart, lines, name, title, comparison.mark(name)), width))
         for name, title in measures
     ]
     return Scores(lines, measures, drawn, any(line.value("steps") is not None for line in lines))
 
 
-def _measure(lines: Sequence[Line], name: str, title: str, mark: float | None, width: int) -> Markup:
+def _score_chart(lines: Sequence[ScoreRow], name: str, title: str, mark: float | None, width: int) -> Markup:
     rows = [
-        Whisker(line.label, line.value(name), line.interval(name), mark if line.strong else None, line.strong)
+        IntervalRow(line.label, line.value(name), line.interval(name), mark if line.strong else None, line.strong)
         for line in lines
     ]
-    told = ", ".join(f"{row.label} {page.score(row.value)}" for row in rows)
-    beside = f"; the paper: {page.score(mark)}" if mark is not None else ""
-    return score_charts.whiskers(
-        f"{title} by category: {told}{beside}", rows, width, mark=f"the paper: {page.score(mark)}"
+    values = ", ".join(f"{row.label} {page.score(row.value)}" for row in rows)
+    paper = f"; the paper: {page.score(mark)}" if mark is not None else ""
+    return score_charts.interval_chart(
+        f"{title} by category: {values}{paper}", rows, width, mark=f"the paper: {page.score(mark)}"
     )
 
 
-def _neighbours(folder: Path, summary: Row) -> list[Neighbour]:
-    """This evaluation and those of the same run, data, split and number of queries, this one first; none if alone."""
+def _neighbours(folder: Path, summary: Row) -> list[ComparedEval]:
+    """Evaluations of the same run, data, split and number of queries, this one first; none if there is no other."""
     same = ("dataset", "split", "data_digest", "limit", "include_abstention")
     found = []
     for file in sorted(folder.parent.glob("*/summary.json"), key=lambda file: (file.parent != folder, file)):
@@ -190,40 +195,40 @@ def _neighbours(folder: Path, summary: Row) -> list[Neighbour]:
         if other and summary and all(other.get(name) == summary.get(name) for name in same):
             this = file.parent == folder
             link = "" if this else f"../{quote(file.parent.name)}/report.html"
-            found.append(Neighbour(Line(_label(other), other, this), link))
+            found.append(ComparedEval(ScoreRow(_label(other), other, this), link))
     return found if len(found) > 1 else []
 
 
 def _label(summary: Row) -> str:
-    method, checkpoint = words(summary, "method"), words(summary, "checkpoint")
+    method, checkpoint = get_str(summary, "method"), get_str(summary, "checkpoint")
     return f"{method} @ {checkpoint}" if checkpoint.isdigit() else method
 
 
-def _neighbour_charts(neighbours: Sequence[Neighbour]) -> list[tuple[str, Markup]]:
+def _neighbour_charts(neighbours: Sequence[ComparedEval]) -> list[tuple[str, Markup]]:
     lines = [row.line for row in neighbours]
     return [
-        (title, svg.responsive(partial(_beside, lines, name, title), svg.HALF))
+        (title, svg.responsive(partial(_method_chart, lines, name, title), svg.HALF))
         for name, title in MEASURES
         if any(line.value(name) is not None for line in lines)
     ]
 
 
-def _beside(lines: Sequence[Line], name: str, title: str, width: int) -> Markup:
-    rows = [Whisker(line.label, line.value(name), line.interval(name), strong=line.strong) for line in lines]
-    told = ", ".join(f"{row.label} {page.score(row.value)}" for row in rows)
-    return score_charts.whiskers(f"{title} of each method: {told}", rows, width)
+def _method_chart(lines: Sequence[ScoreRow], name: str, title: str, width: int) -> Markup:
+    rows = [IntervalRow(line.label, line.value(name), line.interval(name), strong=line.strong) for line in lines]
+    values = ", ".join(f"{row.label} {page.score(row.value)}" for row in rows)
+    return score_charts.interval_chart(f"{title} of each method: {values}", rows, width)
 
 
 def _distributions(scored: Sequence[Scored]) -> list[tuple[str, Markup]]:
-    """How many queries got which score; tasks of games by their outcome alone."""
+    """Histograms of the scores; for games only of the outcome."""
     games = any(row.success is not None for row in scored)
-    spreads = (
+    measures = (
         (("success", "Tasks by outcome"),)
         if games
         else (("f1", "Queries by token F1"), ("judge", "Queries by verdict"))
     )
     found = []
-    for name, title in spreads:
+    for name, title in measures:
         values = [value for row in scored if (value := getattr(row, name)) is not None]
         if values:
             found.append((title, _histogram(title, _bins(name, values), "token F1 × 100" if name == "f1" else "")))
@@ -231,12 +236,12 @@ def _distributions(scored: Sequence[Scored]) -> list[tuple[str, Markup]]:
 
 
 def _histogram(title: str, bins: Sequence[tuple[str, int]], axis: str) -> Markup:
-    said = f"{title}: {', '.join(f'{label}: {n}' for label, n in bins)}"
-    return svg.responsive(lambda width: score_charts.bars(said, bins, width, name=axis), svg.HALF)
+    full_title = f"{title}: {', '.join(f'{label}: {n}' for label, n in bins)}"
+    return svg.responsive(lambda width: score_charts.bars(full_title, bins, width, name=axis), svg.HALF)
 
 
 def _bins(name: str, values: Sequence[float]) -> list[tuple[str, int]]:
-    """Labels with counts. Of F1 the two ends have columns of their own: nothing right, all right."""
+    """(label, count) per column. For F1, exactly 0 and exactly 1 have their own columns."""
     if name == "success":
         return [("failed", sum(v <= 0 for v in values)), ("succeeded", sum(v > 0 for v in values))]
     if name == "judge":
@@ -249,7 +254,7 @@ def _bins(name: str, values: Sequence[float]) -> list[tuple[str, int]]:
 
 
 def _costs(run: Files, scope: str, queries: int) -> dict[str, Any]:
-    bills = costs.added_up(row for row in run.rows("usage.jsonl") if row.get("scope") == scope)
+    bills = costs.sum_costs(row for row in run.rows("usage.jsonl") if row.get("scope") == scope)
     return {
         "by_role": costs.grouped_by(bills, "role", "model"),
         "total": costs.total(bills),

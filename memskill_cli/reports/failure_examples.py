@@ -1,4 +1,4 @@
-"""The queries that went worst, with what memory gave them; of many, a bounded number that stands for all kinds."""
+"""Select the queries with the lowest scores, with their retrieved memories; at most :data:`MOST`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memskill_cli.reports import page
-from memskill_cli.reports.run_files import Files, Row, entries, number, texts, words
-from memskill_cli.types import Move
+from memskill_cli.reports.run_files import Files, Row, get_dicts, get_str, number, texts
+from memskill_cli.types import EnvStep
 
 MOST = 25
-"""Queries shown."""
+"""Most queries shown."""
 RETRIEVED = 8
-"""Retrieved memories shown with each."""
+"""Most retrieved memories shown per query."""
 FAILED = 10
-"""Queries without a score shown."""
+"""Most queries without a score shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """As much of a line of ``results.jsonl`` as is held for all of them. ``at`` is its place in the file."""
+    """The fields of a row of ``results.jsonl`` that are kept in memory for all rows. ``at``: index of the row."""
 
     at: int
     category: str
@@ -35,17 +35,17 @@ class Scored:
         won = row.get("success")
         return cls(
             at,
-            words(row, "category"),
+            get_str(row, "category"),
             number(row, "f1"),
             number(row, "judge"),
             float(won) if isinstance(won, bool) else number(row, "success"),
-            words(row, "error")[:200],
+            get_str(row, "error")[:200],
         )
 
 
 @dataclass(frozen=True)
-class Memory:
-    """A retrieved memory as shown; ``holds`` says that one of the truths stands in it."""
+class ShownMemory:
+    """A retrieved memory; ``holds``: it contains one of the gold answers."""
 
     text: str
     score: float | None
@@ -54,68 +54,68 @@ class Memory:
 
 @dataclass(frozen=True)
 class Example:
-    """One query in full."""
+    """One query with all details."""
 
     row: Row
     scored: Scored
-    truths: list[str]
-    retrieved: list[Memory]
+    gold_answers: list[str]
+    retrieved: list[ShownMemory]
     more: int
-    """Retrieved memories that are left out."""
-    moves: list[Move]
+    """Number of retrieved memories that are left out."""
+    moves: list[EnvStep]
     rank: int
-    """Place, from 1, of the first retrieved memory in which a truth stands; 0 if there is none."""
+    """Rank, from 1, of the first retrieved memory that contains a gold answer; 0 if there is none."""
 
     @property
     def question(self) -> str:
-        return words(self.row, "question") or words(self.row, "query_id")
+        return get_str(self.row, "question") or get_str(self.row, "query_id")
 
     @property
     def query_id(self) -> str:
-        return words(self.row, "query_id")
+        return get_str(self.row, "query_id")
 
     @property
     def opening(self) -> str:
-        """What a game said first."""
-        return words(self.row, "opening")
+        """The first observation of a game."""
+        return get_str(self.row, "opening")
 
     @property
     def prediction(self) -> str:
-        return words(self.row, "prediction")
+        return get_str(self.row, "prediction")
 
     @property
     def verdict(self) -> str:
-        """Its scores in a few characters."""
-        told = [f"F1 {page.score(self.scored.f1)}"] if self.scored.f1 is not None else []
-        told += [f"judge {self.scored.judge:g}"] if self.scored.judge is not None else []
+        """The scores as a short text."""
+        parts = [f"F1 {page.score(self.scored.f1)}"] if self.scored.f1 is not None else []
+        parts += [f"judge {self.scored.judge:g}"] if self.scored.judge is not None else []
         if self.scored.success is not None:
             steps = number(self.row, "steps")
             won = "succeeded" if self.scored.success else "failed"
-            told = [won + (f" in {steps:g} steps" if steps is not None else "")]
-        return ", ".join(told)
+            parts = [won + (f" in {steps:g} steps" if steps is not None else "")]
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The worst queries, and some of those without a score."""
+    """The worst queries, and some queries without a score."""
 
     worst: list[Example]
     imperfect: int
-    """Queries that were not answered fully, of which ``worst`` shows some."""
+    """Number of queries with a score below 1."""
     failed: list[Example]
     unscored: int
 
 
 def score_of(scored: Scored) -> float | None:
-    """What a query is ranked by: success, else the verdict, else F1."""
+    """The score used for ranking: success, else the judge's, else F1."""
     return next((v for v in (scored.success, scored.judge, scored.f1) if v is not None), None)
 
 
 def examples(files: Files, scored: Sequence[Scored]) -> Examples:
-    """Read the chosen lines once more; the file may be far larger than what is shown of it."""
+    """Select examples and read only their rows again, because ``results.jsonl`` may be large."""
     imperfect = [row for row in scored if (value := score_of(row)) is not None and value < 1]
     unscored = [row for row in scored if score_of(row) is None]
-    chosen = _in_turn(imperfect)[:MOST]
+    chosen = _worst_first(imperfect)[:MOST]
     wanted = {row.at: row for row in (*chosen, *unscored[:FAILED])}
     found = {at: _example(row, wanted[at]) for at, row in enumerate(files.rows("results.jsonl")) if at in wanted}
     return Examples(
@@ -126,8 +126,8 @@ def examples(files: Files, scored: Sequence[Scored]) -> Examples:
     )
 
 
-def _in_turn(rows: Sequence[Scored]) -> list[Scored]:
-    """Worst first; those that are equally bad in turn by category, so that no category hides the others."""
+def _worst_first(rows: Sequence[Scored]) -> list[Scored]:
+    """Worst first. Rows with equal scores alternate between categories, so that every category is represented."""
     seen: defaultdict[tuple[float, float, str], int] = defaultdict(int)
     keyed = []
     for row in rows:
@@ -139,23 +139,23 @@ def _in_turn(rows: Sequence[Scored]) -> list[Scored]:
 
 
 def _example(row: Row, scored: Scored) -> Example:
-    truths = texts(row, "truths")
+    gold_answers = texts(row, "truths")
     memories = [
-        Memory(words(m, "text"), number(m, "score"), _holds(words(m, "text"), truths))
-        for m in entries(row, "retrieved")
+        ShownMemory(get_str(m, "text"), number(m, "score"), _holds(get_str(m, "text"), gold_answers))
+        for m in get_dicts(row, "retrieved")
     ]
-    rank = next((place for place, memory in enumerate(memories, 1) if memory.holds), 0)
+    rank = next((position for position, memory in enumerate(memories, 1) if memory.holds), 0)
     more = len(memories) - len(memories[:RETRIEVED])
     moves = [
-        Move(words(m, "command"), words(m, "observation"), m.get("valid") is not False)
-        for m in entries(row, "transcript")
+        EnvStep(get_str(m, "command"), get_str(m, "observation"), m.get("valid") is not False)
+        for m in get_dicts(row, "transcript")
     ]
-    return Example(row, scored, truths, memories[:RETRIEVED], more, moves, rank)
+    return Example(row, scored, gold_answers, memories[:RETRIEVED], more, moves, rank)
 
 
-def _holds(text: str, truths: Sequence[str]) -> bool:
-    """Whether a truth stands in ``text`` word for word (case aside)."""
+def _holds(text: str, gold_answers: Sequence[str]) -> bool:
+    """Whether ``text`` contains a gold answer as whole words, ignoring case."""
     return any(
         truth.strip() and re.search(rf"(?<!\w){re.escape(truth.strip())}(?!\w)", text, re.IGNORECASE)
-        for truth in truths
+        for truth in gold_answers
     )

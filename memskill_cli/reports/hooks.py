@@ -1,4 +1,4 @@
-"""Writing reports where work is done. A report is a courtesy: what goes wrong with it is told, and stops nothing."""
+"""Write reports at the end of a command. A report that fails gives a notice and does not stop the command."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ Notice = Callable[[str], None]
 
 
 def report_run(run: Path, notice: Notice) -> str:
-    """Write the run's ``report.html``; its path, "" if that failed (``notice`` is told why)."""
+    """Write the run's ``report.html``. Returns its path, or "" if that failed, after a call of ``notice``."""
     from memskill_cli.reports.run_report import write_run_report
 
     return _attempt(write_run_report, run, notice)
 
 
 def report_evaluations(folders: Sequence[Path], notice: Notice) -> list[str]:
-    """Write each evaluation's ``report.html`` and then, since that links to them, their run's; the paths of the
-    former as :func:`report_run` gives them."""
+    """Write each evaluation's ``report.html``, then that of its run, which links to it.
+
+    Returns the paths of the evaluations' reports, "" for one that failed.
+    """
     from memskill_cli.reports.eval_report import write_eval_report
 
     written = [_attempt(write_eval_report, folder, notice) for folder in folders]
@@ -29,7 +31,7 @@ def report_evaluations(folders: Sequence[Path], notice: Notice) -> list[str]:
 def _attempt(write: Callable[[Path], Path], folder: Path, notice: Notice) -> str:
     try:
         return str(write(folder))
-    # Whatever it is: hours of training must not end in an error because a page about them could not be made.
+    # Any exception: a training of hours must not fail because its report could not be written.
     except Exception as error:
         notice(f"no report for {folder.name}: {type(error).__name__}: {error}")
         return ""

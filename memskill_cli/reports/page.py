@@ -1,7 +1,7 @@
-"""From facts to one file of HTML: escaping, numbers as people read them, and the page around it all.
+"""Render a report to one HTML file: escaping, number formats, and the page template.
 
-Everything that a model, a benchmark or a person wrote is inert here: jinja escapes it, control and direction
-characters are shown as escapes, and the page forbids itself scripts and requests.
+Text from models, datasets and users is never active: jinja escapes it, control and direction characters are shown as
+escapes, and the content security policy of the page forbids scripts and requests.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from markupsafe import Markup, escape
 from memskill_cli import __version__
 from memskill_cli.utils import files
 
-KEPT = "\n\t\u200c\u200d"
-"""Of the control and format characters those shown as they are: breaks, and the joiners of emoji and Persian."""
+UNESCAPED = "\n\t\u200c\u200d"
+"""Control and format characters that are not escaped: line breaks, tabs, and the joiners of emoji and Persian."""
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def write(path: Path, template: str, **facts: Any) -> Path:
-    """Render ``template`` with ``facts`` into ``path``, atomically; the same facts give the same bytes."""
+    """Render ``template`` with ``facts`` and write it to ``path`` atomically; equal facts give equal bytes."""
     page = environment().get_template(template).render(version=__version__, style=style(), **facts)
     files.write_atomic(path, page.encode("utf-8", "backslashreplace"))
     return path
@@ -35,61 +35,61 @@ def write(path: Path, template: str, **facts: Any) -> Path:
 
 @cache
 def environment() -> Environment:
-    made = Environment(
+    env = Environment(
         loader=PackageLoader("memskill_cli.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
-        "inert": inert,
+    env.filters |= {
+        "neutralise": neutralise,
         "score": score,
         "number": grouped,
         "money": money,
         "duration": duration,
         "diff_rows": diff_rows,
     }
-    return made
+    return env
 
 
 @cache
 def style() -> Markup:
-    """The style sheet: ours, and free of anything that could end its element."""
+    """The style sheet. It is marked as safe because it is a file of this package."""
     text = resources.files(__package__).joinpath("templates", "style.css").read_text("utf-8")
     return Markup(text)  # noqa: S704 - a file of this package
 
 
 def visible(text: str) -> str:
-    """``text`` with control, direction and unassigned characters as escapes, in plain characters."""
-    return "".join(_shown(c) for c in text)
+    """``text`` with control, direction and unassigned characters as escapes, not as HTML."""
+    return "".join(_escaped(c) for c in text)
 
 
-def inert(text: object, limit: int = 0) -> Markup:
-    """Foreign ``text`` as HTML that only shows; beyond ``limit`` characters (0: none) it says how many are left out."""
+def neutralise(text: object, limit: int = 0) -> Markup:
+    """Untrusted ``text`` as inactive HTML; after ``limit`` characters (0: no limit) it is truncated, with a note."""
     whole = str(text)
     shown = whole[:limit] if limit and len(whole) > limit else whole
     runs = groupby(shown, _is_hidden)
-    parts = Markup("").join(_marked("".join(run)) if hidden else escape("".join(run)) for hidden, run in runs)
+    parts = Markup("").join(_as_span("".join(run)) if hidden else escape("".join(run)) for hidden, run in runs)
     if len(shown) < len(whole):
         parts += Markup(' <span class="cut">… {} more characters</span>').format(grouped(len(whole) - len(shown)))
     return parts
 
 
 def _is_hidden(c: str) -> bool:
-    return c not in KEPT and unicodedata.category(c) in HIDDEN
+    return c not in UNESCAPED and unicodedata.category(c) in HIDDEN
 
 
-def _shown(c: str) -> str:
+def _escaped(c: str) -> str:
     return c.encode("unicode_escape").decode() if _is_hidden(c) else c
 
 
-def _marked(run: str) -> Markup:
+def _as_span(run: str) -> Markup:
     return Markup('<span class="esc">{}</span>').format(visible(run))
 
 
 def diff_rows(lines: Iterable[str], most: int = 120) -> Iterator[tuple[str, str]]:
-    """The lines of a unified diff with their kinds (plus, minus, hunk, same); of more than ``most`` it says so."""
+    """(kind, line) of a unified diff, kind plus, minus, hunk or same. After ``most`` lines a note gives the rest."""
     shown = list(lines)
     for line in shown[:most]:
         yield {"+": "plus", "-": "minus", "@": "hunk"}.get(line[:1], "same"), line
@@ -98,7 +98,7 @@ def diff_rows(lines: Iterable[str], most: int = 120) -> Iterator[tuple[str, str]
 
 
 def score(value: float | None) -> str:
-    """A score of 0 to 1 as papers print it: 38.78."""
+    """A score of 0 to 1, times 100: 38.78."""
     return "–" if value is None else f"{100 * value:.2f}"
 
 
@@ -108,7 +108,7 @@ def grouped(value: float | None, digits: int = 0) -> str:
 
 
 def money(value: float | None) -> str:
-    """US dollars, small sums with the digits that matter."""
+    """US dollars; amounts below 1 with three significant digits."""
     if value is None:
         return "–"
     digits = 2 if value >= 1 or value <= 0 else min(9, 2 - math.floor(math.log10(value)))

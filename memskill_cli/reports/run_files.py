@@ -1,7 +1,7 @@
-"""Reading what a run left behind, whatever became of it.
+"""Read the files of a run for a report, also if they are missing or damaged.
 
-A report is often wanted most when something went wrong. So nothing here raises for what a file holds: a torn line, a
-missing file or a value of the wrong kind is passed over, and said in ``notes``.
+Nothing here raises for the content of a file, because a report must also work after a crash. Incomplete lines, missing
+files and damaged files are skipped and listed in ``notes``; values of the wrong type count as missing.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ from typing import Any
 
 import orjson
 
+from memskill_cli.config import current_sections
+
 Row = Mapping[str, Any]
 HUGE = 1e15
-"""No number of a run is as large; one that is comes from a damaged file."""
+"""Numbers from this size on are taken for damage and count as missing."""
 
 
 class Files:
-    """The files below ``folder``; ``notes`` collects in plain words what could not be read of them."""
+    """The files in ``folder``. ``notes`` lists, for display, what could not be read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.notes: list[str] = []
 
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
-        """The whole lines of a JSON-lines file, one at a time; none if there is no file."""
-        file, torn = self.folder / name, 0
+        """The valid lines of a JSON-lines file, one at a time; none if there is no file."""
+        file, invalid = self.folder / name, 0
         try:
             with file.open("rb") as lines:
                 for line in lines:
@@ -36,22 +38,21 @@ class Files:
                     if isinstance(row, dict):
                         yield row
                     elif line.strip():
-                        torn += 1
+                        invalid += 1
         except FileNotFoundError:
-            self._note(f"{name} is not there")
+            self._note(f"{name} is missing")
         except OSError as error:
             self._note(f"{name} cannot be read: {error.strerror}")
-        if torn:
-            self._note(
-                f"{name}: {torn} line{'s' * (torn > 1)} cannot be read and {'are' if torn > 1 else 'is'} left out"
-            )
+        if invalid:
+            plural = invalid > 1
+            self._note(f"{name}: {invalid} line{'s' * plural} cannot be read and {'are' if plural else 'is'} left out")
 
     def table(self, name: str) -> dict[str, Any]:
         """A JSON object, empty if the file is missing or damaged."""
         try:
             found = _parsed((self.folder / name).read_bytes())
         except OSError as error:
-            self._note(f"{name} is not there" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}")
+            self._note(f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}")
             return {}
         if isinstance(found, dict):
             return found
@@ -65,10 +66,10 @@ class Files:
             return ""
 
     def settings(self, name: str = "config.toml") -> dict[str, Any]:
-        """A TOML table, empty if the file is missing or damaged."""
+        """The settings in a TOML file under their current names; empty if the file is missing or damaged."""
         try:
-            return tomllib.loads(self.text(name))
-        except ValueError:  # broken TOML, or a number beyond all bounds
+            return current_sections(tomllib.loads(self.text(name)))
+        except ValueError:  # invalid TOML, or a number out of range
             self._note(f"{name} is damaged and cannot be read")
             return {}
 
@@ -78,7 +79,7 @@ class Files:
 
 
 def number(row: Row, name: str) -> float | None:
-    """A number that makes sense, else None."""
+    """A finite number below :data:`HUGE`, else None."""
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < HUGE:
         return None
@@ -86,26 +87,26 @@ def number(row: Row, name: str) -> float | None:
 
 
 def count(row: Row, name: str) -> int:
-    """A number of things: 0 if it is missing or makes no sense."""
+    """A non-negative integer; 0 if it is missing or invalid."""
     value = number(row, name)
     return max(0, int(value)) if value is not None else 0
 
 
-def words(row: Row, name: str) -> str:
-    """A text; a number or a truth value as JSON writes it; "" for anything else."""
+def get_str(row: Row, name: str) -> str:
+    """A text; a number or boolean in JSON notation; "" for anything else."""
     value = row.get(name)
     if isinstance(value, str):
         return value
     return json.dumps(value) if isinstance(value, bool | int | float) else ""
 
 
-def inner(row: Row, name: str) -> dict[str, Any]:
+def get_dict(row: Row, name: str) -> dict[str, Any]:
     value = row.get(name)
     return value if isinstance(value, dict) else {}
 
 
-def entries(row: Row, name: str) -> list[dict[str, Any]]:
-    """The objects in a list."""
+def get_dicts(row: Row, name: str) -> list[dict[str, Any]]:
+    """The dicts in a list."""
     value = row.get(name)
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
@@ -116,14 +117,14 @@ def texts(row: Row, name: str) -> list[str]:
 
 
 def counts(row: Row, name: str) -> dict[str, float]:
-    """A table of names to numbers of things."""
-    table = inner(row, name)
+    """The positive numbers of a dict, by key."""
+    table = get_dict(row, name)
     found = {key: number(table, key) for key in table}
     return {key: value for key, value in found.items() if value is not None and value > 0}
 
 
 def pair(row: Row, name: str) -> tuple[float, float] | None:
-    """An interval: two finite numbers in order."""
+    """An interval (low, high) of two finite numbers, else None."""
     value = row.get(name)
     if not isinstance(value, list) or len(value) != 2:
         return None

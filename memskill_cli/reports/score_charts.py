@@ -1,6 +1,6 @@
-"""Charts of an evaluation, each a function from numbers to inline SVG: means with intervals, counts as columns.
+"""Charts of an evaluation, each a function from numbers to inline SVG: means with intervals, histograms.
 
-Both start at zero. What is drawn is labelled where it is drawn.
+Axes start at zero. Labels are inside the charts.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ ROW = 30
 
 
 @dataclass(frozen=True)
-class Whisker:
-    """A mean with its interval; ``mark`` is another value to compare it with, 0 to 1 all of them."""
+class IntervalRow:
+    """A mean with its interval; ``mark`` is a reference value. All values are from 0 to 1."""
 
     label: str
     value: float | None
@@ -28,8 +28,11 @@ class Whisker:
     strong: bool = False
 
 
-def whiskers(title: str, rows: Sequence[Whisker], width: int, *, mark: str = "") -> Markup:
-    """A dot with its 95 % interval for every row, on one scale from 0; a diamond where ``mark`` has a value."""
+def interval_chart(title: str, rows: Sequence[IntervalRow], width: int, *, mark: str = "") -> Markup:
+    """A dot with its 95 % interval per row, on one axis from 0, and a diamond at the row's ``mark``.
+
+    ``mark`` is the legend of the diamonds.
+    """
     ends = [v for r in rows for v in (r.value, r.mark, *(r.interval or ())) if v is not None]
     ticks = nice_ticks(0, max(ends, default=0) or 1, 4)
     ticks = [tick for tick in ticks if tick <= 1]
@@ -53,7 +56,7 @@ def whiskers(title: str, rows: Sequence[Whisker], width: int, *, mark: str = "")
     return svg.picture(title, width, height, parts)
 
 
-def _whisker(frame: Frame, row: Whisker, y: float, labels: float) -> list[Markup]:
+def _whisker(frame: Frame, row: IntervalRow, y: float, labels: float) -> list[Markup]:
     strong = " strong" if row.strong else ""
     parts = [
         tag("text", fit(row.label, (labels - 12) / _weight(row)), x=labels - 10, y=y + 4, class_=f"label end{strong}")
@@ -70,12 +73,12 @@ def _whisker(frame: Frame, row: Whisker, y: float, labels: float) -> list[Markup
     return [*parts, tag("text", text, x=frame.right + 58, y=y + 4, class_=f"label end{strong}")]
 
 
-def _label_width(row: Whisker) -> float:
+def _label_width(row: IntervalRow) -> float:
     return svg.length(row.label) * _weight(row)
 
 
-def _weight(row: Whisker) -> float:
-    """How much wider bold letters are."""
+def _weight(row: IntervalRow) -> float:
+    """Width of the row's font relative to normal weight."""
     return 1.1 if row.strong else 1.0
 
 
@@ -85,7 +88,7 @@ def _diamond(x: float, y: float) -> Markup:
 
 
 def bars(title: str, values: Sequence[tuple[str, int]], width: int, *, name: str, height: int = 200) -> Markup:
-    """Counts as columns from zero, each with its number on top."""
+    """Counts as columns, each with its number on top."""
     ticks = nice_ticks(0, max(4, *(count for _, count in values)), 3)
     left = svg.margin(ticks, None)
     frame = Frame(0, len(values), 0, ticks[-1], left, 18, width - left - 12, height - 62)

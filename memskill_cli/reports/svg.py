@@ -1,6 +1,6 @@
-"""The grammar of our charts: elements, scales, axes, and labels that keep out of each other's way.
+"""SVG building blocks of the charts: elements, scales, axes, and labels without overlaps.
 
-Sizes are CSS pixels. Colours are classes of the style sheet, so that a chart follows the light or dark scheme.
+Sizes are CSS pixels. Colours are classes of the style sheet, so that charts follow the light or dark scheme.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ WIDE_LETTERS = frozenset("mwMW@%&—…")
 NARROW_LETTERS = frozenset("fijlrtI.,:;'|!()[]/- ")
 
 LEAST = 0.01
-"""Least height of an axis, as a part of its values: what differs by less is drawn flat."""
+"""Smallest range of an axis, relative to its values. Smaller differences are drawn as a flat line."""
 
 TINY = 1e-12
-"""Nothing at all, as far as a chart is concerned."""
+"""Values below this count as 0."""
 
 Draw = Callable[[int], Markup]
-"""A chart of a given width."""
+"""Draws a chart with the given width."""
 Show = Callable[[float], str]
-"""A value as an axis writes it."""
+"""Formats a value for an axis."""
 
 
 def tag(name: str, text: str = "", children: Iterable[Markup] = (), **attributes: object) -> Markup:
-    """One element. Numbers are rounded to a tenth of a pixel; ``text`` and attributes are escaped, and hold no
-    control characters. ``class_`` is ``class``, ``stroke_width`` is ``stroke-width``."""
+    """One element. Numbers are rounded to 0.1 pixel. ``text`` and attributes are escaped, control characters too.
+
+    ``class_`` is written as ``class``, ``stroke_width`` as ``stroke-width``.
+    """
     written = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(value)) for key, value in attributes.items()
     )
@@ -49,19 +51,19 @@ def tag(name: str, text: str = "", children: Iterable[Markup] = (), **attributes
 
 
 def picture(title: str, width: float, height: float, parts: Iterable[Markup]) -> Markup:
-    """A whole drawing. ``title`` is what a screen reader says, so it tells the outcome and not only the subject."""
+    """An SVG picture. Screen readers read ``title``, so it gives the result and not only the subject."""
     body = [tag("title", title), *parts]
     return tag("svg", children=body, viewBox=f"0 0 {width:g} {height:g}", role="img", style=f"max-width:{width:g}px")
 
 
 def responsive(draw: Draw, wide: int = WIDE) -> Markup:
-    """The chart twice, ``wide`` for a screen and narrow for a phone; the style sheet shows one."""
+    """The chart in two widths, ``wide`` for a screen and narrow for a phone; the style sheet shows one of them."""
     return tag("div", children=[draw(wide)], class_="wide") + tag("div", children=[draw(NARROW)], class_="narrow")
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A plot: data ranges laid on a rectangle."""
+    """A plot area: maps data ranges to a rectangle."""
 
     x0: float
     x1: float
@@ -88,9 +90,9 @@ class Frame:
 
 
 def y_axis(frame: Frame, ticks: Sequence[float], show: Show | None = None) -> list[Markup]:
-    """Grid lines with their values to the left, in as many digits as tell them apart."""
+    """Grid lines with their values to the left; the default format has enough digits to distinguish the values."""
     parts = []
-    show = show or told_apart(ticks)
+    show = show or distinct_format(ticks)
     for tick in ticks:
         y = frame.y(tick)
         parts.append(tag("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="zero" if tick == 0 else "grid"))
@@ -99,7 +101,7 @@ def y_axis(frame: Frame, ticks: Sequence[float], show: Show | None = None) -> li
 
 
 def x_axis(frame: Frame, ticks: Sequence[float], name: str) -> list[Markup]:
-    """Values below the plot, and what they count."""
+    """Tick values below the plot, and the name of the axis."""
     parts = [tag("text", f"{tick:,.0f}", x=frame.x(tick), y=frame.bottom + 17, class_="tick middle") for tick in ticks]
     return [*parts, tag("text", name, x=frame.left + frame.width / 2, y=frame.bottom + 35, class_="tick middle")]
 
@@ -119,14 +121,14 @@ def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def whole_ticks(count: int, most: int) -> list[float]:
-    """Some of 1 … ``count``, the last one always."""
+    """Ticks at some integers from 1 to ``count``, always with ``count``."""
     step = max(1, int(nice_ticks(0, count, most)[1]))
     inside = [float(i) for i in range(step, count + 1, step) if count - i >= step * 0.6]
     return [*inside, float(count)]
 
 
 def plain(value: float) -> str:
-    """A tick's value in few characters: 0.02, 1,500, 2e-05."""
+    """A short form of a tick's value: 0.02, 1,500, 2e-05."""
     size = abs(value)
     if value == 0:
         return "0"
@@ -135,8 +137,8 @@ def plain(value: float) -> str:
     return f"{value:,.4g}".replace("-", "\u2212") if size < 1e4 else f"{value:,.0f}".replace("-", "\u2212")
 
 
-def told_apart(ticks: Sequence[float]) -> Show:
-    """Numbers in one form for a whole axis: with the digits of its step, or as powers of ten."""
+def distinct_format(ticks: Sequence[float]) -> Show:
+    """One number format for an axis: with the digits of its step, or with exponents."""
     step = min((b - a for a, b in pairwise(ticks)), default=1.0)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     if digits > 4:
@@ -145,7 +147,7 @@ def told_apart(ticks: Sequence[float]) -> Show:
 
 
 def length(text: str) -> float:
-    """About how many pixels ``text`` takes, in the widest of the usual fonts."""
+    """Approximate width of ``text`` in pixels, in the widest common font."""
     return sum(_width(c) for c in text)
 
 
@@ -156,7 +158,7 @@ def _width(c: str) -> float:
 
 
 def fit(text: str, room: float) -> str:
-    """``text`` cut to about ``room`` pixels."""
+    """``text`` truncated to about ``room`` pixels."""
     if length(text) <= room:
         return text
     ends = accumulate(map(_width, text), initial=length("…"))
@@ -164,13 +166,15 @@ def fit(text: str, room: float) -> str:
 
 
 def margin(ticks: Sequence[float], show: Show | None) -> float:
-    """Room for the values of :func:`y_axis`."""
-    return max(44.0, 10 + max(map(length, map(show or told_apart(ticks), ticks))))
+    """Width of the left margin for the values of :func:`y_axis`."""
+    return max(44.0, 10 + max(map(length, map(show or distinct_format(ticks), ticks))))
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions near the ``wanted`` ones (in their order) at least ``gap`` apart, between ``low`` and ``high`` if they
-    fit there."""
+    """Positions near the ``wanted`` ones, in the same order, at least ``gap`` apart.
+
+    They are between ``low`` and ``high`` if they fit.
+    """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     placed: list[float] = []
     for i in order:
@@ -180,13 +184,13 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
         placed[at] = min(placed[at], ceiling)
         ceiling = placed[at] - gap
     result = [0.0] * len(wanted)
-    for place, i in zip(placed, order, strict=True):
-        result[i] = place
+    for position, i in zip(placed, order, strict=True):
+        result[i] = position
     return result
 
 
 def path(points: Iterable[tuple[float, float]], *, closed: bool = False) -> str:
-    """The ``d`` of a line through ``points``."""
+    """The ``d`` attribute of a path through ``points``."""
     found = " L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     return f"M{found}{'Z' if closed else ''}" if found else ""
 

@@ -1,8 +1,8 @@
-"""Checkpoints: controller and optimizer as safetensors, the rest as JSON, committed by a record of digests.
+"""Checkpoints: controller and optimizer as safetensors, the rest as JSON, and a file of digests. Nothing is pickled.
 
-``checkpoints/NNNNNN/`` is the state after NNNNNN inner epochs. It is written aside, ``checkpoint.json`` last, and then
-renamed, so a folder of that name is whole unless somebody or a disk has harmed it: its files then do not have the
-digests that the record names. What is read back is checked down to the shapes of the tensors; nothing is pickled.
+``checkpoints/NNNNNN/`` is the state after NNNNNN inner epochs. It is written to a temporary folder, ``checkpoint.json``
+last, and then renamed, so it is complete. Later damage shows in the digests of ``checkpoint.json``. Reading also
+validates the shapes of the tensors.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _STATE = {"dim": int, "hidden": int, "window_start": int, "hard_cases": list, "r
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State after ``done`` inner epochs.
+    """State after ``num_updates`` inner epochs.
 
-    ``state`` has ``dim``, ``skill_dim`` and ``hidden`` of the controller, ``window_start``, ``hard_cases`` as rows,
-    and ``rewards``: those of the stage's inner epochs so far (None in a checkpoint of format 1, which left them to
-    ``metrics.jsonl``).
+    ``state`` has ``dim``, ``skill_dim`` and ``hidden`` of the controller, ``window_start`` (inner epoch where the
+    exploration window began), ``hard_cases`` as rows, and ``rewards`` of the stage's inner epochs so far (None in
+    format 1, where they are only in ``metrics.jsonl``).
     """
 
-    done: int
+    num_updates: int
     controller: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     bank: SkillBank
@@ -53,94 +53,96 @@ class Checkpoint:
 
     @property
     def skill_dim(self) -> int:
-        """Width of the skill embeddings: the state encoder's unless it was recorded as another one."""
+        """Dimension of the skill embeddings; ``dim`` if it was not recorded."""
         return int(self.state.get("skill_dim", self.state["dim"]))
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write ``folder/NNNNNN`` durably, as a whole or not at all; one that is there already is replaced."""
-    goal = folder / f"{checkpoint.done:06d}"
+    """Write ``folder/NNNNNN`` durably and atomically; an existing one is replaced. Returns its path."""
+    target = folder / f"{checkpoint.num_updates:06d}"
     contents = {
         "controller.safetensors": save_tensors(checkpoint.controller),
         "optimizer.safetensors": save_tensors(checkpoint.optimizer),
         "state.json": files.to_json(
-            {"done": checkpoint.done, "skill_bank": checkpoint.bank.to_dict(), **checkpoint.state},
+            {"done": checkpoint.num_updates, "skill_bank": checkpoint.bank.to_dict(), **checkpoint.state},
             pretty=True,
         ),
     }
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    aside = _beside(goal, "tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    temporary = _hidden_sibling(target, "tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         for name, content in contents.items():
-            files.write_atomic(aside / name, content)
-        files.write_json(aside / "checkpoint.json", {"format": FORMAT, "done": checkpoint.done, "sha256": digests})
-        _put_in_place(aside, goal)
+            files.write_atomic(temporary / name, content)
+        files.write_json(
+            temporary / "checkpoint.json", {"format": FORMAT, "done": checkpoint.num_updates, "sha256": digests}
+        )
+        _commit(temporary, target)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return goal
+    return target
 
 
-def _put_in_place(aside: Path, goal: Path) -> None:
-    """Rename ``aside``; a folder in its place stays beside it until then, for :func:`sweep` to bring back."""
-    old = _beside(goal, "old")
+def _commit(temporary: Path, target: Path) -> None:
+    """Rename ``temporary`` to ``target``. An old ``target`` is renamed first; :func:`remove_stale` can restore it."""
+    old = _hidden_sibling(target, "old")
     shutil.rmtree(old, ignore_errors=True)
-    if goal.exists():
-        os.replace(goal, old)
-    os.replace(aside, goal)
-    files.sync_folder(goal.parent)
-    files.sync_folder(goal.parent.parent)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(temporary, target)
+    files.sync_folder(target.parent)
+    files.sync_folder(target.parent.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _beside(goal: Path, what: str) -> Path:
-    return goal.with_name(f".{goal.name}.{what}")
+def _hidden_sibling(target: Path, what: str) -> Path:
+    return target.with_name(f".{target.name}.{what}")
 
 
-def sweep(folder: Path) -> None:
-    """Tidy up after a crash: what was being replaced is brought back, what was being written or dropped goes.
+def remove_stale(folder: Path) -> None:
+    """Clean up after a crash: restore a checkpoint that was being replaced, delete unfinished and dropped ones.
 
-    For the owner of the run only.
+    The caller must hold the run's lock.
     """
-    for left in folder.glob(".*"):
-        goal = folder / left.name.split(".")[1]
-        if left.suffix == ".old" and not goal.exists():
-            os.replace(left, goal)
-        elif left.suffix in (".tmp", ".old", ".gone"):
-            shutil.rmtree(left)
+    for stale in folder.glob(".*"):
+        target = folder / stale.name.split(".")[1]
+        if stale.suffix == ".old" and not target.exists():
+            os.replace(stale, target)
+        elif stale.suffix in (".tmp", ".old", ".gone"):
+            shutil.rmtree(stale)
 
 
 def load(folder: Path) -> Checkpoint:
-    """One checkpoint folder. Raises CheckpointError naming the file that is missing, damaged, foreign or too new."""
+    """The checkpoint in ``folder``. Raises CheckpointError, which names the missing, damaged or too new file."""
     record = _record(folder / "checkpoint.json")
     contents = {name: _content(folder / name, record["sha256"][name]) for name in FILES}
     done, bank, state = _state(folder / "state.json", contents["state.json"], record)
     if folder.name.isdigit() and int(folder.name) != done:
-        raise CheckpointError(f"{folder}: holds the state after {done} inner epochs, not what its name says")
+        raise CheckpointError(f"{folder}: has the state after {done} inner epochs, which differs from its name")
     controller, optimizer = (_tensors(folder / name, contents[name]) for name in TENSORS)
     with torch.device("meta"):  # shapes only
-        like = Controller(2 * state["dim"], state.get("skill_dim", state["dim"]), state["hidden"]).state_dict()
-    _check_tensors(folder / TENSORS[0], controller, like)
-    if optimizer:  # before the first update there is none
-        _check_tensors(folder / TENSORS[1], optimizer, _adam_like(like))
+        expected = Controller(2 * state["dim"], state.get("skill_dim", state["dim"]), state["hidden"]).state_dict()
+    _check_tensors(folder / TENSORS[0], controller, expected)
+    if optimizer:  # empty before the first update
+        _check_tensors(folder / TENSORS[1], optimizer, _expected_adam(expected))
     digest = hashlib.sha256(files.to_json(record["sha256"])).hexdigest()[:12]
     return Checkpoint(done, controller, optimizer, bank, state, digest)
 
 
 def _record(file: Path) -> dict[str, Any]:
-    """What ``checkpoint.json`` says, with a digest for every file."""
+    """The content of ``checkpoint.json``: format, number of inner epochs, and a sha256 per file."""
     try:
         record = orjson.loads(file.read_bytes())
         if record["format"] > FORMAT:
-            message = f"{file}: format {record['format']} is newer than this memskill reads ({FORMAT})"
+            message = f"{file}: format {record['format']} is newer than this memskill supports ({FORMAT})"
             raise CheckpointError(message, hint=UPGRADE)
         if record["format"] < 1 or not all(isinstance(record["sha256"][name], str) for name in FILES):
             raise ValueError("no format and digests")
     except OSError as error:
-        raise CheckpointError(f"{file}: no whole checkpoint: {error.strerror}") from None
+        raise CheckpointError(f"{file}: the checkpoint is incomplete: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: not the record of a checkpoint: {error}") from None
+        raise CheckpointError(f"{file}: not a valid checkpoint.json: {error}") from None
     return dict(record)
 
 
@@ -150,12 +152,12 @@ def _content(file: Path, digest: str) -> bytes:
     except OSError as error:
         raise CheckpointError(f"{file}: {error.strerror}") from None
     if hashlib.sha256(content).hexdigest() != digest:
-        raise CheckpointError(f"{file}: its contents are not those that were written")
+        raise CheckpointError(f"{file}: the content does not match its sha256 in checkpoint.json")
     return content
 
 
 def _state(file: Path, content: bytes, record: Mapping[str, Any]) -> tuple[int, SkillBank, dict[str, Any]]:
-    """What ``state.json`` holds, brought up to this format: inner epochs done, the bank, and the rest."""
+    """(inner epochs done, bank, state) of ``state.json``, converted to the current format."""
     try:
         state = orjson.loads(content)
         bank = SkillBank.from_json(content.decode(), str(file), at=("skill_bank",))
@@ -167,13 +169,13 @@ def _state(file: Path, content: bytes, record: Mapping[str, Any]) -> tuple[int, 
             if not isinstance(state[name], kind) and (record["format"] > 1 or name != "rewards"):
                 raise TypeError(f"{name} is no {kind.__name__}")
         if not isinstance(state.setdefault("skill_dim", state["dim"]), int) or state["skill_dim"] < 1:
-            raise ValueError(f"skill_dim {state['skill_dim']} makes no sense")
+            raise ValueError(f"skill_dim {state['skill_dim']} is out of range")
         if done != record["done"] or done < 0 or state["dim"] < 1 or state["hidden"] < 1:
-            raise ValueError(f"done {done}, dim {state['dim']}, hidden {state['hidden']} make no sense")
+            raise ValueError(f"done {done}, dim {state['dim']}, hidden {state['hidden']} are out of range")
         for row in state["hard_cases"]:
             HardCase.from_row(row)
     except (ValueError, KeyError, TypeError, AttributeError, MemskillError) as error:
-        raise CheckpointError(f"{file}: not the state of a training: {error}") from None
+        raise CheckpointError(f"{file}: not a valid training state: {error}") from None
     return done, bank, state
 
 
@@ -181,74 +183,76 @@ def _tensors(file: Path, content: bytes) -> dict[str, Tensor]:
     try:
         return load_tensors(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: not safetensors, and nothing else is read: {error}") from None
+        raise CheckpointError(f"{file}: not safetensors, the only format supported: {error}") from None
 
 
-def _check_tensors(file: Path, found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
-    """Raises CheckpointError unless ``found`` has the names, shapes and type of ``like``."""
-    for name in sorted(found.keys() ^ like.keys()):
+def _check_tensors(file: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless ``found`` is float32 with the names and shapes of ``expected``."""
+    for name in sorted(found.keys() ^ expected.keys()):
         which = "is unknown" if name in found else "is missing"
-        raise CheckpointError(f"{file}: not of a controller of this size: tensor {name} {which}")
+        raise CheckpointError(f"{file}: does not fit a controller of this size: tensor {name} {which}")
     for name, tensor in sorted(found.items()):
-        if (tensor.dtype, tensor.shape) != (torch.float32, like[name].shape):
-            is_now = f"{tensor.dtype} {tuple(tensor.shape)}"
-            wanted = f"torch.float32 {tuple(like[name].shape)}"
-            raise CheckpointError(f"{file}: tensor {name} is {is_now}, not {wanted}")
+        if (tensor.dtype, tensor.shape) != (torch.float32, expected[name].shape):
+            actual = f"{tensor.dtype} {tuple(tensor.shape)}"
+            wanted = f"torch.float32 {tuple(expected[name].shape)}"
+            raise CheckpointError(f"{file}: tensor {name} is {actual}, not {wanted}")
 
 
-def _adam_like(controller: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as :func:`optimizer_tensors` names them after an update."""
-    like: dict[str, Tensor] = {}
+def _expected_adam(controller: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with the names and shapes that :func:`optimizer_tensors` gives after an update."""
+    expected: dict[str, Tensor] = {}
     for index, tensor in enumerate(controller.values()):
-        like |= {f"{index}.step": tensor.new_zeros(()), f"{index}.exp_avg": tensor, f"{index}.exp_avg_sq": tensor}
-    return like
+        moments = {f"{index}.exp_avg": tensor, f"{index}.exp_avg_sq": tensor}
+        expected |= {f"{index}.step": tensor.new_zeros(()), **moments}
+    return expected
 
 
 def all_of(folder: Path) -> list[Path]:
-    """The folders that carry a checkpoint's name, oldest first; only :func:`load` tells whether one is sound."""
+    """The folders with the name of a checkpoint, oldest first. They may be damaged: :func:`load` validates."""
     return sorted((path for path in folder.glob("[0-9]*") if path.name.isdigit()), key=lambda path: int(path.name))
 
 
 def load_latest(folder: Path, warn: Callable[[str], None] = print, *, upto: int | None = None) -> Checkpoint | None:
-    """The newest sound checkpoint (of those after at most ``upto`` inner epochs); a damaged one is named through
-    ``warn`` and the one before it tried.
+    """The newest valid checkpoint after at most ``upto`` inner epochs; None if there is none.
 
-    One that a training dropped meanwhile is passed over without a word. CheckpointError for one of a newer format: it
-    is no damage, and what an older checkpoint leads to would overwrite it.
+    Damaged checkpoints are reported through ``warn`` and skipped; those that a training deletes meanwhile are skipped
+    without a warning. Raises CheckpointError for a newer format, because going on from an older checkpoint would
+    overwrite it.
     """
     tried: set[Path] = set()
-    while left := [p for p in all_of(folder) if p not in tried and (upto is None or int(p.name) <= upto)]:
-        tried.add(left[-1])
+    while remaining := [p for p in all_of(folder) if p not in tried and (upto is None or int(p.name) <= upto)]:
+        newest = remaining[-1]
+        tried.add(newest)
         try:
-            return load(left[-1])
+            return load(newest)
         except CheckpointError as error:
             if error.hint == UPGRADE:
                 raise
-            if left[-1].exists():
+            if newest.exists():
                 warn(f"{error.message}; trying the checkpoint before it")
     return None
 
 
 def prune(folder: Path, keep: int, best: int | None, *, done: int) -> None:
-    """Drop all but the ``keep`` newest and the best of the checkpoints up to ``done``.
+    """Delete the checkpoints up to ``done`` except the ``keep`` newest and ``best``.
 
-    Later ones, damaged and gone back from, do not count; they stay until they are replaced.
+    Later checkpoints are damaged ones that resume skipped. They are not counted, and stay until they are replaced.
     """
     for path in [path for path in all_of(folder) if int(path.name) <= done][:-keep]:
         if int(path.name) != best:
-            gone = _beside(path, "gone")
-            os.replace(path, gone)  # first, so that no half of a checkpoint is ever found under its name
+            gone = _hidden_sibling(path, "gone")
+            os.replace(path, gone)  # first, so that a half-deleted checkpoint is never found under its name
             shutil.rmtree(gone)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of an optimizer as flat tensors named ``<parameter index>.<state name>``."""
+    """The state of an optimizer as a flat dict of tensors, keys ``<parameter index>.<state name>``."""
     state = optimizer.state_dict()["state"]
     return {f"{i}.{name}": torch.as_tensor(value) for i, entry in state.items() for name, value in entry.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The reverse of :func:`optimizer_tensors`; settings such as the learning rate stay the optimizer's own."""
+    """The reverse of :func:`optimizer_tensors`. Settings of the optimizer, such as the learning rate, do not change."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")

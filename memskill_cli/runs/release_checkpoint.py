@@ -1,7 +1,7 @@
-"""A checkpoint of the published code (MemSkill, arXiv 2602.02474), read without running anything in it.
+"""Read a checkpoint of the published code (MemSkill, arXiv 2602.02474) without running code from the file.
 
-The file is opened in another process (:mod:`memskill_cli.runs.release_unpickler`), which writes tensors and plain JSON.
-What comes back is checked here: names, shapes and finite numbers.
+Another process (:mod:`memskill_cli.runs.release_unpickler`) opens the file and writes tensors and plain JSON. This
+module checks the result: names, shapes and finite numbers.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from memskill_cli.agent.controller import Controller
-from memskill_cli.envs.env_process import KEPT
+from memskill_cli.envs.env_process import ENV_VARS
 from memskill_cli.errors import CheckpointError
 from memskill_cli.runs.release_unpickler import FACTS, PARAMETERS, TENSORS
 
 Notice = Callable[[str], None]
 _HINT = (
-    "memskill import takes a checkpoint that the published code wrote, such as <run>_epoch_10.pt; "
-    "its authors' are at https://huggingface.co/collections/XaiverZ/memskill"
+    "memskill import reads a checkpoint written by the published code, such as <run>_epoch_10.pt; "
+    "the authors' checkpoints are at https://huggingface.co/collections/XaiverZ/memskill"
 )
-_ADAM = ("step", "exp_avg", "exp_avg_sq")  # in the order in which checkpoints have them
+_ADAM = ("step", "exp_avg", "exp_avg_sq")  # in the order of our checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
 class ReleaseCheckpoint:
-    """What a file holds. ``controller`` has our tensor names, ``optimizer`` those of a checkpoint ({}: none).
+    """The content of a checkpoint. ``controller`` and ``optimizer`` ({}: none) have our checkpoints' tensor names.
 
-    ``outer_epochs`` is None if the file does not say it. ``explored`` is how many inner epochs the exploration of new
-    skills has lasted. ``snapshot`` is what was measured of the skills, ``{"reward", "best"}``; None if it does not say.
-    ``values`` are settings by the published code's names, ``names`` are all that it stored.
+    ``outer_epochs``: completed outer epochs, None if unknown. ``explored``: inner epochs since the exploration of new
+    skills began. ``snapshot``: the measurement of the bank, ``{"reward", "best"}``, None if unknown. ``values``:
+    settings by the published code's names; ``names``: the names of all stored settings.
     """
 
     file: Path
@@ -72,7 +72,7 @@ class ReleaseCheckpoint:
 
 
 def read(file: Path, notice: Notice) -> ReleaseCheckpoint:
-    """The checkpoint in ``file``. CheckpointError, in one line, for anything else."""
+    """The checkpoint in ``file``. Raises CheckpointError if it is not one; ``notice`` gets what was not imported."""
     _check_archive(file)
     with tempfile.TemporaryDirectory(prefix="memskill-import-") as folder:
         _unpickle(file, Path(folder))
@@ -101,7 +101,7 @@ def read(file: Path, notice: Notice) -> ReleaseCheckpoint:
 
 
 def _check_archive(file: Path) -> None:
-    """Raise CheckpointError unless the directory of ``file`` is that of an archive of ``torch.save``."""
+    """Raise CheckpointError unless ``file`` has the ZIP directory of a ``torch.save`` archive."""
     if not file.exists():
         raise CheckpointError(f"{file}: no such file", hint=_HINT)
     if not file.is_file():
@@ -119,13 +119,13 @@ def _check_archive(file: Path) -> None:
     names = [entry.filename.rpartition("/")[2] for entry in entries]
     if names.count("data.pkl") != 1 or "constants.pkl" in names:
         raise CheckpointError(f"{file}: a ZIP archive, but not one of torch.save", hint=_HINT)
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):  # so that it is no larger than the file
-        raise CheckpointError(f"{file}: it is compressed, which torch.save never does", hint=_HINT)
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):  # could be a decompression bomb
+        raise CheckpointError(f"{file}: a compressed ZIP archive, but torch.save never compresses", hint=_HINT)
 
 
 def _unpickle(file: Path, folder: Path) -> None:
-    """Have ``file`` read by another process, which has no keys. CheckpointError if that process does not survive it."""
-    environ = {name: os.environ[name] for name in KEPT if name in os.environ}
+    """Convert ``file`` in another process without API keys. Raises CheckpointError if that process fails."""
+    environ = {name: os.environ[name] for name in ENV_VARS if name in os.environ}
     program = [sys.executable, "-P", "-m", "memskill_cli.runs.release_unpickler", str(file.absolute()), str(folder)]
     done = subprocess.run(  # noqa: S603 - no shell; the program is ours, the file an argument
         program, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
@@ -135,30 +135,32 @@ def _unpickle(file: Path, folder: Path) -> None:
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
         last = (done.stderr.decode(errors="replace").strip().splitlines() or [""])[-1][:200]
         raise CheckpointError(
-            f"{file}: the process that read it ended {how}; it is damaged, or made to do harm"
+            f"{file}: the process that read it ended {how}; the file is damaged or malicious"
             + (f": {last}" if last else ""),
             hint=_HINT,
         )
 
 
 def _check_shapes(file: Path, controller: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError unless all tensors are those of one controller."""
+    """Raise CheckpointError unless the shapes of all tensors fit one controller."""
     first, skills = controller["state_net.0.weight"], controller["op_net.0.weight"]
     if first.dim() != 2 or skills.dim() != 2 or 0 in (*first.shape, *skills.shape):
         shapes = f"{tuple(first.shape)} and {tuple(skills.shape)}"
         raise CheckpointError(f"{file}: state_net.0.weight and op_net.0.weight have the shapes {shapes}", hint=_HINT)
     if first.shape[1] % 2:
-        raise CheckpointError(f"{file}: a state has {first.shape[1]} numbers, which are not two embeddings", hint=_HINT)
+        raise CheckpointError(
+            f"{file}: a state has {first.shape[1]} numbers, not twice the size of an embedding", hint=_HINT
+        )
     with torch.device("meta"):  # shapes only
-        like = Controller(first.shape[1], skills.shape[1], first.shape[0]).state_dict()
+        expected = Controller(first.shape[1], skills.shape[1], first.shape[0]).state_dict()
     for name, tensor in controller.items():
-        if tensor.shape != like[name].shape:
-            wanted = f"not {tuple(like[name].shape)}, as state_net.0.weight and op_net.0.weight ask for"
+        if tensor.shape != expected[name].shape:
+            wanted = f"not {tuple(expected[name].shape)} as state_net.0.weight and op_net.0.weight require"
             raise CheckpointError(f"{file}: {name} has the shape {tuple(tensor.shape)}, {wanted}", hint=_HINT)
 
 
 def _as_float32(file: Path, controller: Mapping[str, Tensor], notice: Notice) -> dict[str, Tensor]:
-    """The weights as this program computes with them. CheckpointError if one is not a finite number."""
+    """The weights as float32. Raises CheckpointError if one is not finite."""
     kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in controller.values()} - {"float32"}
     if kinds:
         notice(f"weights in {', '.join(sorted(kinds))} are converted to float32")
@@ -170,27 +172,30 @@ def _as_float32(file: Path, controller: Mapping[str, Tensor], notice: Notice) ->
 
 
 def _optimizer(
-    tensors: Mapping[str, Tensor], controller: Mapping[str, Tensor], why_not: str, notice: Notice
+    tensors: Mapping[str, Tensor], controller: Mapping[str, Tensor], reason: str, notice: Notice
 ) -> dict[str, Tensor]:
-    """Adam's state under the names of a checkpoint; {} (and a notice) if the file has none that can be gone on with."""
+    """Adam's state with the tensor names of our checkpoints; {} (and a notice) if there is no usable state.
+
+    ``reason``: why the file has no usable state, "" if it may have one.
+    """
     found: dict[str, Tensor] = {}
-    for number, name in enumerate(PARAMETERS if not why_not else ()):
+    for number, name in enumerate(PARAMETERS if not reason else ()):
         for key in _ADAM:
             tensor = tensors[f"{name}/{key}"].to(torch.float32)
             shape = () if key == "step" else controller[name].shape
             if tuple(tensor.shape) != tuple(shape) or not tensor.isfinite().all():
-                why_not = f"{key} of {name} does not fit the controller"
+                reason = f"{key} of {name} does not fit the controller"
             found[f"{number}.{key}"] = tensor
-    if why_not:
-        notice(f"the optimizer's state is not taken over: {why_not}; evaluations do not need it")
+    if reason:
+        notice(f"the optimizer state is not imported: {reason}; evaluations do not need it")
         return {}
     return found
 
 
 def _progress(facts: Mapping[str, Any]) -> tuple[int | None, int]:
-    """(outer epochs done, inner epochs since new skills are explored), as far as the file says it."""
-    told = (facts["completed_outer_epoch"], facts["epoch"])
-    epochs = next((number for number in told if type(number) is int and 0 < number < 100_000), None)
+    """(completed outer epochs or None, inner epochs since the exploration of new skills began)."""
+    stated = (facts["completed_outer_epoch"], facts["epoch"])
+    epochs = next((number for number in stated if type(number) is int and 0 < number < 100_000), None)
     explored = facts["new_action_bias_step"]
     active = facts["new_action_bias_active"] is True and type(explored) is int and explored >= 0
     return epochs, explored if active else 0

@@ -1,13 +1,13 @@
-"""Reads a checkpoint of the published code and writes plain data. A program of its own::
+"""Convert a checkpoint of the published code to JSON and safetensors. Runs as a separate process::
 
     python -P -m memskill_cli.runs.release_unpickler FILE FOLDER
 
-``FILE`` is a pickle that somebody else made. ``torch.load(weights_only=True)`` refuses every global that is not on its
-list. What is added to that list are classes of this module that only keep what they are given: no code of numpy, of the
-published project or of the file is run. The process has no keys in its environment, and a file that is made to exhaust
-the stack or the memory ends this process and nothing else.
+``FILE`` is an untrusted pickle. ``torch.load(weights_only=True)`` refuses every global that is not in its allow list.
+This module adds only its own placeholder classes, which store their arguments: no code of numpy, of the published
+project or of the file runs. The process has no API keys in its environment. A file that exhausts the stack or the
+memory ends only this process.
 
-``FOLDER`` gets ``facts.json`` and ``tensors.safetensors``, or a ``facts.json`` with nothing but ``error``.
+Writes ``facts.json`` and ``tensors.safetensors`` to ``FOLDER``, or a ``facts.json`` with only the key ``error``.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ PARAMETERS = tuple(
     for layer in (0, 2)
     for kind in ("weight", "bias")
 )
-"""The tensors of a controller, in the order of its optimizer."""
+"""Names of the controller's tensors, in the order of its optimizer."""
 FACTS, TENSORS = "facts.json", "tensors.safetensors"
 MAX_NUMBERS = 1 << 27
-"""Numbers that one tensor may have: half a gigabyte as float32."""
+"""Most numbers in one tensor: half a gigabyte as float32."""
 MAX_SKILLS = 10_000
 _CONTROLLER = ("controller_state_dict", "controller", "policy_state_dict", "policy", "state_dict", "model_state_dict")
 _OPTIMIZER = ("optimizer_state_dict", "optimizer")
@@ -46,106 +46,106 @@ _FORMATS = {"f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i
     "u4": "I",
     "u8": "Q",
 }
-"""numpy's names of numbers, and those of the module struct."""
+"""numpy's type codes to those of the module struct."""
 
 
 class UnusableError(Exception):
-    """The file is not what is read here; the text says why."""
+    """The file is not a usable checkpoint; the text gives the reason."""
 
 
-class Inert:
-    """Stands in for an object of the file: it keeps what it would be made of, and does nothing."""
+class Placeholder:
+    """Placeholder for an object in the file: stores the constructor's arguments and the state, and does nothing."""
 
     args: tuple[Any, ...]
     state: Any
 
-    def __new__(cls, *args: Any) -> Inert:
-        made = super().__new__(cls)
-        made.args, made.state = args, None
-        return made
+    def __new__(cls, *args: Any) -> Placeholder:
+        new = super().__new__(cls)
+        new.args, new.state = args, None
+        return new
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
-class Operation(Inert):
+class Operation(Placeholder):
     """``src.operation_bank.Operation``, a skill of the published code."""
 
 
-class Array(Inert):
-    """``numpy.ndarray``; none is needed, so none is made."""
+class Array(Placeholder):
+    """``numpy.ndarray``. Its content is not used."""
 
 
-class Dtype(Inert):
+class Dtype(Placeholder):
     """``numpy.dtype``."""
 
 
-class Scalar(Inert):
-    """One number of numpy: a dtype and bytes."""
+class Scalar(Placeholder):
+    """A numpy scalar: a dtype and bytes."""
 
 
-STAND_INS = [
+ALLOWED_GLOBALS = [
     (Operation, "src.operation_bank.Operation"),
     (Array, "numpy.ndarray"),
     (Dtype, "numpy.dtype"),
     *((Array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
     *((Scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
-"""What may occur in a file beside what ``weights_only`` lets pass: (class, the name that the file calls it by)."""
+"""Globals allowed in addition to those of ``weights_only``: (class, name of the global in the file)."""
 
 
 def load(file: Path) -> Any:
-    """What ``file`` holds. UnusableError names the global that was refused, or says in what way it is damaged."""
+    """The content of ``file``. Raises UnusableError, which names the refused global or the damage."""
     import torch
 
     try:
-        with torch.serialization.safe_globals(list(STAND_INS)):
+        with torch.serialization.safe_globals(list(ALLOWED_GLOBALS)):
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file can be wrong in any way, and torch then raises whatever comes first
+    except Exception as error:  # for damaged files torch raises exceptions of many types
         if refused := _REFUSED.search(str(error)):
-            raise UnusableError(f"it asks for {refused[1]}, which is refused; nothing in the file was run") from None
+            raise UnusableError(f"it loads {refused[1]}, which is refused; no code of the file was run") from None
         raise UnusableError(f"it cannot be read: {type(error).__name__}: {_first_line(error)}") from None
 
 
 def extract(content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(facts as JSON, tensors) of a checkpoint. UnusableError if it has no controller of this kind."""
+    """(facts as JSON values, tensors by name) of a checkpoint. Raises UnusableError if it has no such controller."""
     table = _table(content)
     if table is None:
-        raise UnusableError("it holds no table of settings and weights")
+        raise UnusableError("it has no dict of settings and weights")
     controller = _controller(table)
     weights = {name: _tensor(name, controller[name]) for name in PARAMETERS}
-    adam, why_not = _adam(table, [name for name in controller if name in weights])
+    adam, adam_error = _adam(table, [name for name in controller if name in weights])
     operations, bank = _operations(table.get("operation_bank"))
     config, args = _table(table.get("config")) or {}, _table(table.get("args")) or {}
     facts = {
         "progress": {name: _plain(table.get(name)) for name in _PROGRESS},
-        "values": {**_wanted(args), **_wanted(config)},
+        "values": {**_known_settings(args), **_known_settings(config)},
         "names": sorted(config),
         "operations": operations,
         "capacity": _plain(bank.get("max_ops")),
         "new": _texts(table.get("operation_bank_new_operation_names", bank.get("new_operation_names"))),
         "snapshot": _snapshot(table.get("snapshot_manager"), operations),
-        "no_optimizer": why_not,
+        "no_optimizer": adam_error,
     }
     return facts, {**weights, **adam}
 
 
 def _controller(table: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The table of the controller's tensors, which the file may hold under several names or be itself."""
+    """The dict of the controller's tensors: under one of several keys, or the table itself."""
     inner = (_table(table.get(name)) for name in _CONTROLLER)
     found = next((one for one in (*inner, table) if one and PARAMETERS[0] in one), None)
     if found is None:
-        raise UnusableError(f"it has no controller: no tensor is called {PARAMETERS[0]}")
+        raise UnusableError(f"it has no controller: there is no tensor {PARAMETERS[0]}")
     for name in PARAMETERS:
         if name not in found:
             raise UnusableError(f"its controller has no tensor {name}")
     if found is not table and (more := sorted(found.keys() - set(PARAMETERS))):
-        raise UnusableError(f"its controller has a tensor that is unknown: {more[0][:80]}")
+        raise UnusableError(f"its controller has an unknown tensor: {more[0][:80]}")
     return found
 
 
 def _tensor(name: str, value: Any) -> Any:
-    """A plain copy of ``value``. A tensor is looked at before its numbers are: it may claim any size."""
+    """A contiguous copy of ``value``. Type and size are checked before the copy, because a file can claim any size."""
     import torch
 
     if type(value) not in (torch.Tensor, torch.nn.Parameter) or value.layout is not torch.strided:
@@ -158,16 +158,16 @@ def _tensor(name: str, value: Any) -> Any:
 
 
 def _adam(table: Mapping[str, Any], order: list[str]) -> tuple[dict[str, Any], str]:
-    """The state of Adam as ``<name of tensor>/<name of state>``, or nothing and why.
+    """Adam's state as ``<tensor name>/<state name>`` and "", or an empty dict and the reason.
 
-    The optimizer numbers parameters in the order in which the controller has them.
+    ``order`` are the names of the controller's tensors in the file's order, which is the optimizer's numbering.
     """
     found = next((one for name in _OPTIMIZER if (one := _table(table.get(name)))), None)
     if found is None:
         return {}, "the file has none"
     try:
         (group,) = found["param_groups"]
-        state = {order[place]: found["state"][number] for place, number in enumerate(group["params"])}
+        state = {order[index]: found["state"][number] for index, number in enumerate(group["params"])}
         return dict(_moments(state)), "" if set(state) == set(order) else "it is not that of this controller"
     except (KeyError, IndexError, TypeError, ValueError, UnusableError) as error:
         return {}, f"it is not that of Adam on this controller ({type(error).__name__})"
@@ -181,12 +181,14 @@ def _moments(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             raise UnusableError("another optimizer")
         for key in _ADAM:
             value = entry[key]
-            steps = torch.tensor(float(value)) if type(value) in (int, float) else value  # as torch once kept them
+            steps = (
+                torch.tensor(float(value)) if type(value) in (int, float) else value
+            )  # old versions of torch stored a number
             yield f"{name}/{key}", _tensor(key, steps)
 
 
 def _operations(bank: Any) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
-    """The skills as plain tables, and the table they are in."""
+    """The skills as plain dicts, and the dict that contains them."""
     table = _table(bank) or {}
     found = bank if isinstance(bank, list) else table.get("operations", table)
     named = found.items() if isinstance(found, dict) else [(None, one) for one in found] if type(found) is list else ()
@@ -197,43 +199,43 @@ def _operations(bank: Any) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
 
 
 def _operation(name: Any, value: Any) -> dict[str, Any]:
-    """The words and statistics of one skill; None where the file has nothing that makes sense."""
+    """The texts and statistics of one skill; None for missing and invalid values."""
     table = _table(value.state if isinstance(value, Operation) else value) or {}
     statistics = _table(table.get("meta_info")) or {}
-    words = {
+    fields = {
         "name": table.get("name", name),
         "description": table.get("description"),
         "body": table.get("instruction_template", table.get("content")),
         "action": table.get("update_type"),
     }
-    texts = {key: text if type(text) is str else None for key, text in words.items()}
+    texts = {key: text if type(text) is str else None for key, text in fields.items()}
     return {**texts, **{key: _plain(statistics.get(key)) for key in _STATISTICS}}
 
 
 def _snapshot(manager: Any, operations: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """What the published code measured of this bank: its reward (None if none was), and whether it was the best.
+    """The published code's measurement of this bank: ``{"reward": number or None, "best": bool}``.
 
-    None if the file has no measurements.
+    None if the file has no snapshots.
     """
     table = _table(manager) or {}
     snapshots = table.get("snapshots")
     if not isinstance(snapshots, list) or not snapshots:
         return None
-    for place, snapshot in reversed(list(enumerate(snapshots))):
+    for index, snapshot in reversed(list(enumerate(snapshots))):
         one = _table(snapshot) or {}
-        if _words(_operations(one.get("operation_bank_dict"))[0]) == _words(operations):
+        if _skill_texts(_operations(one.get("operation_bank_dict"))[0]) == _skill_texts(operations):
             reward = _plain(one.get("avg_reward"))
             known = isinstance(reward, int | float) and math.isfinite(reward)
-            return {"reward": reward if known else None, "best": table.get("best_snapshot_idx") == place}
+            return {"reward": reward if known else None, "best": table.get("best_snapshot_idx") == index}
     return {"reward": None, "best": False}
 
 
-def _words(operations: list[dict[str, Any]]) -> list[list[str]]:
+def _skill_texts(operations: list[dict[str, Any]]) -> list[list[str]]:
     return sorted([str(one[key]) for key in ("name", "description", "body", "action")] for one in operations)
 
 
-def _wanted(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are known here. Others are left behind: among them may be keys of providers."""
+def _known_settings(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Only the settings that memskill reads. Others may be API keys and are dropped."""
     plain = {name: _plain(table[name]) for name in READ & table.keys()}
     return {name: value for name, value in plain.items() if isinstance(value, str | int | float)}
 
@@ -243,12 +245,12 @@ def _texts(value: Any) -> list[str]:
 
 
 def _table(value: Any) -> dict[str, Any] | None:
-    """``value`` if it is a table whose keys are texts; the others are left out."""
+    """The entries of a dict ``value`` with string keys; None if it is no dict."""
     return {key: one for key, one in value.items() if type(key) is str} if isinstance(value, dict) else None
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON if it is a text, a number or a list of numbers; None for anything else."""
+    """``value`` if it is a text, a number or a list of numbers; None for anything else."""
     value = _number(value)
     if isinstance(value, list | tuple):
         numbers = [_number(one) for one in value[-1000:]]
@@ -259,7 +261,7 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """``value``, of numpy's numbers their Python form."""
+    """The Python number of a numpy scalar; any other ``value`` unchanged."""
     if not isinstance(value, Scalar):
         return value
     try:

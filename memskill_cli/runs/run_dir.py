@@ -1,4 +1,4 @@
-"""One run directory: its layout, its manifest, and the lock that says who owns it."""
+"""A run directory: layout, manifest (``run.json``), log, and the lock that allows one process at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,16 @@ from memskill_cli.agent import prompts
 from memskill_cli.errors import RunError
 from memskill_cli.utils import files
 from memskill_cli.utils.locks import is_held, locked
-from memskill_cli.utils.redaction import clean
+from memskill_cli.utils.redaction import redact
+from memskill_cli.utils.registry import loaded_plugins
 
 FORMAT = 1
 UNTRAINED = "untrained"
-"""Name of the run that holds evaluations made without any trained run."""
+"""Name of the run for evaluations without a trained run."""
 
 
 @dataclass(frozen=True)
-class Manifest:
+class RunManifest:
     """``run.json``. ``status`` is new, running, paused (resumable), finished or untrained."""
 
     format: int
@@ -38,11 +39,14 @@ class Manifest:
     created: str
     updated: str
     prompts: str = ""
-    """Digest of the prompts it was begun with; "" of a run made before this was recorded."""
+    """Digest of the prompts at the start of the run; "" in runs of older versions."""
+    plugins: dict[str, str] = field(default_factory=dict)
+    """File names of the run's plug-ins, each with its sha256. Only names, so that a run directory cannot choose code
+    to run."""
 
 
 class RunDir:
-    """Paths of a run and its manifest. Everything a run writes lies below ``path``; the layout is the contract's."""
+    """Paths of a run, its manifest and its settings. A run writes only below ``path``; see docs/run-directory.md."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,48 +72,50 @@ class RunDir:
         status: str = "new",
         fill: Callable[[RunDir], None] = lambda run: None,
     ) -> RunDir:
-        """Make the directory; ``fill`` puts more into it. It is a run once it has its manifest, which comes last.
+        """Create the directory; ``fill`` adds files. The manifest is written last: without it there is no run.
 
         Raises RunError if the name is taken or is no plain folder name.
         """
         run = cls(runs_dir / name)
         if not _is_plain(name):
             raise RunError(f"{name[:200]!r} cannot name a run: it must be a plain folder name, at most 100 bytes long")
-        with run.owned():
+        with run.lock():
             if (run.path / "run.json").exists():
                 raise RunError(
-                    f"run {name} exists already",
-                    hint=f"go on with it: memskill train --run {name} --resume; or choose another --run",
+                    f"run {name} already exists",
+                    hint=f"continue it: memskill train --run {name} --resume; or choose another --run",
                 )
             (run.path / "logs").mkdir(exist_ok=True)
             run.write_config(settings)
             fill(run)
             now = _now()
             facts = (FORMAT, __version__, settings.dataset, data_digest, settings.seed, status, now, now)
-            run._write(Manifest(*facts, prompts=prompts.digest(designer=True)))
+            made_with = {plugin.name: plugin.sha256 for plugin in loaded_plugins()}
+            run._write(RunManifest(*facts, prompts=prompts.digest(designer=True), plugins=made_with))
         return run
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
-        """An existing run. Raises RunError if its manifest is damaged or of a newer format."""
+        """An existing run. Raises RunError if its manifest is missing, damaged or of a newer format."""
         run = cls(path)
         found = run.manifest().format
         if found > FORMAT:
             raise RunError(
-                f"run {run.name} has format {found}; this memskill reads up to {FORMAT}", hint="pip install -U memskill"
+                f"run {run.name}: format {found} is newer than this memskill supports ({FORMAT})",
+                hint="pip install -U memskill",
             )
         return run
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> RunManifest:
         file = self.path / "run.json"
         try:
-            return Manifest(**orjson.loads(file.read_bytes()))
+            return RunManifest(**orjson.loads(file.read_bytes()))
         except (OSError, orjson.JSONDecodeError, TypeError) as error:
-            raise RunError(f"{file}: not a run's manifest: {error}") from None
+            raise RunError(f"{file}: not a valid manifest: {error}") from None
 
     @property
     def status(self) -> str:
-        """The manifest's, but of a run that was killed ``paused``: one that nobody owns is not running."""
+        """The status in the manifest; ``paused`` instead of ``running`` if no process holds the run's lock."""
         return true_status(self.path, self.manifest().status)
 
     def set_status(self, status: str) -> None:
@@ -119,44 +125,65 @@ class RunDir:
         files.write_atomic(self.config_file, config.to_toml(settings))
 
     def settings(self) -> config.Config:
+        """The settings in ``config.toml``. Raises RunError if a plug-in of the run is not loaded."""
+        self.check_plugins()
         return config.from_dict(config.read_toml(self.config_file), str(self.config_file))
+
+    def check_plugins(self) -> None:
+        """Raise RunError if a plug-in of the run is not loaded in this process."""
+        loaded = {plugin.name for plugin in loaded_plugins()}
+        if missing := [name for name in self.manifest().plugins if name not in loaded]:
+            raise RunError(
+                f"run {self.name} was made with the plug-in {missing[0]}, which is not loaded",
+                hint=f"add --plugin FILE, where FILE is the path of {missing[0]}",
+            )
+
+    def record_plugins(self) -> list[str]:
+        """Add the plug-ins of this process to the manifest. Returns the names of those whose file has changed."""
+        manifest, loaded = self.manifest(), {plugin.name: plugin.sha256 for plugin in loaded_plugins()}
+        if loaded.items() - manifest.plugins.items():
+            self._write(replace(manifest, plugins={**manifest.plugins, **loaded}, updated=_now()))
+        return [name for name, digest in loaded.items() if manifest.plugins.get(name, digest) != digest]
 
     @contextmanager
     def logged(self, notice: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
-        """A ``notice`` that also writes to ``logs/memskill.log``; an error that ends the block is written there too.
+        """A ``notice`` that also writes to ``logs/memskill.log``. An exception that leaves the block is logged too.
 
-        A log that cannot be written stops nothing: what matters is in other files, and fails there.
+        A failure to write the log is ignored: results are in other files, and writing these raises.
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
 
         def log(text: str) -> None:
             with suppress(OSError), self.log.open("a", encoding="utf-8") as file:
-                print(f"{_now()} {os.getpid()} {_in_one_line(clean(text))}", file=file)
+                print(f"{_now()} {os.getpid()} {_in_one_line(redact(text))}", file=file)
 
-        def tell(text: str) -> None:
+        def log_and_notice(text: str) -> None:
             log(text)
             notice(text)
 
         try:
-            yield tell
+            yield log_and_notice
         except BaseException as error:
             log(f"ended by {type(error).__name__}: {error}")
             raise
 
     @contextmanager
-    def owned(self) -> Iterator[None]:
-        """Own the run while the block lasts. Raises RunLockedError with the holder's pid at once if another does."""
+    def lock(self) -> Iterator[None]:
+        """Hold the run's lock. Raises RunLockedError with the holder's pid at once if another process holds it."""
         with locked(self.path, f"run {self.name}"):
             yield
 
-    def _write(self, manifest: Manifest) -> None:
-        files.write_json(self.path / "run.json", asdict(manifest))
+    def _write(self, manifest: RunManifest) -> None:
+        table = asdict(manifest)
+        if not manifest.plugins:
+            del table["plugins"]  # the same file as in versions without plug-ins
+        files.write_json(self.path / "run.json", table)
 
 
 def find_run(runs_dir: Path, name: str | None, *, trained: bool = False) -> Path | None:
-    """The run called ``name``, or the newest one (with ``trained``, the newest that has a checkpoint); None if none is.
+    """The run called ``name``, or the newest run (``trained``: the newest with a checkpoint); None if there is none.
 
-    Raises RunError, with the nearest name, if ``name`` is given and no run is called so.
+    Raises RunError, with the nearest name, if ``name`` is given and there is no such run.
     """
     runs = {run.parent.name: run.parent for run in sorted(runs_dir.glob("*/run.json"))}
     if name is not None:
@@ -165,26 +192,26 @@ def find_run(runs_dir: Path, name: str | None, *, trained: bool = False) -> Path
         near = difflib.get_close_matches(name, runs, n=1)
         known = f"did you mean {near[0]}?" if near else "there are: " + (", ".join(sorted(runs)) or "none yet")
         raise RunError(f"no run is called {name} in {runs_dir}", hint=known)
-    able = [run for run in runs.values() if run.name != UNTRAINED]
+    candidates = [run for run in runs.values() if run.name != UNTRAINED]
     if trained:
-        able = [run for run in able if any(run.glob("checkpoints/[0-9]*/checkpoint.json"))]
-    return max(able, key=lambda run: (created_at(run), run.name), default=None)
+        candidates = [run for run in candidates if any(run.glob("checkpoints/[0-9]*/checkpoint.json"))]
+    return max(candidates, key=lambda run: (created_at(run), run.name), default=None)
 
 
-def true_status(run: Path, told: str) -> str:
-    """The status of a run whose manifest says ``told``, which a process that was killed could not change."""
-    return "paused" if told == "running" and not is_held(run) else told
+def true_status(run: Path, recorded: str) -> str:
+    """The status of a run whose manifest says ``recorded``: ``paused`` if its process was killed while running."""
+    return "paused" if recorded == "running" and not is_held(run) else recorded
 
 
 def new_name(runs_dir: Path, dataset: str) -> str:
-    """A name that no run has: what is trained, and when it was begun."""
+    """A free name: the dataset, and the local date and time."""
     name = f"{dataset}-{datetime.now():%Y%m%d-%H%M%S}"
     names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
     return next(free for free in names if not (runs_dir / free).exists())
 
 
 def created_at(run: Path) -> str:
-    """When the run in this folder was made, which tells it from all others; "" if its record does not say."""
+    """The creation time of the run in this folder, which identifies it; "" if the manifest has none."""
     try:
         return str(orjson.loads((run / "run.json").read_bytes())["created"])
     except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError):
@@ -197,7 +224,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _in_one_line(text: str) -> str:
-    """``text`` with line breaks and other control characters as escapes, so that none passes for a line of the log."""
+    """``text`` with control characters escaped, so that it cannot look like another line of the log."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
@@ -206,7 +233,7 @@ def _now() -> str:
 
 
 def read_json(file: Path) -> Any:
-    """A JSON file of a run; RunError names it when it is damaged."""
+    """The content of a JSON file of a run. Raises RunError, which names the file."""
     try:
         return orjson.loads(file.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:

@@ -1,8 +1,8 @@
-"""Where metrics go besides ``metrics.jsonl``: nowhere, to TensorBoard's event files, or to Weights & Biases.
+"""Trackers: copy the metrics to TensorBoard or to Weights & Biases, in addition to ``metrics.jsonl``.
 
-A tracker is a copy: ``metrics.jsonl`` is the truth, under the same names (a table's entries as ``skill_usage/insert``),
-with the number of inner epochs done as the step. A run that goes on gives its tracker the rows it already has, so that
-neither a kill nor a tracker that is first asked for on resuming leaves a hole or a doubled step.
+Names are those of ``metrics.jsonl`` (entries of a dict as ``skill_usage/insert``); the step is the number of inner
+epochs done. A resumed run first sends the rows that it already has, so there are no missing or duplicate steps after a
+kill, or if the tracker is new.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from typing import Any, Literal, Protocol
 from memskill_cli.config import Config, to_toml
 from memskill_cli.errors import TrackerError, UsageError
 from memskill_cli.runs.run_dir import RunDir, read_json
-from memskill_cli.utils import files
+from memskill_cli.utils import files, process
 
 Kind = Literal["none", "tensorboard", "wandb"]
 PROJECT = "memskill"
-"""W&B project, unless WANDB_PROJECT names another."""
-FAREWELL = 60.0
-"""Seconds that a training that has ended waits for W&B to take its last rows."""
+"""Default W&B project; the environment variable WANDB_PROJECT overrides it."""
+FINISH_TIMEOUT = 60.0
+"""Seconds that a finished training waits for the upload of its last rows to W&B."""
 
 
 class Tracker(Protocol):
-    """Takes one row of metrics at a time, in the order of their steps. May raise whatever its library raises."""
+    """Receives rows of metrics in order of step. Methods may raise any exception of the tracker's library."""
 
     where: str
-    """Where to look, for people; "" if nowhere."""
+    """Where to find the metrics, for display; "" for no tracker."""
 
     def log(self, step: int, row: dict[str, Any]) -> None:
-        """Note ``row`` of ``metrics.jsonl`` as of ``step`` inner epochs done."""
+        """Log ``row`` of ``metrics.jsonl`` after ``step`` inner epochs."""
         ...
 
     def close(self) -> None: ...
 
 
-def require(kind: Kind) -> None:
+def check_installed(kind: Kind) -> None:
     """Raise UsageError if the package that ``kind`` needs is not installed."""
     if kind != "none" and importlib.util.find_spec(kind) is None:
         raise UsageError(f"--tracker {kind} needs the package {kind}", hint=f'pip install "memskill[{kind}]"')
@@ -52,16 +52,16 @@ def require(kind: Kind) -> None:
 def tracked(
     run: RunDir, settings: Config, notice: Callable[[str], None]
 ) -> Iterator[Callable[[int, dict[str, Any]], None]]:
-    """The ``log`` of the run's tracker, opened with the rows that ``metrics.jsonl`` has and closed with the block.
+    """The ``log`` function of the run's tracker. Opening sends the rows of ``metrics.jsonl``; leaving the block closes.
 
-    A tracker that fails is given up with one notice, since nothing but a copy is lost. Raises TrackerError if it
-    cannot even be opened.
+    A tracker that fails is disabled with one notice, because ``metrics.jsonl`` has everything. Raises TrackerError if
+    the tracker cannot be opened.
     """
-    require(settings.tracker)
+    check_installed(settings.tracker)
     opened = _open(run, settings)
     if opened.where:
         notice(f"metrics also go to {opened.where}")
-    tracker = _Forgiving(opened, notice)
+    tracker = _FailSafeTracker(opened, notice)
     try:
         for step, row in enumerate(files.read_jsonl(run.metrics), start=1):
             tracker.log(step, row)
@@ -73,10 +73,10 @@ def tracked(
 def _open(run: RunDir, settings: Config) -> Tracker:
     if settings.tracker == "tensorboard":
         return TensorBoard(run, settings)
-    return WandB(run, settings) if settings.tracker == "wandb" else Nowhere()
+    return WandB(run, settings) if settings.tracker == "wandb" else NullTracker()
 
 
-class Nowhere:
+class NullTracker:
     """No tracker."""
 
     where = ""
@@ -89,7 +89,7 @@ class Nowhere:
 
 
 class TensorBoard:
-    """Event files in ``tensorboard/`` of the run. What an earlier process wrote there is marked as superseded."""
+    """Event files in ``tensorboard/`` of the run. Events of earlier processes are marked as superseded."""
 
     def __init__(self, run: RunDir, settings: Config) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -98,9 +98,9 @@ class TensorBoard:
         try:
             self._writer = SummaryWriter(str(folder), purge_step=0)
         except OSError as error:
-            raise TrackerError(f"{folder}: TensorBoard cannot write there: {error.strerror}") from None
-        self.where = f"{folder}; see them with: tensorboard --logdir {run.path.parent}"
-        self._writer.add_text("config", _indented(_shared(settings)), 0)
+            raise TrackerError(f"{folder}: TensorBoard cannot write to it: {error.strerror}") from None
+        self.where = f"{folder}; view them with: tensorboard --logdir {run.path.parent}"
+        self._writer.add_text("config", _indented(_anonymised(settings)), 0)
 
     def log(self, step: int, row: dict[str, Any]) -> None:
         for name, value in numbers(row):
@@ -112,15 +112,15 @@ class TensorBoard:
 
 
 class WandB:
-    """One W&B run, whose id is kept in ``wandb.json``; its files are in ``wandb/`` of the run.
+    """A W&B run. Its id is stored in ``wandb.json``, its files in ``wandb/`` of the run.
 
-    Online, a resumed run takes only rows that the server lacks. Offline, every process leaves a folder that holds the
-    whole history, so the last one synced is complete. Nothing is captured but what is logged: no console, code,
-    command line, environment or machine.
+    Online, a resumed run sends only rows that the server lacks. Offline, each process writes a folder with the whole
+    history, so the last one is complete. Only logged rows and settings are sent: no console output, code, command
+    line, environment or machine data.
     """
 
     def __init__(self, run: RunDir, settings: Config) -> None:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its own crash reports
+        process.set_variable("WANDB_ERROR_REPORTING", "false")  # W&B's own crash reports
         import wandb
 
         try:
@@ -130,13 +130,13 @@ class WandB:
                 name=run.name,
                 resume="allow",
                 dir=str(run.path),
-                config=tomllib.loads(_shared(settings)),
+                config=tomllib.loads(_anonymised(settings)),
                 settings=wandb.Settings(
                     silent=True,
                     console="off",
                     disable_code=True,
                     disable_git=True,
-                    finish_timeout=FAREWELL,
+                    finish_timeout=FINISH_TIMEOUT,
                     host="-",
                     save_code=False,
                     symlink=False,
@@ -150,7 +150,7 @@ class WandB:
             what = str(error).partition("\n")[0]
             raise TrackerError(
                 f"Weights & Biases cannot be used: {what}",
-                hint="log in with: wandb login; or keep everything on this machine with: export WANDB_MODE=offline",
+                hint="log in with: wandb login; or keep the metrics on this machine with: export WANDB_MODE=offline",
             ) from None
         folder = Path(self._run.dir).parent
         self.where = self._run.url or f"{folder}; upload them with: wandb sync {folder}"
@@ -163,8 +163,8 @@ class WandB:
         self._run.finish()
 
 
-class _Forgiving:
-    """A tracker that is given up at its first failure."""
+class _FailSafeTracker:
+    """Disables a tracker at its first failure."""
 
     def __init__(self, tracker: Tracker, notice: Callable[[str], None]) -> None:
         self._tracker: Tracker | None = tracker
@@ -176,19 +176,19 @@ class _Forgiving:
     def close(self) -> None:
         self._try(lambda tracker: tracker.close())
 
-    def _try(self, work: Callable[[Tracker], None]) -> None:
+    def _try(self, action: Callable[[Tracker], None]) -> None:
         if self._tracker is None:
             return
         try:
-            work(self._tracker)
-        except Exception as error:  # of a library that can fail in any way, and must not take a training with it
+            action(self._tracker)
+        except Exception as error:  # the libraries raise many types, and a tracker must not end a training
             self._tracker = None
-            # Only the kind: what such an error says was not written with keys in mind.
-            self._notice(f"the tracker failed ({type(error).__name__}); going on with metrics.jsonl alone")
+            # Only the type: the library's error text may contain keys.
+            self._notice(f"the tracker failed ({type(error).__name__}); training continues with metrics.jsonl only")
 
 
 def numbers(row: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:
-    """The numbers of a row of metrics by name, tables flattened (``skill_usage/insert``); nothing else."""
+    """The numbers of a row of metrics by name, dicts flattened (``skill_usage/insert``); other values are skipped."""
     for name, value in row.items():
         if isinstance(value, dict):
             yield from numbers(value, f"{prefix}{name}/")
@@ -196,13 +196,13 @@ def numbers(row: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, float]
             yield prefix + name, value
 
 
-def _shared(settings: Config) -> str:
-    """The settings as TOML for others to read: the user's home folder, which holds a name, is ``~``."""
+def _anonymised(settings: Config) -> str:
+    """The settings as TOML with ``~`` for the home folder, because its path may contain the user's name."""
     return re.sub(rf'(?<=[":=]){re.escape(str(Path.home()))}(?=[/"])', "~", to_toml(settings))
 
 
 def _wandb_id(run: RunDir) -> str:
-    """The W&B id of the run, made when it is first asked for."""
+    """The W&B id of the run; created at the first call."""
     file = run.path / "wandb.json"
     if not file.exists():
         files.write_json(file, {"id": secrets.token_hex(6)})
@@ -210,5 +210,5 @@ def _wandb_id(run: RunDir) -> str:
 
 
 def _indented(text: str) -> str:
-    """``text`` as a block of Markdown code."""
+    """``text`` as a Markdown code block."""
     return "".join(f"    {line}\n" for line in text.splitlines())

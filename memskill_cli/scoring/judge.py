@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from memskill_cli.agent.prompts import messages, template
 from memskill_cli.config import JudgePrompt
-from memskill_cli.llm.client import Gateway
+from memskill_cli.datasets.base import ABSTENTION, Dataset
+from memskill_cli.llm.client import LLMClient
 from memskill_cli.llm.grammars import judge_grammar
 from memskill_cli.llm.reasoning import ReplyText
-from memskill_cli.scoring.prompt_selection import judge_rubric
-from memskill_cli.scoring.token_f1 import scored_text, true_answers
 from memskill_cli.scoring.verdict import SCORES, parse_verdict
 from memskill_cli.types import Query
 
@@ -16,26 +15,44 @@ __all__ = ["SCORES", "judge", "parse_verdict"]
 
 
 async def judge(
-    gateway: Gateway, dataset: str, query: Query, prediction: str, *, prompt: JudgePrompt, settled: bool = True
+    llm: LLMClient,
+    dataset: Dataset,
+    query: Query,
+    prediction: str,
+    *,
+    prompt: JudgePrompt,
+    reuse_cached_error: bool = True,
 ) -> float:
     """How well ``prediction`` answers ``query``: 0, 0.5 or 1.
 
     ``prompt`` says whether a category's own rule is told to the judge ("category") or one prompt serves all
     ("general"). What is judged, and against which truth, is what F1 compares. An empty prediction is 0 without a call.
-    Raises UnreadableReplyError or ModelError when there is no verdict; ``settled``: as in :meth:`Gateway.ask`.
+    Raises UnreadableReplyError or ModelError when there is no verdict. ``reuse_cached_error``: as in
+    :meth:`LLMClient.ask`.
     """
-    answer = scored_text(dataset, prediction)
+    answer = dataset.scored_text(prediction)
     if not answer.strip():
         return 0.0
-    rubric = judge_rubric(query.category, prompt)
+    rule = _rule(dataset, query.category, prompt)
     asked = messages(
         "judge",
-        rule=template(rubric) if rubric else "",
+        rule=template(rule) if rule else "",
         question=query.question,
-        truth=" / ".join(true_answers(dataset, query)),
+        truth=" / ".join(dataset.gold_answers(query)),
         answer=answer,
     )
-    return (await gateway.ask("judge", asked, parse=_parse, grammar=judge_grammar(), settled=settled)).value
+    return (
+        await llm.ask("judge", asked, parse=_parse, grammar=judge_grammar(), reuse_cached_error=reuse_cached_error)
+    ).value
+
+
+def _rule(dataset: Dataset, category: str, prompt: JudgePrompt) -> str:
+    """The rule for answers of ``category``; "" for the judge's general rule.
+
+    With the ``general`` prompt only abstention has a rule of its own. Its true answer is an explanation: the paper
+    leaves those questions out.
+    """
+    return dataset.judge_prompt(category) if prompt == "category" or category == ABSTENTION else ""
 
 
 def _parse(text: ReplyText) -> float:

@@ -1,7 +1,7 @@
 """The skill bank that controller, executor and designer share.
 
-Skills are frozen records, so :meth:`SkillBank.copy` is cheap and a snapshot never changes after it was taken. The
-order of ``skills`` (by name) is what the controller's indices mean.
+Skills are frozen, so :meth:`SkillBank.copy` is cheap and later changes do not affect a copy. The controller's indices
+refer to ``skills`` in order of name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ USAGE_ALPHA = 0.1
 
 
 class SkillBank:
-    """At most ``capacity`` skills under distinct names, the stage they belong to, and which of them are new."""
+    """At most ``capacity`` skills with distinct names, their stage, and the names of the new skills."""
 
     def __init__(
         self, skills: Iterable[Skill] = (), *, stage: int = 0, capacity: int = CAPACITY, new: Iterable[str] = ()
@@ -42,7 +42,7 @@ class SkillBank:
 
     @property
     def skills(self) -> tuple[Skill, ...]:
-        """All skills in name order; a ``records.Choice`` holds places in this tuple."""
+        """All skills in order of name; :class:`~memskill_cli.types.SkillSelection` has indices into this tuple."""
         return tuple(self._skills[name] for name in self.names)
 
     @property
@@ -69,10 +69,10 @@ class SkillBank:
     __hash__ = None  # type: ignore[assignment]  # a bank changes
 
     def add(self, skill: Skill) -> str | None:
-        """Take in a skill; the name of the one it replaced, if the bank was full.
+        """Add a skill. Returns the name of the evicted skill if the bank was full, else None.
 
-        A full bank gives up the used skill with the lowest mean reward, or, if none was used, the least used one; of
-        equals the one used least of late, then the oldest. Raises SkillBankError for a taken name or a broken rule.
+        Evicted is the used skill with the lowest mean reward, or, if none was used, the least used one. Ties: lowest
+        usage EMA, then lowest ``created_stage``, then name. Raises SkillBankError for a taken name or an invalid skill.
         """
         check_skill(skill)
         if skill.name in self._skills:
@@ -93,7 +93,7 @@ class SkillBank:
         return worst.name
 
     def refine(self, name: str, *, description: str | None = None, body: str | None = None, stage: int) -> None:
-        """Reword a skill: description and body only. Raises SkillBankError for an unknown name or a broken rule."""
+        """Change description and body of a skill. Raises SkillBankError for an unknown name or an invalid text."""
         old = self[name]
         skill = replace(
             old,
@@ -105,21 +105,22 @@ class SkillBank:
         self._skills[name] = skill
 
     def record_batch(self, choices: Sequence[Sequence[int]], rewards: Sequence[float]) -> None:
-        """Update the statistics with a batch of n steps: ``choices[i]`` are the places (name order) step i chose.
+        """Update the statistics with n steps: step i selected the skills ``choices[i]`` and got ``rewards[i]``.
 
-        The usage EMA moves as over n single steps of the batch's mean frequency φ: φ(1 − (1−α)^n) + old·(1−α)^n.
+        ``choices[i]`` are indices into ``skills``. The new usage EMA is φ(1 − (1−α)^n) + old·(1−α)^n, where φ is the
+        frequency of the skill in the batch: the same as n single steps with usage φ.
         """
         if not choices:
             return
-        kept = (1 - USAGE_ALPHA) ** len(choices)
-        for place, skill in enumerate(self.skills):
-            earned = [float(reward) for chosen, reward in zip(choices, rewards, strict=True) if place in chosen]
-            stats = skill.stats.recorded(earned)
-            ema = len(earned) / len(choices) * (1 - kept) + stats.usage_ema * kept
+        decay = (1 - USAGE_ALPHA) ** len(choices)
+        for index, skill in enumerate(self.skills):
+            own_rewards = [float(reward) for chosen, reward in zip(choices, rewards, strict=True) if index in chosen]
+            stats = skill.stats.recorded(own_rewards)
+            ema = len(own_rewards) / len(choices) * (1 - decay) + stats.usage_ema * decay
             self._skills[skill.name] = replace(skill, stats=replace(stats, usage_ema=ema))
 
     def mark_new(self, names: Iterable[str]) -> None:
-        """From now on exactly ``names`` are new (the controller explores them)."""
+        """Mark exactly ``names`` as new, for the controller's exploration. Raises SkillBankError for unknown names."""
         self.new = frozenset(self[name].name for name in names)
 
     def clear_new(self) -> None:
@@ -129,11 +130,11 @@ class SkillBank:
         return SkillBank(self._skills.values(), stage=self.stage, capacity=self.capacity, new=self.new)
 
     def digest(self) -> str:
-        """12 hex digits that name what matters to behaviour: names, descriptions, bodies, actions; no statistics."""
+        """A digest (12 hex digits) of names, descriptions, bodies and actions, without statistics."""
         return digest([[s.name, s.description, s.body, s.action.value] for s in self.skills])
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``skill_bank.json`` holds."""
+        """The content of ``skill_bank.json``."""
         return {
             "format": FORMAT,
             "stage": self.stage,
@@ -149,9 +150,9 @@ class SkillBank:
 
     @classmethod
     def from_json(cls, text: str, where: str, at: tuple[str | int, ...] = ()) -> SkillBank:
-        """The bank that JSON ``text`` holds, as a whole or at the path ``at`` inside it.
+        """The bank in the JSON ``text``, at the path ``at`` inside it (default: the whole text).
 
-        Raises SkillBankError ("<where>:<line>: <reason>") if it is no JSON, breaks the schema, or makes no sense.
+        Raises SkillBankError ("<where>:<line>: <reason>") for invalid JSON, a schema error or an inconsistent value.
         """
         data = read_bank(text, where, at)
         skills = [_skill(item) for item in data["skills"]]
@@ -159,7 +160,7 @@ class SkillBank:
 
     @classmethod
     def load(cls, path: Path) -> SkillBank:
-        """Raises SkillBankError if there is no such file, or something is wrong in it (with the line)."""
+        """Read a bank file. Raises SkillBankError if the file is missing, or invalid (with the line)."""
         return cls.from_json(read_text(path), str(path))
 
     def save(self, path: Path) -> None:

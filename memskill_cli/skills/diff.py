@@ -1,4 +1,4 @@
-"""What changed between two skill banks."""
+"""Differences between two skill banks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memskill_cli.skills.skill import Skill
 
 @dataclass(frozen=True, slots=True)
 class SkillChange:
-    """How one skill differs between two banks; ``old`` or ``new`` is None if only one of them has it."""
+    """The difference of one skill between two banks; ``old`` or ``new`` is None if only one bank has it."""
 
     name: str
     old: Skill | None
@@ -26,15 +26,15 @@ class SkillChange:
 
     def lines(self) -> list[str]:
         """A unified diff of action, description and body."""
-        old, new = (_sheet(skill) for skill in (self.old, self.new))
+        old, new = (_as_lines(skill) for skill in (self.old, self.new))
         return list(difflib.unified_diff(old, new, lineterm="", n=2))[2:]
 
 
 def diff_banks(old: SkillBank, new: SkillBank) -> list[SkillChange]:
-    """What differs in words or action, in name order; statistics are no difference."""
+    """Skills whose text or action differs, in order of name. Statistics are not compared."""
     before, after = ({skill.name: skill for skill in bank.skills} for bank in (old, new))
     changes = [SkillChange(name, before.get(name), after.get(name)) for name in sorted(before | after)]
-    return [change for change in changes if _sheet(change.old) != _sheet(change.new)]
+    return [change for change in changes if _as_lines(change.old) != _as_lines(change.new)]
 
 
 def changes_by_kind(old: SkillBank, new: SkillBank) -> dict[str, list[str]]:
@@ -45,7 +45,8 @@ def changes_by_kind(old: SkillBank, new: SkillBank) -> dict[str, list[str]]:
     return kinds
 
 
-def _sheet(skill: Skill | None) -> list[str]:
+def _as_lines(skill: Skill | None) -> list[str]:
+    """Action, description and body as lines for a diff."""
     if skill is None:
         return []
     return [f"action: {skill.action}", f"description: {skill.description}", *skill.body.splitlines()]

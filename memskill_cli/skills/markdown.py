@@ -1,8 +1,8 @@
-"""Skills as ``SKILL.md`` files: written by the agent-skills convention, read in that and in the plain heading style.
+"""Read and write skills as ``SKILL.md`` files of the agent-skills convention; also read the heading format.
 
 Written: ``<folder>/<name>/SKILL.md``, YAML front matter with ``name`` (a–z, 0–9 and single hyphens, at most 64
-characters), ``description`` and ``metadata`` (action, origin, and the name in the bank where it differs), then the
-body. Read as well: ``# Title``, ``## Description``, further sections, ``Action type: INSERT only.``
+characters), ``description`` and ``metadata`` (action, origin, and the name in the bank if it differs), then the body.
+The heading format: ``# Title``, ``## Description``, other sections, ``Action type: INSERT only.``
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from memskill_cli.types import Action
 from memskill_cli.utils.files import write_atomic
 
 MAX_FILE = 100_000
-"""Bytes of a skill's file that is read; a body may have a fifth of that."""
-_MAX_FRONT = 8000  # characters; YAML that nests takes time by the square
+"""Largest skill file that is read, in bytes. A body may have a fifth of that."""
+_MAX_FRONT = 8000  # characters; parsing nested YAML takes quadratic time
 _MAX_NAME = 64
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)(.*)\Z", re.DOTALL | re.MULTILINE)
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
@@ -31,7 +31,7 @@ _ACTION = re.compile(r"^[^\w\n]*action type\W{1,20}(insert|update|delete|noop)\b
 
 
 def to_markdown(skill: Skill, folder_name: str | None = None) -> str:
-    """The ``SKILL.md`` of a skill. Statistics and stages stay behind; ``folder_name`` settles a collision."""
+    """The ``SKILL.md`` of a skill, without statistics and stages. ``folder_name`` replaces a name that is taken."""
     import yaml
 
     name = folder_name or convention_name(skill.name)
@@ -39,16 +39,16 @@ def to_markdown(skill: Skill, folder_name: str | None = None) -> str:
     if name != skill.name:
         metadata["bank-name"] = skill.name
     front = {"name": name, "description": skill.description, "metadata": metadata}
-    # YAML folds the line breaks of a plain text, of which it knows more than "\n"; quoted they are escaped.
+    # YAML folds line breaks in plain text (more characters than "\n" count as such); in quoted text they are escaped.
     style = '"' if len(skill.description.splitlines()) > 1 else None
     text = yaml.safe_dump(front, allow_unicode=True, sort_keys=False, width=10**6, default_style=style)
     return f"---\n{text}---\n\n{skill.body}\n"
 
 
 def from_markdown(text: str, where: str = "SKILL.md") -> Skill:
-    """The skill that a ``SKILL.md`` describes, of stage 0 and unused.
+    """The skill of a ``SKILL.md`` text, with stage 0 and empty statistics.
 
-    Raises SkillBankError if it has no name, description or action type, or they break the bank's rules.
+    Raises SkillBankError if name, description or action type is missing or invalid.
     """
     text = text.replace("\r\n", "\n").removeprefix("\ufeff")
     front = _FRONT.match(text)
@@ -61,7 +61,10 @@ def from_markdown(text: str, where: str = "SKILL.md") -> Skill:
 
 
 def export(bank: SkillBank, folder: Path) -> list[Path]:
-    """Write every skill as ``folder/<name>/SKILL.md``; the files, in name order. Other files there are left alone."""
+    """Write every skill as ``folder/<name>/SKILL.md``. Returns the files in order of name; other files are kept.
+
+    Raises SkillBankError if a file is where a folder is needed.
+    """
     folders = folder_names(bank.names)
     files = []
     for skill in bank.skills:
@@ -74,11 +77,11 @@ def export(bank: SkillBank, folder: Path) -> list[Path]:
 
 
 def import_bank(path: Path) -> SkillBank:
-    """The bank to begin a run with: the skills found at ``path``, of stage 0, unused, and of origin "import".
+    """A starting bank with the skills at ``path``: stage 0, empty statistics, origin "import".
 
-    ``path`` is a bank's JSON file, a skill's Markdown file, or a folder that holds Markdown files, skill folders
-    (``<name>/SKILL.md``) or both; README.md and hidden files are no skills. Raises SkillBankError, which names the
-    file, if there is nothing there, a file is no skill, two have one name, or a bank cannot hold them all.
+    ``path`` is a bank's JSON file, a skill's Markdown file, or a folder with Markdown files, skill folders
+    (``<name>/SKILL.md``) or both; README.md and hidden files are ignored. Raises SkillBankError, which names the file,
+    if there are no skills, a file is invalid, two skills have one name, or there are more skills than the capacity.
     """
     if path.suffix.lower() == ".json" and path.is_file():
         stored = SkillBank.load(path)
@@ -87,16 +90,16 @@ def import_bank(path: Path) -> SkillBank:
     for file in _skill_files(path):
         skill = _imported(from_markdown(read_text(file, MAX_FILE), str(file)))
         if len(bank) == bank.capacity:
-            raise SkillBankError(f"{file}: one skill more than a bank holds ({bank.capacity})")
+            raise SkillBankError(f"{file}: one skill more than the bank can hold ({bank.capacity})")
         try:
             bank.add(skill)
         except SkillBankError as error:
-            raise SkillBankError(f"{file}: {error.message}", hint="give one of the two another name") from None
+            raise SkillBankError(f"{file}: {error.message}", hint="rename one of the two skills") from None
     return bank
 
 
 def folder_names(names: Iterable[str]) -> dict[str, str]:
-    """A distinct name by the convention for each name; one that follows it already keeps itself."""
+    """A distinct folder name by the convention for each name; names that follow the convention are kept."""
     folders: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (convention_name(name) != name, name)):
         stem = folder = convention_name(name)
@@ -110,12 +113,12 @@ def folder_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def convention_name(text: str) -> str:
-    """``text`` in a–z, 0–9 and single hyphens, at most 64 characters; "" if nothing is left."""
+    """``text`` reduced to a–z, 0–9 and single hyphens, at most 64 characters; "" if nothing is left."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_MAX_NAME].rstrip("-")
 
 
 def _skill_files(path: Path) -> list[Path]:
-    """The Markdown files of skills at ``path``, in order of their names."""
+    """The Markdown files of skills at ``path``, sorted. Raises SkillBankError if there are none."""
     if path.is_file():
         return [path]
     found = [*path.glob("*.md"), *path.glob("*/SKILL.md")]
@@ -127,8 +130,8 @@ def _skill_files(path: Path) -> list[Path]:
     if not files:
         raise SkillBankError(
             f"{path}: {'no skills there' if path.exists() else 'no such file or folder'}",
-            hint="a bank's JSON file, a folder of <name>/SKILL.md, or a folder of *.md; for example what "
-            "memskill inspect-skills --export FOLDER writes",
+            hint="give a bank's JSON file, a folder of <name>/SKILL.md or a folder of *.md, for example one written by "
+            "memskill inspect-skills --export FOLDER",
         )
     return files
 
@@ -143,8 +146,10 @@ def _from_front_matter(front: str, body: str) -> Skill:
     if len(front) > _MAX_FRONT:
         raise SkillBankError(f"the front matter has {len(front)} characters, at most {_MAX_FRONT} are read")
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(front)):  # ten of them say a billion things
-            raise SkillBankError("the front matter has an alias (*name), which is not followed")
+        if any(
+            isinstance(token, yaml.AliasToken) for token in yaml.scan(front)
+        ):  # ten nested aliases can expand to 10^9 values
+            raise SkillBankError("the front matter has an alias (*name); aliases are not supported")
         fields = yaml.safe_load(front)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-99-99
         raise SkillBankError(f"the front matter is not YAML: {' '.join(str(error).split())[:300]}") from None
@@ -167,7 +172,7 @@ def _from_headings(text: str) -> Skill:
     if title is None or description is None:
         raise SkillBankError(
             "found neither front matter nor a '# Title' with a '## Description'",
-            hint="begin the file with lines of: --- / name: … / description: … / metadata: {action: insert} / ---",
+            hint="begin the file with these lines: --- / name: … / description: … / metadata: {action: insert} / ---",
         )
     body = _DESCRIPTION.sub("", text.replace(title[0], "", 1), count=1)
     return _skill(convention_name(title[1]), " ".join(description[1].split()), body, {})
@@ -180,6 +185,6 @@ def _skill(name: str, description: str, body: str, metadata: dict[str, Any]) -> 
     if action not in tuple(Action):
         raise SkillBankError(
             f"its action type is {action and str(action)[:60]!r}, expected one of {', '.join(Action)}",
-            hint="say it in the front matter: metadata: {action: insert}",
+            hint="set it in the front matter: metadata: {action: insert}",
         )
     return Skill(name, description, body.strip(), Action(action), origin if origin in ORIGINS else "import")

@@ -1,7 +1,8 @@
-"""Skills of the published code: those in its checkpoints, and its folders of Markdown files.
+"""Read skills of the published code, from its checkpoints and from its folders of Markdown files.
 
-There a skill is an *operation*: ``instruction_template`` is the body, ``update_type`` the action and ``meta_info`` the
-statistics. Its folders hold one file a skill, ``<name>.md``, in the heading style that :mod:`skills.markdown` reads.
+The published code calls a skill an *operation*: ``instruction_template`` is the body, ``update_type`` the action and
+``meta_info`` the statistics. Its folders have one file per skill, ``<name>.md``, in the heading format that
+:mod:`memskill_cli.skills.markdown` reads.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from memskill_cli.skills.skill import MAX_DESCRIPTION, NAME, RECENT, Skill, Skil
 from memskill_cli.types import Action
 
 SEEDS = "seeds"
-"""The word that stands for the seed skills where a path of skills is expected."""
+"""Name of the seed skills, accepted in place of a path."""
 _PLACEHOLDERS = ("{session_text}", "{retrieved_memories}")
-_MANY = 10**12
-"""Uses of a skill that a bank's file can hold."""
+_MAX_COUNT = 10**12
+"""Largest number of uses, and largest capacity, that the schema of a bank file allows."""
 
 
 def starting_bank(source: str, *, noop: bool = False) -> SkillBank:
-    """The skills that ``source`` names, unused: the word ``seeds``, a bank's JSON, or Markdown files.
+    """The skills of ``source``, without statistics: the word ``seeds``, a bank's JSON file, or Markdown files.
 
-    Files in the heading style are called as their files are, which keeps the names of the published folders (``_``
-    becomes ``-``); all others as :func:`~memskill_cli.skills.markdown.import_bank` calls them.
+    A skill in the heading format is named after its file, which keeps the names of the published folders (``_``
+    becomes ``-``). For other files see :func:`~memskill_cli.skills.markdown.import_bank`. Raises SkillBankError.
     """
     if source == SEEDS:
         return seed_bank(noop=noop)
@@ -45,22 +46,22 @@ def starting_bank(source: str, *, noop: bool = False) -> SkillBank:
 def bank_of(
     operations: Sequence[Mapping[str, Any]], capacity: Any, new: Iterable[str], notice: Callable[[str], None]
 ) -> SkillBank:
-    """The bank of a checkpoint: its skills with their statistics, its capacity, and which skills are new.
+    """The bank of a checkpoint: its skills with their statistics, its capacity, and the new skills.
 
-    A name that is none here is changed, and a description that is too long is cut; ``notice`` is told. Raises
-    SkillBankError, which names the skill, for what cannot be mended.
+    Invalid names are changed and long descriptions are truncated, each with a call of ``notice``. Raises
+    SkillBankError, which names the skill, for other invalid values.
     """
-    names = _names([_word(one, "name", str(place)) for place, one in enumerate(operations, 1)], notice)
+    names = _names([_text(one, "name", str(number)) for number, one in enumerate(operations, 1)], notice)
     skills = [_skill(name, one, notice) for name, one in zip(names.values(), operations, strict=True)]
     bank = _bank(skills, [skill.name for skill in skills], _capacity(capacity, len(skills), notice))
     bank.mark_new(names[name] for name in new if name in names)
     if unknown := sorted(set(new) - names.keys()):
-        notice(f"names marked as new that no skill has are left out: {', '.join(unknown)}")
+        notice(f"marked as new, but there are no such skills (ignored): {', '.join(unknown)}")
     return bank
 
 
 def _names(given: Sequence[str], notice: Callable[[str], None]) -> dict[str, str]:
-    """A name of ours for each of the ``given`` ones, which are kept where they can be."""
+    """A valid, distinct name for each of the ``given`` ones; valid names are kept."""
     if len(set(given)) < len(given):
         twice = next(name for name in given if given.count(name) > 1)
         raise SkillBankError(f"two skills are called {twice!r}")
@@ -69,7 +70,7 @@ def _names(given: Sequence[str], notice: Callable[[str], None]) -> dict[str, str
     for name in given:
         names[name] = name if name in taken else _free_name(name, taken)
         if names[name] != name:
-            notice(f"skill {name!r} is called {names[name]} here")
+            notice(f"skill {name!r} is renamed to {names[name]}")
         taken.add(names[name])
     return names
 
@@ -81,70 +82,70 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def _skill(name: str, operation: Mapping[str, Any], notice: Callable[[str], None]) -> Skill:
-    action = _word(operation, "action", name).strip().lower()
+    action = _text(operation, "action", name).strip().lower()
     if action not in tuple(Action):
         raise SkillBankError(f"skill {name}: its update_type is {action[:60]!r}, expected one of {', '.join(Action)}")
-    body = _word(operation, "body", name).strip()
+    body = _text(operation, "body", name).strip()
     if found := [text for text in _PLACEHOLDERS if text in body]:
-        notice(f"the body of skill {name} has {' and '.join(found)}, which nothing is put in place of here")
-    description = _cut(_word(operation, "description", name).strip(), name, notice)
+        notice(f"the body of skill {name} has {' and '.join(found)}; memskill does not fill in placeholders")
+    description = _truncate(_text(operation, "description", name).strip(), name, notice)
     return Skill(name, description, body, Action(action), "import", stats=_statistics(name, operation))
 
 
-def _word(operation: Mapping[str, Any], field: str, name: str) -> str:
+def _text(operation: Mapping[str, Any], field: str, name: str) -> str:
     value = operation[field]
     if not isinstance(value, str):
         raise SkillBankError(f"skill {name}: its {field} is missing or no text")
     return value
 
 
-def _cut(description: str, name: str, notice: Callable[[str], None]) -> str:
-    """``description`` as far as it may go, ended at a word."""
+def _truncate(description: str, name: str, notice: Callable[[str], None]) -> str:
+    """``description``, truncated at the end of a word if it is too long."""
     if len(description) <= MAX_DESCRIPTION:
         return description
-    notice(f"the description of skill {name} has {len(description)} characters and is cut at {MAX_DESCRIPTION}")
+    notice(f"the description of skill {name} has {len(description)} characters; truncated to {MAX_DESCRIPTION}")
     head = description[:MAX_DESCRIPTION]
     return head.rpartition(" ")[0] if " " in head and description[MAX_DESCRIPTION] != " " else head.rstrip()
 
 
 def _statistics(name: str, operation: Mapping[str, Any]) -> SkillStats:
-    """How the skill was used; what the file does not say is 0. SkillBankError if a number makes no sense."""
+    """The usage statistics; missing values are 0. Raises SkillBankError for an invalid number."""
     uses, mean = operation["usage_count"] or 0, operation["avg_reward"] or 0.0
     recent, ema = operation["recent_rewards"] or [], operation["recent_usage_ema"] or 0.0
     numbers = [uses, mean, ema, *(recent if isinstance(recent, list) else [math.nan])]
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
         raise SkillBankError(f"skill {name}: its statistics are not finite numbers")
-    if uses != int(uses) or not 0 <= uses <= _MANY or not -1e-6 <= ema <= 1 + 1e-6:
-        raise SkillBankError(f"skill {name}: a usage of {uses} times and a recent usage of {ema} make no sense")
+    if uses != int(uses) or not 0 <= uses <= _MAX_COUNT or not -1e-6 <= ema <= 1 + 1e-6:
+        raise SkillBankError(f"skill {name}: usage_count {uses} or recent_usage_ema {ema} is out of range")
     rewards = tuple(map(float, recent[-RECENT:]))
     return SkillStats(int(uses), float(mean), rewards, min(1.0, max(0.0, float(ema))))
 
 
-def _capacity(told: Any, skills: int, notice: Callable[[str], None]) -> int:
-    if type(told) is not int or not 1 <= told <= _MANY:
+def _capacity(given: Any, skills: int, notice: Callable[[str], None]) -> int:
+    if type(given) is not int or not 1 <= given <= _MAX_COUNT:
         return max(CAPACITY, skills)
-    if told < skills:
-        notice(f"the bank was to hold {told} skills and holds {skills}: its capacity is {skills}")
-    return max(told, skills)
+    if given < skills:
+        notice(f"the bank has {skills} skills but a capacity of {given}: capacity raised to {skills}")
+    return max(given, skills)
 
 
-def _bank(skills: Iterable[Skill], places: Sequence[str], capacity: int = CAPACITY) -> SkillBank:
-    """A bank of ``skills``; errors name the place of the skill that is at fault."""
+def _bank(skills: Iterable[Skill], sources: Sequence[str], capacity: int = CAPACITY) -> SkillBank:
+    """A bank of ``skills``; an error message begins with the source (file or name) of the invalid skill."""
     bank = SkillBank(capacity=capacity)
-    for skill, place in zip(skills, places, strict=True):
+    for skill, source in zip(skills, sources, strict=True):
         if len(bank) == capacity:
-            raise SkillBankError(f"{place}: one skill more than a bank holds ({capacity})")
+            raise SkillBankError(f"{source}: one skill more than the bank can hold ({capacity})")
         try:
             bank.add(skill)
         except SkillBankError as error:
-            raise SkillBankError(f"{place}: {error.message}", hint=error.hint) from None
+            raise SkillBankError(f"{source}: {error.message}", hint=error.hint) from None
     if not len(bank):
         raise SkillBankError("there are no skills")
     return bank
 
 
 def _markdown_files(path: Path) -> list[Path]:
-    """``path`` if it is a Markdown file, or those in it as ``<name>.md`` and ``<name>/SKILL.md``, in order."""
+    """``path`` if it is a Markdown file, else the files ``<name>.md`` and ``<name>/SKILL.md`` in it, sorted."""
     if path.is_file():
         return [path] if path.suffix.lower() == ".md" else []
     found = [file for file in (*path.glob("*.md"), *path.glob("*/SKILL.md")) if file.is_file()]
@@ -153,7 +154,7 @@ def _markdown_files(path: Path) -> list[Path]:
 
 
 def _is_headed(file: Path) -> bool:
-    """Whether ``file`` is in the heading style: it has no front matter."""
+    """Whether ``file`` is in the heading format, which has no front matter."""
     return not read_text(file, MAX_FILE).removeprefix("\ufeff").startswith("---")
 
 

@@ -1,7 +1,7 @@
-"""The skills that every bank starts from.
+"""The seed skills of a new bank.
 
-A description is for the controller's embedding: what kind of span calls for the skill. A body is for the executor:
-short and concrete enough for a model of 1.5 billion parameters.
+The controller embeds a description, so it says for which spans the skill is useful. The executor reads a body, so it is
+short and concrete enough for a model with 1.5 billion parameters.
 """
 
 from __future__ import annotations
@@ -114,5 +114,5 @@ Keep the memory free of clutter.
 
 
 def seed_bank(noop: bool = True, capacity: int = CAPACITY) -> SkillBank:
-    """The bank of stage 0: insert, update, delete and, unless it is left out, ``noop``."""
+    """The bank of stage 0: insert, update, delete and (by default) noop."""
     return SkillBank([_INSERT, _UPDATE, _DELETE, *([_NOOP] if noop else [])], capacity=capacity)

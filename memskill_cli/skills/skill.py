@@ -1,4 +1,4 @@
-"""One skill: what the controller sees of it (description), what the executor reads (body), and how it has done."""
+"""One skill: its description (for the controller), its body (for the executor), and its statistics."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ Origin = Literal["seed", "designer", "import"]
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-"""What a skill may be called (the whole name)."""
+"""Pattern of a valid name (full match)."""
 MAX_DESCRIPTION = 1024
-"""Characters; as many as the convention for ``SKILL.md`` allows."""
+"""Most characters of a description: the limit of the ``SKILL.md`` convention."""
 MAX_BODY = 20_000
-"""Bytes of UTF-8."""
+"""Most bytes of a body, in UTF-8."""
 RECENT = 20
-"""Rewards that ``SkillStats.recent_rewards`` holds at most."""
+"""Most rewards in ``SkillStats.recent_rewards``."""
 
 
 @dataclass(frozen=True, slots=True)
 class SkillStats:
-    """How a skill has been used. A reward is that of the episode in which the skill was chosen, once for each step."""
+    """Usage of a skill. Each step that selected the skill adds the reward of its episode once."""
 
     uses: int = 0
     mean_reward: float = 0.0
     recent_rewards: tuple[float, ...] = ()  # oldest first
-    usage_ema: float = 0.0  # share of recent steps that chose it
+    usage_ema: float = 0.0  # share of recent steps that selected it
 
     def recorded(self, rewards: list[float]) -> SkillStats:
-        """These statistics after one more use for each of ``rewards``; the usage EMA is left as it is."""
+        """The statistics after one more use per reward. The usage EMA does not change."""
         uses = self.uses + len(rewards)
         if not rewards:
             return self
@@ -43,7 +43,7 @@ class SkillStats:
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """A skill of the bank. ``body`` is purpose, when to use, how to apply and constraints, in Markdown."""
+    """A skill of the bank. ``body`` is Markdown: purpose, when to use, how to apply, constraints."""
 
     name: str
     description: str
@@ -56,13 +56,13 @@ class Skill:
 
 
 def check_skill(skill: Skill) -> None:
-    """Raise SkillBankError if a name or text breaks the rules (see :func:`faults`)."""
+    """Raise SkillBankError if a name or text is invalid (see :func:`faults`)."""
     for where, reason in faults(skill.name, skill.description, skill.body):
         raise SkillBankError(f"skill {skill.name!r}: {where} {reason}")
 
 
 def faults(name: str, description: str, body: str) -> list[tuple[str, str]]:
-    """What is wrong with the words of a skill: (field, reason) pairs, in the order of the fields."""
+    """Invalid texts of a skill as (field, reason) pairs, in the order of the fields."""
     found = []
     if not NAME.fullmatch(name):
         found.append(("name", f"is {name!r}, expected 1 to 64 of a-z 0-9 _ - that begin with a letter or digit"))

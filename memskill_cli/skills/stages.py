@@ -1,4 +1,4 @@
-"""Stages: the bank as it was between two designer cycles, with the reward it earned (section 7 of the method)."""
+"""Stages: snapshots of the bank between two designer cycles, with their rewards (section 7 of docs/method.md)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from memskill_cli.utils import files
 
 FORMAT = 1
 JUDGED_SHARE = 0.25
-"""Last part of a stage's inner epochs that judges it, unless a run's settings say otherwise."""
+"""Default share of a stage's inner epochs, counted from the end, whose mean reward is the stage reward."""
 _FIELDS: dict[str, Any] = {
     "stage": int,
     "reward": float | int | None,
@@ -31,12 +31,11 @@ _FIELDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """``stages/stage-NNN.json``: a bank, what it earned, and the change that led to it.
+    """``stages/stage-NNN.json``: a bank, its reward, and the change that led to it.
 
-    ``reward`` and ``kept`` are None until the stage has been judged; ``kept`` says whether it beat every one before it.
-    ``change`` is empty if nothing was changed;
-    ``rationale`` says why it was, or why not; ``parent`` is the stage it was made from; ``checkpoint`` the one that its
-    reward was measured with.
+    ``reward`` and ``kept`` are None until the stage is judged; ``kept`` is True if it beat every earlier stage.
+    ``change`` is empty if nothing was changed; ``rationale`` is the reason for the change or for its absence.
+    ``parent`` is the number of the stage that was changed, ``checkpoint`` that of the checkpoint that was judged.
     """
 
     number: int
@@ -51,7 +50,7 @@ class Stage:
 
     @property
     def outcome(self) -> str:
-        """What became of the stage, in words. A stage without a change that earned no more has nothing to roll back."""
+        """The outcome for display. "no gain": there was no improvement, and no change to roll back."""
         if self.is_best:
             return "best"
         if self.kept is None:
@@ -62,12 +61,15 @@ class Stage:
 
     @property
     def judged(self) -> bool:
-        """Whether a training or an evaluation has judged it."""
+        """Whether training or an evaluation has judged the stage."""
         return self.reward is not None or self.kept is not None
 
 
 def stage_reward(rewards: Sequence[float], share: float = JUDGED_SHARE) -> float:
-    """Mean of the last ``share`` (at least one) of a stage's inner-epoch rewards, when the controller has settled."""
+    """Mean of the last ``share`` of a stage's inner-epoch rewards (at least one).
+
+    Earlier epochs are left out because the controller is still adapting to the new bank.
+    """
     tail = rewards[-math.ceil(len(rewards) * share) :]
     return sum(tail) / len(tail)
 
@@ -100,7 +102,7 @@ def read(file: Path) -> Stage:
         content = file.read_bytes()
         row = orjson.loads(content)
         if row["format"] > FORMAT:
-            message = f"{file}: format {row['format']} is newer than this memskill reads ({FORMAT})"
+            message = f"{file}: format {row['format']} is newer than this memskill supports ({FORMAT})"
             raise RunError(message, hint="pip install -U memskill")
         for name, kinds in _FIELDS.items():
             if not isinstance(row[name], kinds):
@@ -116,28 +118,31 @@ def read(file: Path) -> Stage:
 
 
 def read_all(folder: Path) -> list[Stage]:
-    """Every stage, in order."""
+    """All stages, in order of number. Raises RunError as :func:`read` does."""
     return [read(file) for file in sorted(folder.glob("stage-*.json"))]
 
 
 def best(stages: Sequence[Stage]) -> Stage | None:
-    """The stage marked as the best, None before one has been judged.
+    """The stage marked as best; None before a stage has been judged.
 
-    A crash between two stage files can leave two marked: the later one was marked last.
+    A crash between two writes can leave two marks; the later stage was marked last and is returned.
     """
     return next((stage for stage in reversed(stages) if stage.is_best), None)
 
 
-def marked(stages: Sequence[Stage]) -> list[Stage]:
-    """The same stages, with only that one marked as the best which won last: it earned more than every one before it,
-    or, judged by an evaluation, was kept (and not because it changed nothing)."""
-    champion, top = None, -math.inf
+def mark_best(stages: Sequence[Stage]) -> list[Stage]:
+    """The same stages, with only the last winner marked as best.
+
+    A stage wins if its reward is higher than all earlier ones, or if an evaluation judged it (``reward`` is None) and
+    kept its non-empty change.
+    """
+    best_number, best_reward = None, -math.inf
     for stage in stages:
-        if stage.kept and stage.change if stage.reward is None else stage.reward > top:
-            champion, top = stage.number, top if stage.reward is None else stage.reward
-    return [replace(stage, is_best=stage.number == champion) for stage in stages]
+        if stage.kept and stage.change if stage.reward is None else stage.reward > best_reward:
+            best_number, best_reward = stage.number, best_reward if stage.reward is None else stage.reward
+    return [replace(stage, is_best=stage.number == best_number) for stage in stages]
 
 
-def pending(stages: Sequence[Stage], after: int) -> Stage | None:
-    """The first stage that was proposed after stage ``after`` and is not judged yet."""
+def first_unjudged(stages: Sequence[Stage], after: int) -> Stage | None:
+    """The first stage with a number above ``after`` that is not judged yet; None if there is none."""
     return next((stage for stage in stages if not stage.judged and stage.number > after), None)

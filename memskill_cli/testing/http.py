@@ -1,4 +1,4 @@
-"""HTTP/1.1 and OpenAI's reply forms, as much of both as clients of model servers need."""
+"""The parts of HTTP/1.1 and of OpenAI's reply format that clients of model servers need."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from memskill_cli.testing.replies import CutReply, Fault, Request
 
 MAX_BODY = 64 * 2**20
 ENDLESS = 2**40
-"""Bytes that a reply without end is said to have."""
+"""Content-Length of an endless reply."""
 
 
 class Http(NamedTuple):
@@ -30,7 +30,7 @@ class Http(NamedTuple):
 
 
 async def read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Http | None:
-    """The next request of a connection; None when the client is done or does not speak HTTP."""
+    """The next request of a connection; None if the client has closed it or sent invalid HTTP."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -64,15 +64,17 @@ async def send(
     return True
 
 
-async def play(fault: Fault, key: str, good: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    """Play ``fault``; ``good`` is the reply that a cut breaks off. False when the connection is spent."""
+async def send_fault(
+    fault: Fault, key: str, good: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> bool:
+    """Send ``fault``; ``good`` is the reply that a ``cut`` truncates. False if the connection must be closed."""
     if fault.kind == "status":
         body = fault.body.encode() if isinstance(fault.body, str) else fault.body
         return await send(writer, fault.status, body.replace(b"{key}", key.encode()), fault.headers)
     if fault.kind == "empty":
         return await send(writer, 200, b"", fault.headers)
     if fault.kind == "hang":
-        with contextlib.suppress(TimeoutError):  # reading tells when the client has given up
+        with contextlib.suppress(TimeoutError):  # read() returns when the client closes the connection
             await asyncio.wait_for(reader.read(), fault.seconds or None)
     elif fault.kind in ("drip", "flood"):
         writer.write(_head(200, ENDLESS))
@@ -88,11 +90,11 @@ async def play(fault: Fault, key: str, good: bytes, reader: asyncio.StreamReader
     return False
 
 
-# --- what OpenAI's replies look like ---
+# --- replies in OpenAI's format ---
 
 
 def tokens(text: str) -> int:
-    """A rough, steady count: four characters a token."""
+    """A rough, deterministic count: four characters per token."""
     return -(-len(text) // 4)
 
 

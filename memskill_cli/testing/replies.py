@@ -1,4 +1,4 @@
-"""What a scripted server is told to do: the request it got, the fault it plays, the script it follows."""
+"""Requests, faults and scripts of the mock LLM server."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _ROLE_IN_PROMPT: tuple[tuple[str, Role], ...] = (
     ("answer", "answer"),
 )
 _OTHER_SYSTEMS = ("you are a personal information organizer", "you are a smart memory manager", "you act by calling")
-"""How the prompts of Mem0 and of LangMem (in our words for its tool calls) begin; they ask the executor's model."""
+"""First words of the prompts of Mem0 and LangMem (our wording of its tool calls). They use the executor's model."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request as the server saw it.
+    """A request that the server received.
 
-    ``key`` is what came as a bearer token (or ``api-key``, ``x-api-key``), "" if nothing did. ``time`` is seconds
-    since the server started, ``index`` counts requests from 0 in order of arrival. ``messages`` is empty and ``role``
-    means nothing for ``path`` …/embeddings.
+    ``key`` is the bearer token (or the header ``api-key`` or ``x-api-key``), "" if there is none. ``time`` is seconds
+    since the server started, ``index`` the number of the request from 0 in order of arrival. For ``path``
+    …/embeddings, ``messages`` is empty and ``role`` has no meaning.
     """
 
     role: Role
@@ -40,19 +40,18 @@ class Request:
 
     @property
     def text(self) -> str:
-        """All messages joined, for scripts that look for a word."""
+        """The contents of all messages, joined by line breaks."""
         return "\n".join(str(message.get("content") or "") for message in self.messages)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something other than a good reply.
+    """A failure instead of a valid reply.
 
-    ``kind``: ``status`` answers with ``status``, ``headers`` and ``body``; ``hang`` never answers (or drops the
-    connection after ``seconds``); ``drip`` sends one blank every ``seconds`` for ever; ``flood`` sends blanks for ever,
-    as fast as they are taken; ``cut`` breaks off in the middle of a good reply; ``empty`` answers 200 with no body;
-    ``refuse`` resets the connection without a word.
-    ``{key}`` in ``body`` becomes the key of the request, as careless servers do.
+    ``kind``: ``status`` answers with ``status``, ``headers`` and ``body``; ``hang`` never answers (or closes the
+    connection after ``seconds``); ``drip`` sends one space every ``seconds`` forever; ``flood`` sends spaces forever at
+    full speed; ``cut`` stops in the middle of a valid reply; ``empty`` answers 200 without a body; ``refuse`` resets
+    the connection. ``{key}`` in ``body`` is replaced by the key of the request, as some servers do.
     """
 
     status: int = 0
@@ -65,18 +64,18 @@ class Fault:
     def error(
         cls, status: int, message: str, *, code: str = "error", headers: Mapping[str, str] | None = None
     ) -> Fault:
-        """An error in OpenAI's form."""
+        """An error in OpenAI's format."""
         return cls(status, error_body(message, code), headers or {})
 
     @classmethod
     def rate_limit(cls, retry_after: float | str | None = 1, message: str = "Rate limit reached.") -> Fault:
-        """429; ``retry_after`` in seconds, or an HTTP date as text, or None for no such header."""
+        """429; ``retry_after`` in seconds, or an HTTP date as text, or None for no Retry-After header."""
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         return cls.error(429, message, code="rate_limit_exceeded", headers=headers)
 
     @classmethod
     def unauthorized(cls, echo_key: bool = True, status: int = 401) -> Fault:
-        """401 (or 403), by default with the key in the message."""
+        """401 (or another ``status``), by default with the key in the message."""
         shown = ": {key}" if echo_key else ""
         return cls.error(status, f"Incorrect API key provided{shown}.", code="invalid_api_key")
 
@@ -90,7 +89,7 @@ class Fault:
 
     @classmethod
     def error_in_200(cls, message: str = "Upstream failed.") -> Fault:
-        """Status 200 with an error for a body."""
+        """Status 200 with an error in the body."""
         return cls.error(200, message, code="upstream_error")
 
     @classmethod
@@ -123,14 +122,14 @@ class Fault:
 
 
 class CutReply(str):
-    """A reply that the token limit ended: its ``finish_reason`` is ``length``."""
+    """A reply that was cut by the token limit: its ``finish_reason`` is ``length``."""
 
     __slots__ = ()
 
 
 Reply = str | Fault
 Script = Reply | Sequence[Reply] | Callable[[Request], Reply]
-"""Always the same reply; or replies used in turn, of which the last repeats; or a function of the request."""
+"""One reply for all requests; or a sequence of replies, whose last one repeats; or a function of the request."""
 
 
 def error_body(message: str, code: str) -> str:
@@ -138,7 +137,7 @@ def error_body(message: str, code: str) -> str:
 
 
 def role_of(model: str, messages: Sequence[Mapping[str, Any]]) -> Role:
-    """Whose call this is: by the model's name, else by how the first message begins, else ``answer``."""
+    """The role of a call: from the model's name, else from the first words of the first message, else ``answer``."""
     for role in ROLES:
         if role in model.lower():
             return role

@@ -1,9 +1,9 @@
-"""Rules that act in ALFWorld: a reader of procedures, and a writer of them from expert trajectories.
+"""A rule-based actor for ALFWorld, and a parser of procedures and expert trajectories.
 
-The actor knows how to search a room and how to carry a thing named in the goal to a place named in the goal, no more:
-that things are cleaned in a sink or looked at under a lamp it knows only from memories. It follows the memory whose
-goal is worded like its own, with the names exchanged, and looks first where memories say that such things were found.
-A memory may be a procedure as :func:`procedures` writes it or a raw trajectory.
+Without memories the actor can only search a room, and carry an object named in the goal to a place named in the goal.
+From memories it learns, for example, that objects are cleaned in a sink. It follows the memory whose goal has the same
+wording as its own goal except for names, replaces these names, and first searches where memories found such objects. A
+memory may be a procedure (:attr:`Procedure.text`) or a raw trajectory.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 IDLE = "look"
-"""What the actor does when it knows no better."""
+"""Command of the actor if no rule applies."""
 _NUMBER = re.compile(r" \d+\b")
-_TOLD = re.compile(r"Goal:\s*(?P<goal>[^\n]+?)\.?\s+Steps:\s*(?P<steps>[^\n]+)")
+_WRITTEN = re.compile(r"Goal:\s*(?P<goal>[^\n]+?)\.?\s+Steps:\s*(?P<steps>[^\n]+)")
 _RAW = re.compile(r"Goal:\s*(?P<goal>.+?)\.?\s+Environment:(?P<rest>.*?)(?=\bGoal:|\Z)", re.S)
 _COMMAND = re.compile(r"\bAgent:\s*(.+?)\s*(?=Environment:|Agent:|\Z)", re.S)
 _MOVE = re.compile(r"^> (?P<command>.+)\n?(?P<seen>(?:(?!> ).*\n?)*)", re.M)
@@ -25,25 +25,25 @@ _SMALL = frozenset({"a", "an", "some", "the", "in", "on", "with", "to", "from", 
 _NO_NAMES = frozenset({"put", "find", "look", "examine", "clean", "heat", "hot", "cool", "two"})
 
 
-class Step(NamedTuple):
-    """A command without numbers: what is done, with what, and where ("" if the command names no place)."""
+class PlanStep(NamedTuple):
+    """A command without numbers: verb, object and place ("" if the command names no place)."""
 
     verb: str
     thing: str
     place: str
 
     @classmethod
-    def of(cls, command: str) -> Step:
+    def of(cls, command: str) -> PlanStep:
         verb, thing, *rest = [*_NUMBER.sub("", command.strip()).split(), ""]
         return cls(verb, thing, rest[-2] if len(rest) > 1 else "")
 
-    def meets(self, wanted: Step) -> bool:
-        """Whether doing this is doing what is ``wanted``; a thing may be taken from anywhere."""
+    def fulfils(self, wanted: PlanStep) -> bool:
+        """Whether this step fulfils ``wanted``. An object may be taken from any place."""
         return self[:2] == wanted[:2] and (self.verb == "take" or wanted.place in ("", self.place))
 
 
-class Tip(NamedTuple):
-    """A procedure: the goal it reached, and the commands that mattered, without numbers."""
+class Procedure(NamedTuple):
+    """A goal, and the commands that reached it, without numbers and without moves or inspections."""
 
     goal: str
     steps: tuple[str, ...]
@@ -53,70 +53,72 @@ class Tip(NamedTuple):
         return f"Goal: {self.goal}. Steps: {'; '.join(self.steps)}."
 
 
-class Scene(NamedTuple):
-    """What the actor is shown."""
+class GameState(NamedTuple):
+    """The actor's input: parts of the prompt."""
 
     goal: str
     history: str
     commands: tuple[str, ...]
 
 
-def procedures(text: str) -> list[Tip]:
-    """The procedures in ``text``, told as such or as trajectories."""
-    told = [
-        Tip(m["goal"], tuple(filter(None, (s.strip(" .") for s in m["steps"].split(";")))))
-        for m in _TOLD.finditer(text)
+def procedures(text: str) -> list[Procedure]:
+    """The procedures in ``text``, written as procedures or as raw trajectories."""
+    written = [
+        Procedure(m["goal"], tuple(filter(None, (s.strip(" .") for s in m["steps"].split(";")))))
+        for m in _WRITTEN.finditer(text)
     ]
-    raw = [Tip(" ".join(m["goal"].split()), _essence(_COMMAND.findall(m["rest"]))) for m in _RAW.finditer(text)]
-    return [tip for tip in (*told, *raw) if tip.steps]
+    raw = [Procedure(" ".join(m["goal"].split()), _changing(_COMMAND.findall(m["rest"]))) for m in _RAW.finditer(text)]
+    return [procedure for procedure in (*written, *raw) if procedure.steps]
 
 
-def choose(scene: Scene, memories: Sequence[str]) -> str:
-    """The next command: the next step of the plan if it is possible here, else a step on the way to it."""
-    tips = [tip for memory in memories for tip in procedures(memory)]
-    steps = [Step.of(step) for step in plan(scene.goal, tips)] or _carry(scene.goal)
-    moves = [(m["command"].strip(), m["seen"]) for m in _MOVE.finditer(scene.history)]
+def choose(observation: GameState, memories: Sequence[str]) -> str:
+    """The next command: the next step of the plan if it is admissible, else a command that leads to it."""
+    known = [procedure for memory in memories for procedure in procedures(memory)]
+    steps = [PlanStep.of(step) for step in plan(observation.goal, known)] or _default_plan(observation.goal)
+    moves = [(m["command"].strip(), m["seen"]) for m in _MOVE.finditer(observation.history)]
     played = [command for command, _ in moves]
     done = 0
     for command in played:
-        done += done < len(steps) and Step.of(command).meets(steps[done])
+        done += done < len(steps) and PlanStep.of(command).fulfils(steps[done])
     if done == len(steps):
         return IDLE
     wanted = steps[done]
     gone = {command.partition(" from ")[0] for command in played if command.startswith("take ")}
-    possible = [c for c in scene.commands if Step.of(c).meets(wanted) and c.partition(" from ")[0] not in gone]
+    possible = [
+        c for c in observation.commands if PlanStep.of(c).fulfils(wanted) and c.partition(" from ")[0] not in gone
+    ]
     if possible:
         return max(possible, key=lambda c: c.rpartition(" to ")[2] in _targets(played))
-    return _on_the_way(wanted, scene.commands, moves, _found(tips, wanted))
+    return _search(wanted, observation.commands, moves, _known_places(known, wanted))
 
 
-def plan(goal: str, tips: Sequence[Tip]) -> tuple[str, ...]:
-    """The steps of the tip whose goal is worded most like ``goal``, with the names exchanged; none if none is."""
-    exchanged = [(names, tip) for tip in tips if (names := _exchanged(tip, goal)) is not None]
-    if not exchanged:
+def plan(goal: str, known: Sequence[Procedure]) -> tuple[str, ...]:
+    """The steps of the procedure whose goal is most similar to ``goal``, with names replaced; empty if none fits."""
+    matches = [(names, procedure) for procedure in known if (names := _replacements(procedure, goal)) is not None]
+    if not matches:
         return ()
-    names, tip = min(exchanged, key=lambda pair: len(pair[0]))
-    return tuple(" ".join(names.get(word, word) for word in step.split()) for step in tip.steps)
+    names, procedure = min(matches, key=lambda pair: len(pair[0]))
+    return tuple(" ".join(names.get(word, word) for word in step.split()) for step in procedure.steps)
 
 
-def _exchanged(tip: Tip, goal: str) -> dict[str, str] | None:
-    """Which names of the tip's goal stand for which of ``goal``; None if the goals differ in more than names."""
-    ours, theirs = _words(goal), _words(tip.goal)
+def _replacements(procedure: Procedure, goal: str) -> dict[str, str] | None:
+    """Names in the procedure's goal to those in ``goal``; None if the goals differ in other words."""
+    ours, theirs = _words(goal), _words(procedure.goal)
     if len(ours) != len(theirs):
         return None
     differ = {their: our for their, our in zip(theirs, ours, strict=True) if their != our}
-    named = {word for step in tip.steps for word in step.split()[1:]}
+    named = {word for step in procedure.steps for word in step.split()[1:]}
     return differ if differ.keys() <= named else None
 
 
-def _carry(goal: str) -> list[Step]:
-    """What one does without advice: take what the goal names first to what it names last."""
+def _default_plan(goal: str) -> list[PlanStep]:
+    """The plan without a matching memory: take the first object named in the goal to the last one."""
     names = [word for word in _words(goal) if word not in _NO_NAMES]
-    return [Step("take", names[0], ""), Step("move", names[0], names[-1])] if names else []
+    return [PlanStep("take", names[0], ""), PlanStep("move", names[0], names[-1])] if names else []
 
 
-def _on_the_way(wanted: Step, commands: Sequence[str], moves: Sequence[tuple[str, str]], hints: set[str]) -> str:
-    """Open what one has just come to, else go where the step may be possible; :data:`IDLE` when all was searched."""
+def _search(wanted: PlanStep, commands: Sequence[str], moves: Sequence[tuple[str, str]], hints: set[str]) -> str:
+    """Open the current place, else go to a place where ``wanted`` may be possible; :data:`IDLE` if all was searched."""
     played = [command for command, _ in moves]
     here = next((c.removeprefix("go to ") for c in reversed(played) if c.startswith("go to ")), "")
     if f"open {here}" in commands and (_relevant(here, wanted) or wanted.verb in ("take", "use")):
@@ -141,12 +143,12 @@ def _on_the_way(wanted: Step, commands: Sequence[str], moves: Sequence[tuple[str
     return min(ways)[2] if ways else IDLE
 
 
-def _relevant(place: str, wanted: Step) -> bool:
+def _relevant(place: str, wanted: PlanStep) -> bool:
     return _NUMBER.sub("", place) == wanted.place
 
 
 def _sightings(moves: Sequence[tuple[str, str]], thing: str) -> set[str]:
-    """Places where a ``thing`` was seen that has not been taken."""
+    """Places with a visible ``thing`` that was not taken."""
     taken = {c.partition(" from ")[0].removeprefix("take ") for c, _ in moves if c.startswith("take ")}
     return {
         re.sub(r"^(go to|open) ", "", command)
@@ -156,18 +158,18 @@ def _sightings(moves: Sequence[tuple[str, str]], thing: str) -> set[str]:
 
 
 def _targets(played: Sequence[str]) -> set[str]:
-    """Where things were put."""
+    """Places where objects were put."""
     return {command.rpartition(" to ")[2] for command in played if command.startswith("move ")}
 
 
-def _found(tips: Sequence[Tip], wanted: Step) -> set[str]:
-    """Kinds of places where, by the memories, such a thing was taken from."""
-    steps = [Step.of(step) for tip in tips for step in tip.steps]
+def _known_places(known: Sequence[Procedure], wanted: PlanStep) -> set[str]:
+    """Kinds of places from which, in the known procedures, such an object was taken."""
+    steps = [PlanStep.of(step) for procedure in known for step in procedure.steps]
     return {step.place for step in steps if step.verb == "take" and step.thing == wanted.thing}
 
 
-def _essence(commands: Sequence[str]) -> tuple[str, ...]:
-    """Commands that change something, without numbers."""
+def _changing(commands: Sequence[str]) -> tuple[str, ...]:
+    """The commands that change something, without numbers."""
     return tuple(_NUMBER.sub("", command) for command in commands if not command.startswith(_PASSING))
 
 

@@ -1,4 +1,4 @@
-"""How the rule-made models read text: its lines with their dates, its content words, what is worth remembering."""
+"""Text analysis of the rule-based models: lines with dates, content words, informative lines."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _STOP_WORDS = frozenset(
 )
 
 
-class Line(NamedTuple):
-    """One line of a span, with the date it stands under; ``date`` and ``speaker`` are "" where there is none."""
+class DatedLine(NamedTuple):
+    """A line of a span, with the date line above it. ``date`` and ``speaker`` are "" if there is none."""
 
     date: str
     speaker: str
@@ -37,7 +37,7 @@ class Line(NamedTuple):
 
 
 def words(text: str) -> frozenset[str]:
-    """Content words, crudely stemmed."""
+    """The content words of ``text``, roughly stemmed."""
     return frozenset(_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS)
 
 
@@ -49,27 +49,27 @@ def _stem(word: str) -> str:
     return word.rstrip("e") if len(word) > 3 else word
 
 
-def informative(span: str) -> list[Line]:
-    """The lines of a span worth remembering, most telling first."""
+def informative(span: str) -> list[DatedLine]:
+    """The lines of a span with a positive score, highest first."""
     lines = _lines(span)
-    ranked = sorted(range(len(lines)), key=lambda i: (-_worth(lines[i]), i))
-    return [lines[i] for i in ranked if _worth(lines[i]) > 0]
+    ranked = sorted(range(len(lines)), key=lambda i: (-_score(lines[i]), i))
+    return [lines[i] for i in ranked if _score(lines[i]) > 0]
 
 
-def _lines(span: str) -> list[Line]:
+def _lines(span: str) -> list[DatedLine]:
     date, lines = "", []
     for raw in filter(None, map(str.strip, span.splitlines())):
         found = UTTERANCE.match(raw)
         if found and found["speaker"].lower() not in _DATE_LABELS:
-            lines.append(Line(date, found["speaker"], found["text"]))
+            lines.append(DatedLine(date, found["speaker"], found["text"]))
         elif (stamp := DATE.search(raw)) and len(raw) <= _DATE_LINE_CHARS:
             date = stamp.group()
         else:
-            lines.append(Line(date, "", raw))
+            lines.append(DatedLine(date, "", raw))
     return lines
 
 
-def _worth(line: Line) -> int:
+def _score(line: DatedLine) -> int:
     names = re.findall(r"(?<=[a-z,] )[A-Z][a-z]+", line.text)
     worth = 2 * bool(re.search(r"\d", line.text)) + min(len(names), 2)
     worth += bool(re.search(r"\b(I|I'm|I've|My|my|We|we|our)\b", line.text))
@@ -77,9 +77,9 @@ def _worth(line: Line) -> int:
     return worth - 3 * (len(words(line.text)) < 3)
 
 
-def nearest(line: Line, memories: list[str]) -> int | None:
-    """The memory with at least 60 % of the line's content words, if there is one."""
-    said = words(line.text)
-    shares = [len(said & words(text)) / len(said) for text in memories]
+def nearest(line: DatedLine, memories: list[str]) -> int | None:
+    """Index of the memory with the most of the line's content words; None if it has fewer than 60 % of them."""
+    line_words = words(line.text)
+    shares = [len(line_words & words(text)) / len(line_words) for text in memories]
     best = max(range(len(shares)), key=lambda i: shares[i], default=None)
     return best if best is not None and shares[best] >= 0.6 else None

@@ -1,9 +1,8 @@
-"""Models made of rules: deterministic replies by role, sensible enough that training against them means something.
+"""Rule-based models: deterministic replies by role, good enough for a meaningful training.
 
-They read the tagged parts of our prompts (``<skills>``, ``<memories>``, ``<span>``, ``<question>``, ``<truth>``,
-``<answer>``; in ALFWorld ``<goal>``, ``<history>`` and ``<commands>``) in the user's messages and know nothing else.
-The executor writes only what its skills allow, so what is remembered, and hence what can be answered, depends on the
-skills chosen.
+They use only the tagged parts of our prompts in the user messages (``<skills>``, ``<memories>``, ``<span>``,
+``<question>``, ``<truth>``, ``<answer>``; in ALFWorld ``<goal>``, ``<history>`` and ``<commands>``). The executor
+writes only what its skills allow, so memories and answers depend on the selected skills.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ _MEMORY = re.compile(r"\[(\d+)\] ?(.*)")
 
 
 def reply(request: Request) -> str:
-    """What the rule-made model of the request's role says."""
+    """The reply of the rule-based model for the request's role."""
     return {"executor": execute, "answer": answer, "judge": judge, "designer": design}[request.role](request)
 
 
 def execute(request: Request) -> str:
-    """Actions in the text format, of the chosen skills' types only; ``ACTION: NOOP`` when there is nothing to do.
+    """Actions in the text format, only of the selected skills' types; ``ACTION: NOOP`` if there is nothing to do.
 
-    What other memory systems ask is answered in their own forms.
+    Prompts of Mem0 and LangMem get replies in their formats.
     """
-    if (said := system_rules.reply(request)) is not None:
-        return said
+    if (other := system_rules.reply(request)) is not None:
+        return other
     allowed = {name.lower() for name in re.findall(r"^Action type:\s*(\w+)", part(request, "skills"), re.M | re.I)}
     memories = listed(part(request, "memories"))
-    if tips := rule_actor.procedures(part(request, "span")):
-        return _write_down(tips, allowed, memories)
+    if procedures := rule_actor.procedures(part(request, "span")):
+        return _write_procedures(procedures, allowed, memories)
     blocks: list[str] = []
     gone = _contained(memories) if "delete" in allowed else set()
     blocks += [f"ACTION: DELETE\nINDEX: {index}" for index in sorted(gone)]
@@ -57,25 +56,27 @@ def execute(request: Request) -> str:
     return "\n\n".join(blocks) or "ACTION: NOOP"
 
 
-def _write_down(tips: list[rule_actor.Tip], allowed: set[str], memories: list[str]) -> str:
-    """A procedure for each trajectory of a goal not remembered yet; a remembered one is brought up to date."""
+def _write_procedures(procedures: list[rule_actor.Procedure], allowed: set[str], memories: list[str]) -> str:
+    """Insert a procedure for each new goal, and update the memories of known goals."""
     blocks, taken = list[str](), set[int]()
-    for tip in dict.fromkeys(tips):
-        same = next((i for i, text in enumerate(memories) if text.startswith(f"Goal: {tip.goal}.")), None)
+    for procedure in dict.fromkeys(procedures):
+        same = next((i for i, text in enumerate(memories) if text.startswith(f"Goal: {procedure.goal}.")), None)
         if same is None and "insert" in allowed and len(blocks) < MAX_INSERTS:
-            blocks.append(f"ACTION: INSERT\nMEMORY: {tip.text}")
-        elif same is not None and "update" in allowed and same not in taken and memories[same] != tip.text:
-            blocks.append(f"ACTION: UPDATE\nINDEX: {same}\nMEMORY: {tip.text}")
+            blocks.append(f"ACTION: INSERT\nMEMORY: {procedure.text}")
+        elif same is not None and "update" in allowed and same not in taken and memories[same] != procedure.text:
+            blocks.append(f"ACTION: UPDATE\nINDEX: {same}\nMEMORY: {procedure.text}")
             taken.add(same)
     return "\n\n".join(blocks) or "ACTION: NOOP"
 
 
 def answer(request: Request) -> str:
-    """The date or the statement of the memory that shares the rarest words with the question; in a game, a command."""
+    """The date or a sentence of the memory that shares the rarest words with the question; in a game, a command."""
     memories = listed(part(request, "memories"))
     if commands := part(request, "commands"):
-        scene = rule_actor.Scene(part(request, "goal"), part(request, "history"), tuple(commands.splitlines()))
-        return rule_actor.choose(scene, memories)
+        observation = rule_actor.GameState(
+            part(request, "goal"), part(request, "history"), tuple(commands.splitlines())
+        )
+        return rule_actor.choose(observation, memories)
     question = part(request, "question")
     asked = words(question)
     seen = Counter(word for text in memories for word in words(text))
@@ -91,22 +92,22 @@ def answer(request: Request) -> str:
 
 
 def judge(request: Request) -> str:
-    """1 when the answer has every content word of the truth, 0.5 when it has some, else 0."""
+    """1 if the answer has every content word of the truth, 0.5 if it has some, else 0."""
     truth, given = words(part(request, "truth")), words(part(request, "answer"))
     shared = truth & given
     score = 1 if truth and shared == truth else 0.5 if shared else 0
-    said = f"{len(shared)} of {len(truth)} content words of the truth are in the answer."
-    return orjson.dumps({"explanation": said, "score": score}).decode()
+    explanation = f"{len(shared)} of {len(truth)} content words of the truth are in the answer."
+    return orjson.dumps({"explanation": explanation, "score": score}).decode()
 
 
 def design(request: Request) -> str:
-    """An analysis and a refinement in one, that change nothing."""
+    """A reply that is valid as analysis and as refinement, and proposes no change."""
     empty: dict[str, object] = {"patterns": [], "recommendations": [], "changes": []}
     return orjson.dumps({"summary": "The rules propose no change.", **empty}).decode()
 
 
 def embed(text: str) -> list[float]:
-    """A unit vector of 64 numbers; texts that share content words are near each other."""
+    """A unit vector of 64 numbers. Texts with common content words are similar."""
     vector = [0.0] * _DIMENSIONS
     for word in words(text):
         code = zlib.crc32(word.encode())
@@ -119,7 +120,7 @@ def embed(text: str) -> list[float]:
 
 
 def part(request: Request, tag: str) -> str:
-    """What stands between ``<tag>`` and its last ``</tag>`` in the first user message that has them, "" if none."""
+    """The text between ``<tag>`` and the last ``</tag>`` in the first user message that has them; "" if none has."""
     pattern = re.compile(rf"<{tag}>(.*)</{tag}>", re.S)
     for message in request.messages:
         if message.get("role") == "user" and (found := pattern.search(str(message.get("content") or ""))):
@@ -128,7 +129,7 @@ def part(request: Request, tag: str) -> str:
 
 
 def listed(text: str) -> list[str]:
-    """The texts of lines ``[0] text``, in order; a line without a number continues the one before."""
+    """The texts of lines ``[0] text``, in order; a line without a number belongs to the text before it."""
     items: list[str] = []
     for line in text.splitlines():
         if found := _MEMORY.match(line.strip()):
@@ -139,7 +140,7 @@ def listed(text: str) -> list[str]:
 
 
 def _contained(memories: list[str]) -> set[int]:
-    """Memories that say nothing another one does not say; of two that say the same, the later."""
+    """Indices of memories whose words are all in another memory; of two with equal words, the later one."""
     bags = [words(text) for text in memories]
     return {
         i
@@ -149,7 +150,7 @@ def _contained(memories: list[str]) -> set[int]:
 
 
 def _statement(memory: str, asked: frozenset[str]) -> str:
-    """The sentence of a memory that is nearest the question, without the question's own words."""
+    """The sentence of a memory that shares most words with the question, without these words."""
     text = memory.partition(" | ")[2] or memory
     found = UTTERANCE.match(text)
     sentences = re.split(r"(?<=[.!?])\s+", found["text"] if found else text)

@@ -1,10 +1,10 @@
-"""An OpenAI-compatible server on 127.0.0.1 that says what it is told to say.
+"""An OpenAI-compatible mock server on 127.0.0.1 with scripted replies.
 
-Real HTTP, so that everything between a caller and a model is exercised: keys, retries, time limits, broken replies.
-One asyncio loop in a thread and a hand-written HTTP/1.1 keep a request well under a millisecond of CPU.
+It uses real HTTP, so tests cover everything between caller and model: keys, retries, time limits, broken replies. It
+runs one asyncio loop in a thread with a minimal HTTP/1.1 implementation; a request takes well under 1 ms of CPU.
 
-``python -m memskill_cli.testing.server`` runs the rule-made models of :mod:`memskill_cli.testing.rules` until Ctrl-C,
-for trying memskill without any model.
+``python -m memskill_cli.testing.server`` runs the rule-based models of :mod:`memskill_cli.testing.rules` until Ctrl-C,
+to try memskill without a model.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from types import TracebackType
 import orjson
 
 from memskill_cli.testing import rules
-from memskill_cli.testing.http import Http, completion, embeddings, models, play, read, send
+from memskill_cli.testing.http import Http, completion, embeddings, models, read, send, send_fault
 from memskill_cli.testing.replies import Fault, Reply, Request, Script, role_of
 from memskill_cli.types import Role
 from memskill_cli.utils.files import append_line
 
-__all__ = ["Fault", "Request", "ScriptedServer"]
+__all__ = ["Fault", "MockLLMServer", "Request"]
 
 
-class ScriptedServer:
-    """A model server for one ``with`` block.
+class MockLLMServer:
+    """A mock LLM server for one ``with`` block.
 
-    ``replies``: a function of the request, or a script for each role (a role without one gets rule-made replies).
-    ``latency``: seconds from a request to its reply, thinking included. ``keys``: only these are let in (401 for
-    others); None lets anyone in.
-    ``faults``: asked first; what it returns is played in place of a reply. A function runs on the server's loop, so it
-    must be quick; one that raises is answered with 500 and raised again on leaving the block.
+    ``replies``: a function of the request, or a script per role (default for a role: the rule-based models).
+    ``latency``: seconds from a request to its reply, including the time of the script. ``keys``: the accepted keys (401
+    for others); None accepts all.
+    ``faults``: called first; a fault that it returns is sent instead of a reply. Functions run on the server's event
+    loop, so they must be fast. If one raises, the request gets status 500, and the exception is raised again at the end
+    of the block.
 
-    ``requests`` and ``max_in_flight`` tell what happened, from any thread.
+    ``requests`` and ``max_in_flight`` can be read from any thread.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class ScriptedServer:
         self._replies, self._latency, self._keys, self._faults = replies, latency, keys, faults
         self._port = port
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="scripted-server", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="mock-llm-server", daemon=True)
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self.reset()
@@ -65,17 +66,17 @@ class ScriptedServer:
 
     @property
     def requests(self) -> list[Request]:
-        """Every request for a completion or an embedding so far, in order of arrival."""
+        """All requests for completions and embeddings so far, in order of arrival."""
         return list(self._requests)
 
     def reset(self) -> None:
-        """Forget the requests and begin every script anew."""
+        """Clear the requests and restart every script."""
         self._requests: list[Request] = []
         self._turns: dict[Role, int] = {}
         self._in_flight = 0
         self.max_in_flight = 0
 
-    def __enter__(self) -> ScriptedServer:
+    def __enter__(self) -> MockLLMServer:
         self._thread.start()
         self._ready.wait()
         if self._failure:
@@ -120,22 +121,22 @@ class ScriptedServer:
                 if not await self._handle(http, reader, writer) or not http.keep_alive:
                     break
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client, or this server, has gone
+            pass  # the client has closed the connection, or this server stops
         finally:
             with contextlib.suppress(RuntimeError):  # the loop may be closing
                 writer.close()
 
     async def _handle(self, http: Http, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; False when the connection is spent."""
+        """Answer one request. False if the connection must be closed."""
         path = http.path.partition("?")[0].rstrip("/")
         if http.method == "GET" and path.endswith("/models"):
             return await send(writer, 200, models())
         if http.method != "POST" or not path.endswith(("/chat/completions", "/embeddings")):
-            return await play(Fault.error(404, f"No such address: {http.method} {path}"), "", b"", reader, writer)
+            return await send_fault(Fault.error(404, f"No such address: {http.method} {path}"), "", b"", reader, writer)
         try:
             request = self._record(http, path)
         except (orjson.JSONDecodeError, TypeError, AttributeError):
-            return await play(Fault.error(400, "The body is not the JSON of a request."), "", b"", reader, writer)
+            return await send_fault(Fault.error(400, "The body is not the JSON of a request."), "", b"", reader, writer)
         self._in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self._in_flight)
         try:
@@ -149,24 +150,24 @@ class ScriptedServer:
         model = str(body.get("model") or "")
         key = http.headers.get("authorization", "").removeprefix("Bearer ").strip()
         key = key or http.headers.get("api-key", "") or http.headers.get("x-api-key", "")
-        since = time.monotonic() - self._started
+        elapsed = time.monotonic() - self._started
         role = role_of(model, messages)
-        request = Request(role, model, key, messages, body, path, since, len(self._requests))
+        request = Request(role, model, key, messages, body, path, elapsed, len(self._requests))
         self._requests.append(request)
         return request
 
     async def _answer(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        came = time.monotonic()
+        received = time.monotonic()
         try:
             delay = self._latency(request) if callable(self._latency) else self._latency
             reply = self._reply(request)
-        except Exception as error:  # a bug of the script: shown to whoever wrote it, on leaving the block
+        except Exception as error:  # any exception of a script is raised again at the end of the block
             self._failure = self._failure or error
             delay, reply = 0.0, Fault.server_error(message=f"The script failed: {type(error).__name__}")
         if delay:
-            await asyncio.sleep(came + delay - time.monotonic())
+            await asyncio.sleep(received + delay - time.monotonic())
         if isinstance(reply, Fault):
-            return await play(reply, request.key, completion(request, "cut off"), reader, writer)
+            return await send_fault(reply, request.key, completion(request, "cut off"), reader, writer)
         return await send(writer, 200, reply)
 
     def _reply(self, request: Request) -> bytes | Fault:
@@ -195,11 +196,11 @@ class ScriptedServer:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m memskill_cli.testing.server",
-        description="Rule-made models behind an OpenAI-compatible address, for trying memskill without any model.",
+        description="An OpenAI-compatible server with rule-based models, to try memskill without a model.",
     )
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="0: a free port")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds from a request to its reply")
-    parser.add_argument("--key", action="append", help="let in only this key (repeatable)")
+    parser.add_argument("--key", action="append", help="accept only this key (repeatable)")
     parser.add_argument("--log", type=Path, help="append each call, without its key, to this JSON-lines file")
     options = parser.parse_args(arguments)
 
@@ -211,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
         return text
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with ScriptedServer(reply, latency=options.latency, keys=options.key, port=options.port) as server:
+    with MockLLMServer(reply, latency=options.latency, keys=options.key, port=options.port) as server:
         print(server.url, flush=True)
         print(f"Try: memskill eval --dataset locomo --model openai/rules --api-base {server.url} --api-key none")
         print("Ctrl-C stops.", flush=True)

@@ -1,7 +1,7 @@
-"""What the rule-made executor says to other memory systems: the same judgement as to ours, in their forms of JSON.
+"""Replies of the rule-based executor to Mem0 and LangMem: the same rules as for memskill, in their JSON formats.
 
-Mem0 asks for the facts of a text and then what to do with each beside old memories; LangMem asks for calls that add a
-memory or patch one.
+Mem0 asks for the facts of a text, then for a change of the memories per fact. LangMem asks for function calls that add
+or patch a memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from memskill_cli.testing.replies import Request
-from memskill_cli.testing.rule_text import MAX_INSERTS, Line, informative, nearest, words
+from memskill_cli.testing.rule_text import MAX_INSERTS, DatedLine, informative, nearest, words
 
 _FENCED = re.compile(r"```\s*(\[.*?\])\s*```", re.S)
 _SESSION = re.compile(r"<session_(\w+)>(.*)</session_\1>", re.S)
@@ -22,7 +22,7 @@ _HEADING = re.compile(r"^=+ .* =+$", re.M)
 
 
 def reply(request: Request) -> str | None:
-    """None for a prompt that is none of theirs."""
+    """The reply; None for prompts of other systems."""
     opening = request.text.lstrip()[:100].lower()
     if opening.startswith("you are a personal information organizer"):
         return _json(facts=facts(str(request.messages[-1].get("content"))))
@@ -34,18 +34,18 @@ def reply(request: Request) -> str | None:
 
 
 def facts(text: str) -> list[str]:
-    """The telling lines of what Mem0 wants read; it keeps the date itself."""
+    """The informative lines of Mem0's text, without dates, because Mem0 stores the date itself."""
     span = re.sub(r"^(Input:\s*)?(user: )?", "", text)
     return [line.memory.removeprefix(f"{line.date} | ") for line in informative(span)[:MAX_INSERTS]]
 
 
 def changes(prompt: str) -> list[dict[str, str]]:
-    """What becomes of each new fact: an old memory says it, gains by it, or it is new. Old memories are listed too."""
+    """Mem0's event per memory: NONE or UPDATE for the old memories, ADD for facts that no old memory is close to."""
     old, new = (ast.literal_eval(block) for block in _FENCED.findall(prompt)[-2:])
     memories = [str(item["text"]) for item in old]
     entries = [{"id": str(item["id"]), "text": str(item["text"]), "event": "NONE"} for item in old]
     for fact in map(str, new):
-        near = nearest(Line("", "", fact), memories) if words(fact) else None
+        near = nearest(DatedLine("", "", fact), memories) if words(fact) else None
         if near is None:
             entries.append({"id": str(len(entries)), "text": fact, "event": "ADD"})
         elif entries[near]["event"] == "NONE" and not words(fact) <= words(memories[near]):
@@ -54,7 +54,7 @@ def changes(prompt: str) -> list[dict[str, str]]:
 
 
 def calls(prompt: str) -> list[dict[str, Any]]:
-    """A ``Memory`` for what is new, a ``PatchDoc`` for what an existing one gains by."""
+    """A ``Memory`` call per new fact, and a ``PatchDoc`` call per fact that extends an existing memory."""
     existing = [(key, str(ast.literal_eval(value)["content"])) for key, value in _INSTANCE.findall(prompt)]
     session = _SESSION.search(prompt)
     made: dict[str, dict[str, Any]] = {}

@@ -13,14 +13,14 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from memskill_cli.agent.designer import Attempt, Designer, Proposal, apply
+from memskill_cli.agent.designer import Designer, FailedEdit, Proposal, apply
 from memskill_cli.agent.designer_context import MAX_CHARS
 from memskill_cli.agent.hard_cases import HardCasePool, select
 from memskill_cli.config import Config, DesignerConfig
-from memskill_cli.llm.client import Gateway
+from memskill_cli.datasets.registry import get
+from memskill_cli.llm.client import LLMClient
 from memskill_cli.llm.models import is_embedded
 from memskill_cli.memory.encoders import CachedEncoder
-from memskill_cli.rollout.episode import style_of
 from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.stages import Stage
@@ -29,10 +29,10 @@ EMBEDDED_CHARS = 8000
 """Characters of cases shown to the embedded model, whose window holds 8192 tokens in all."""
 
 
-def designer_of(gateway: Gateway, settings: Config) -> Designer:
+def designer_of(llm: LLMClient, settings: Config) -> Designer:
     """The designer of a run, shown no more than its model can read."""
     max_chars = EMBEDDED_CHARS if is_embedded(settings.models.designer) else MAX_CHARS
-    return Designer(gateway, settings.designer, style_of(settings.dataset), max_chars=max_chars)
+    return Designer(llm, settings.designer, get(settings.dataset).prompt_style, max_chars=max_chars)
 
 
 class Evolution:
@@ -57,12 +57,12 @@ class Evolution:
             checkpoint=checkpoint,
         )
         before = [stage for stage in known if stage.number < bank.stage]
-        wins = stages.marked([*before, closed])[-1].is_best
+        wins = stages.mark_best([*before, closed])[-1].is_best
         closed = dataclasses.replace(closed, is_best=wins, kept=wins)
         self._replace(known, [*before, closed, *(stage for stage in known if stage.number > bank.stage)])
         return closed
 
-    def rewind(self, done: int, bank: SkillBank) -> None:
+    def truncate_after(self, done: int, bank: SkillBank) -> None:
         """Back to what was known after ``done`` inner epochs, when the bank was ``bank``.
 
         A stage judged later is open again; those proposed after such a one go, and are proposed anew (the replies are
@@ -84,11 +84,11 @@ class Evolution:
 
     def _replace(self, known: Sequence[Stage], wanted: Sequence[Stage]) -> None:
         """Write those of ``wanted`` that are not ``known``, the latest first, with one of all marked as the best."""
-        for stage in reversed(stages.marked(wanted)):
+        for stage in reversed(stages.mark_best(wanted)):
             if stage not in known:
                 stages.write(self.folder, stage)
 
-    def advance(self, bank: SkillBank) -> Stage:
+    def repeat_stage(self, bank: SkillBank) -> Stage:
         """The next stage of a run without a designer: the same bank, judged anew."""
         number = max((stage.number for stage in stages.read_all(self.folder)), default=-1) + 1
         again = bank.copy()
@@ -97,7 +97,7 @@ class Evolution:
         stages.write(self.folder, stage)
         return stage
 
-    def exhausted(self) -> str:
+    def stop_reason(self) -> str:
         """Why no further cycle is worth it, "" if one is."""
         judged = [stage for stage in stages.read_all(self.folder) if stage.reward is not None]
         champion = stages.best(judged)
@@ -152,7 +152,7 @@ def stage_of(bank: SkillBank, proposal: Proposal, number: int) -> Stage:
     return Stage(number, changed, change=proposal.to_dict(), rationale=why, parent=bank.stage)
 
 
-def attempts(known: Sequence[Stage]) -> list[Attempt]:
+def attempts(known: Sequence[Stage]) -> list[FailedEdit]:
     """Changes that were judged and rolled back, and cycles that came to none, oldest first.
 
     Only since the best stage: a new best clears the list, since what failed beside other skills may help beside these.
@@ -163,9 +163,9 @@ def attempts(known: Sequence[Stage]) -> list[Attempt]:
         if champion is not None and stage.number <= champion.number:
             continue
         if not stage.change and stage.rationale:
-            found.append(Attempt(stage.number, stage.rationale, (), None, None))
+            found.append(FailedEdit(stage.number, stage.rationale, (), None, None))
         elif stage.kept is False:
             before = [s.reward for s in known if s.number < stage.number and s.reward is not None]
             summary, changes = stage.change.get("summary", ""), tuple(stage.change.get("changes", ()))
-            found.append(Attempt(stage.number, summary, changes, stage.reward, max(before, default=None)))
+            found.append(FailedEdit(stage.number, summary, changes, stage.reward, max(before, default=None)))
     return found

@@ -19,15 +19,15 @@ _DIGITS = 10
 """Decimals of a dollar: sums of prices per token come out the same in any order."""
 
 
-class Effort(NamedTuple):
-    """What an inner epoch took: the ledger's totals before (see :func:`begun`) and after it, and its wall time."""
+class EpochUsage(NamedTuple):
+    """What an inner epoch used: the ledger's totals before it (:func:`usage_baseline`) and after it, and wall time."""
 
     before: Usage
     after: Usage
     seconds: float
 
 
-def begun(totals: Usage, rows: Sequence[Mapping[str, Any]]) -> Usage:
+def usage_baseline(totals: Usage, rows: Sequence[Mapping[str, Any]]) -> Usage:
     """The ledger's ``totals`` as an inner epoch begins, with tokens and money no more than its lines so far account
     for: what an attempt that was interrupted has paid for belongs to the next line, and all lines sum up to the bill.
 
@@ -37,8 +37,8 @@ def begun(totals: Usage, rows: Sequence[Mapping[str, Any]]) -> Usage:
     return dataclasses.replace(totals, **{name: min(billed[name], getattr(totals, name)) for name in _BILL})
 
 
-def row_of(
-    outer: int, inner: int, bank: SkillBank, episodes: Sequence[Episode], stats: PPOStats, effort: Effort
+def metrics_row(
+    outer: int, inner: int, bank: SkillBank, episodes: Sequence[Episode], stats: PPOStats, effort: EpochUsage
 ) -> dict[str, Any]:
     """The line of inner epoch ``inner`` of ``outer``; ``bank`` is the one its episodes were read with."""
     steps = [step for episode in episodes for step in episode.steps]
@@ -53,13 +53,13 @@ def row_of(
         "process_reward_mean": float(np.mean([step.process_reward for step in steps])),
         **dataclasses.asdict(stats),
         "steps": len(steps),
-        "skill_usage": dict(Counter(names[index] for step in steps for index in step.choice.skills)),
+        "skill_usage": dict(Counter(names[index] for step in steps for index in step.selection.skills)),
         "actions": dict(Counter(a.action.value for step in steps for a in step.execution.applied)),
         "rejected_actions": sum(sum(step.execution.rejected.values()) for step in steps),
         "rejected": dict(sum((Counter(step.execution.rejected) for step in steps), Counter())),
         "unreadable_replies": sum(step.execution.unreadable for step in steps),
         "cut_replies": sum(step.execution.cut for step in steps),
-        "unscored_queries": sum(bool(answer.error) for episode in episodes for answer in episode.answers),
+        "unscored_queries": sum(bool(answer.error) for episode in episodes for answer in episode.results),
         "memories_mean": float(np.mean([episode.memories for episode in episodes])),
         **_played(episodes),
         "llm_calls": effort.after.calls - effort.before.calls,
@@ -69,7 +69,7 @@ def row_of(
     }
 
 
-def number_of(row: Mapping[str, Any], inner_epochs: int) -> int | None:
+def epoch_index(row: Mapping[str, Any], inner_epochs: int) -> int | None:
     """Which inner epoch of the run a line is of, from 0; None if it says nothing of the kind."""
     outer, inner = row.get("outer"), row.get("inner")
     return outer * inner_epochs + inner if isinstance(outer, int) and isinstance(inner, int) else None
@@ -77,13 +77,13 @@ def number_of(row: Mapping[str, Any], inner_epochs: int) -> int | None:
 
 def _played(episodes: Sequence[Episode]) -> dict[str, Any]:
     """Of text games besides: tasks played, commands a task, replies that were no command, and games that broke down."""
-    answers = [answer for episode in episodes for answer in episode.answers]
-    played = [answer.played for answer in answers if answer.played is not None]
+    answers = [answer for episode in episodes for answer in episode.results]
+    played = [answer.trajectory for answer in answers if answer.trajectory is not None]
     if not played:
         return {}
     return {
         "tasks": len(played),
-        "task_steps_mean": float(np.mean([len(game.moves) for game in played])),
+        "task_steps_mean": float(np.mean([len(game.steps) for game in played])),
         "invalid_commands": sum(game.invalid for game in played),
         "broken_games": len(answers) - len(played),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class Batch:
     chosen_NK: Tensor
     log_probs_N: Tensor
     values_N: Tensor
-    shifts_N: Tensor
+    exploration_bonus_N: Tensor
     rewards_N: Tensor
     lengths: tuple[int, ...]
 
@@ -37,10 +37,10 @@ class Batch:
         steps = [step for episode in episodes for step in episode.steps]
         return cls(
             states_N2D=torch.from_numpy(np.stack([step.state for step in steps])),
-            chosen_NK=torch.tensor([step.choice.skills for step in steps]),
-            log_probs_N=torch.tensor([step.choice.log_prob for step in steps]),
-            values_N=torch.tensor([step.choice.value for step in steps]),
-            shifts_N=torch.tensor([step.choice.shift for step in steps]),
+            chosen_NK=torch.tensor([step.selection.skills for step in steps]),
+            log_probs_N=torch.tensor([step.selection.log_prob for step in steps]),
+            values_N=torch.tensor([step.selection.value for step in steps]),
+            exploration_bonus_N=torch.tensor([step.selection.exploration_bonus for step in steps]),
             rewards_N=torch.tensor([step.reward for step in steps]),
             lengths=tuple(len(episode.steps) for episode in episodes if episode.steps),
         )
@@ -88,6 +88,36 @@ def explained_variance(values_N: Tensor, returns_N: Tensor) -> float:
     return float(1 - (returns_N - values_N).var(correction=0) / spread)
 
 
+@dataclass(frozen=True)
+class PolicyUpdate:
+    """What an algorithm updates in place, and what it needs for that besides the episodes.
+
+    Weights and tensors are on ``device``; ``generator`` is seeded for this inner epoch and is the only randomness.
+    """
+
+    controller: Controller
+    optimizer: torch.optim.Optimizer
+    skills_SD: Tensor
+    new_S: Tensor
+    settings: PPOConfig
+    generator: torch.Generator
+    device: str
+
+
+def update_policy(episodes: Sequence[Episode], policy: PolicyUpdate) -> PPOStats:
+    """The algorithm ``ppo``: one :func:`update` from the steps of all episodes."""
+    batch = Batch.of(episodes).to(policy.device)
+    return update(
+        policy.controller,
+        policy.optimizer,
+        batch,
+        policy.skills_SD,
+        policy.new_S,
+        policy.settings,
+        policy.generator,
+    )
+
+
 def update(
     controller: Controller,
     optimizer: torch.optim.Optimizer,
@@ -99,33 +129,62 @@ def update(
 ) -> PPOStats:
     """One PPO update, in place. ``new_S`` marks the skills whose logits each step's shift raised.
 
-    All tensors are on one device (see :func:`moved`); ``generator`` is the CPU's, so that it draws the same anywhere.
+    All tensors are on one device (see :func:`on_device`). ``generator`` is the CPU's, so that it draws the same numbers
+    for every device.
     Raises ValueError on an empty batch.
     """
     steps = len(batch.rewards_N)
     if steps == 0:
         raise ValueError("PPO needs at least one step")
-    advantages_N = gae(batch.rewards_N, batch.values_N, batch.lengths, config.gamma, config.lam)
+    advantages_N = gae(batch.rewards_N, batch.values_N, batch.lengths, config.gamma, config.gae_lambda)
     returns_N = advantages_N + batch.values_N
     before = explained_variance(batch.values_N, returns_N)
     if steps > 1:
         advantages_N = (advantages_N - advantages_N.mean()) / (advantages_N.std(correction=0) + 1e-8)
 
+    targets = Targets(advantages_N, returns_N)
+    means = minimise(controller, optimizer, batch, targets, skills_SD, new_S, config, generator)
+    policy_loss, value_loss, entropy, approx_kl, clipfrac = means
+    return PPOStats(policy_loss, value_loss, entropy, approx_kl, clipfrac, before)
+
+
+class Targets(NamedTuple):
+    """What an update aims at: the advantage of each step, and what its value is to be."""
+
+    advantages_N: Tensor
+    returns_N: Tensor
+
+
+def minimise(
+    controller: Controller,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    targets: Targets,
+    skills_SD: Tensor,
+    new_S: Tensor,
+    config: PPOConfig,
+    generator: torch.Generator,
+) -> list[float]:
+    """Minibatch steps on the clipped objective, in place.
+
+    The means over the minibatches of the last epoch: policy loss, value loss, entropy, approximate KL, clip fraction.
+    """
+    steps, (advantages_N, returns_N) = len(batch.rewards_N), targets
     measured: list[list[float]] = []
-    for _ in range(config.epochs):
+    for _ in range(config.update_epochs):
         measured = []
         order_N = torch.randperm(steps, generator=generator, device="cpu").to(returns_N.device)
-        for rows in order_N.split(config.minibatch or steps):
+        for rows in order_N.split(config.minibatch_size or steps):
             logits_BS, values_B = controller(batch.states_N2D[rows], skills_SD)
-            logits_BS = logits_BS + batch.shifts_N[rows, None] * new_S
+            logits_BS = logits_BS + batch.exploration_bonus_N[rows, None] * new_S
             log_ratio_B = top_k_log_prob(logits_BS, batch.chosen_NK[rows]) - batch.log_probs_N[rows]
             ratio_B = log_ratio_B.exp()
 
-            clipped_B = ratio_B.clamp(1 - config.clip, 1 + config.clip)
+            clipped_B = ratio_B.clamp(1 - config.clip_coef, 1 + config.clip_coef)
             policy_loss = -torch.min(ratio_B * advantages_N[rows], clipped_B * advantages_N[rows]).mean()
             value_loss = 0.5 * _squared_errors(values_B, batch.values_N[rows], returns_N[rows], config).mean()
             entropy = torch.distributions.Categorical(logits=logits_BS).entropy().mean()
-            loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
+            loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy
 
             optimizer.zero_grad()
             loss.backward()
@@ -134,12 +193,12 @@ def update(
 
             with torch.no_grad():
                 approx_kl = (ratio_B - 1 - log_ratio_B).mean()  # non-negative estimator
-                clipfrac = ((ratio_B - 1).abs() > config.clip).float().mean()
+                clipfrac = ((ratio_B - 1).abs() > config.clip_coef).float().mean()
             measured.append([x.item() for x in (policy_loss, value_loss, entropy, approx_kl, clipfrac)])
         if config.target_kl and np.mean([row[3] for row in measured]) > config.target_kl:
             break
-    policy_loss, value_loss, entropy, approx_kl, clipfrac = np.mean(measured, axis=0).tolist()
-    return PPOStats(policy_loss, value_loss, entropy, approx_kl, clipfrac, before)
+    means: list[float] = np.mean(measured, axis=0).tolist()
+    return means
 
 
 def _squared_errors(values_B: Tensor, before_B: Tensor, returns_B: Tensor, config: PPOConfig) -> Tensor:
@@ -147,12 +206,12 @@ def _squared_errors(values_B: Tensor, before_B: Tensor, returns_B: Tensor, confi
     errors_B = (values_B - returns_B).square()
     if not config.clip_vloss:
         return errors_B
-    clipped_B = before_B + (values_B - before_B).clamp(-config.clip, config.clip)
+    clipped_B = before_B + (values_B - before_B).clamp(-config.clip_coef, config.clip_coef)
     return torch.max(errors_B, (clipped_B - returns_B).square())
 
 
 @contextmanager
-def moved(device: str, controller: Controller, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def on_device(device: str, controller: Controller, optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Weights and Adam's moments, which are on the CPU, are on ``device`` for an update."""
 
     def move(where: str) -> None:

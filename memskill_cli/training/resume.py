@@ -22,8 +22,8 @@ def resume(trainer: Trainer) -> None:
 
     Raises CheckpointError if checkpoints were made and none is sound, or if one is not of this controller's size.
     """
-    run, notice = trainer.run, trainer.watcher.notice
-    checkpoint.sweep(run.checkpoints)
+    run, notice = trainer.run, trainer.callbacks.notice
+    checkpoint.remove_stale(run.checkpoints)
     found = checkpoint.load_latest(run.checkpoints, notice)
     if found is not None:
         _restore(trainer, found)
@@ -33,21 +33,21 @@ def resume(trainer: Trainer) -> None:
             hint="start a new run; replies that were paid for are in the cache",
         )
     inner_epochs = trainer.settings.train.inner_epochs
-    trainer.rows = _kept_metrics(run.metrics, trainer.done, inner_epochs, notice)
+    trainer.rows = _kept_metrics(run.metrics, trainer.num_updates, inner_epochs, notice)
     if found is not None and found.state["rewards"] is None:
-        outer = (trainer.done - 1) // inner_epochs
+        outer = (trainer.num_updates - 1) // inner_epochs
         trainer.rewards = [row["episode_reward_mean"] for row in trainer.rows if row["outer"] == outer]
-    trainer.evolution.rewind(trainer.done, trainer.bank)
+    trainer.evolution.truncate_after(trainer.num_updates, trainer.bank)
     if found is not None:
-        trainer.publish()
-        trainer.end_epoch()
+        trainer.export_artifacts()
+        trainer.close_epoch()
 
 
 def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
     settings = trainer.settings
     size = found.state["dim"], found.skill_dim, found.state["hidden"]
-    spaces = trainer.world.spaces
-    own = spaces.state.dim, spaces.of_skills.dim, settings.controller.hidden
+    encoders = trainer.context.encoders
+    own = encoders.state.dim, encoders.of_skills.dim, settings.controller.hidden
     if size != own:
         raise CheckpointError(
             f"the controller of run {trainer.run.name} is for {size[0]}-d embeddings ({size[1]}-d of skills) and has "
@@ -57,14 +57,18 @@ def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
         )
     trainer.controller.load_state_dict(found.controller)
     checkpoint.restore_optimizer(trainer.optimizer, found.optimizer)
-    trainer.bank, trainer.done, trainer.window_start = found.bank, found.done, found.state["window_start"]
+    trainer.bank, trainer.num_updates, trainer.exploration_start = (
+        found.bank,
+        found.num_updates,
+        found.state["window_start"],
+    )
     trainer.pool = HardCasePool.from_rows(settings.designer, found.state["hard_cases"])
     trainer.rewards = found.state["rewards"] or []
 
 
 def _kept_metrics(file: Path, done: int, inner_epochs: int, notice: Callable[[str], None]) -> list[dict[str, Any]]:
     """The lines of the first ``done`` inner epochs; what else is in ``file`` (later ones, and no lines) goes."""
-    numbered = ((metrics.number_of(row, inner_epochs), row) for row in files.read_jsonl(file))
+    numbered = ((metrics.epoch_index(row, inner_epochs), row) for row in files.read_jsonl(file))
     rows = {number: row for number, row in numbered if number is not None}
     if again := [number for number in rows if number >= done]:
         notice(f"inner epochs after {done} have no checkpoint: {len(again)} to be made again")

@@ -10,52 +10,55 @@ from typing import NamedTuple
 
 import torch
 
-from memskill_cli.agent.controller import Controller, Exploration, choose
-from memskill_cli.rollout.episode import World, run_episode
+from memskill_cli.agent.controller import Controller, Exploration, select_skills
+from memskill_cli.rollout.context import RolloutContext
+from memskill_cli.rollout.episode import run_episode
 from memskill_cli.skills.bank import SkillBank
-from memskill_cli.training.episode_sampler import Lesson
+from memskill_cli.training.episode_sampler import EpisodeSpec
 from memskill_cli.types import Episode
 
 
 @dataclass(frozen=True)
-class Desk:
+class EpisodeCallbacks:
     """Where episodes report."""
 
-    span: Callable[[], None]
+    on_span: Callable[[], None]
     """One more span was read."""
 
 
 @dataclass(frozen=True)
-class Standing:
+class PolicySnapshot:
     """The controller and the skill bank as they stand during one inner epoch. ``skills_SD``: its skills' embeddings."""
 
     controller: Controller
     bank: SkillBank
-    skills_SD: torch.Tensor
+    skill_embeddings_SD: torch.Tensor
     k: int
     exploration: Exploration
 
     @asynccontextmanager
-    async def open(self, world: World, desk: Desk) -> AsyncIterator[Classroom]:
-        yield Classroom(world, self)
+    async def open(self, context: RolloutContext, callbacks: EpisodeCallbacks) -> AsyncIterator[Classroom]:
+        yield Classroom(context, self)
 
 
 class Classroom(NamedTuple):
     """Where lessons are read."""
 
-    world: World
-    standing: Standing
+    context: RolloutContext
+    standing: PolicySnapshot
 
 
-async def attend(where: Classroom, desk: Desk, lesson: Lesson, seed: int) -> Episode:
+async def run_training_episode(
+    where: Classroom, callbacks: EpisodeCallbacks, episode_spec: EpisodeSpec, seed: int
+) -> Episode:
     """One episode. ``seed`` is all that is random in it."""
     now = where.standing
     pick = partial(
-        choose,
+        select_skills,
         now.controller,
-        skills_SD=now.skills_SD,
+        skills_SD=now.skill_embeddings_SD,
         k=now.k,
         generator=torch.Generator().manual_seed(seed),
         exploration=now.exploration,
     )
-    return await run_episode(where.world, lesson.spans, lesson.queries, now.bank, pick, desk.span)
+    return await run_episode(where.context, episode_spec.spans, episode_spec.queries, now.bank, pick, callbacks.on_span)

@@ -18,7 +18,7 @@ import orjson
 
 from memskill_cli.errors import DownloadError, UsageError
 from memskill_cli.utils.files import sync_folder, write_json
-from memskill_cli.utils.redaction import bare
+from memskill_cli.utils.redaction import strip_credentials
 
 ATTEMPTS = 3
 PAUSE = 0.5
@@ -64,7 +64,7 @@ def download(url: str, goal: Path, *, hint: str = "", report: Report = lambda do
             except (httpx.HTTPError, httpx.InvalidURL, _RefusedError) as error:
                 problem = str(error)
                 break
-    raise DownloadError(f"could not download {without_password(url)}: {bare(problem)}", hint=hint)
+    raise DownloadError(f"could not download {without_password(url)}: {strip_credentials(problem)}", hint=hint)
 
 
 def without_password(url: str) -> str:
@@ -72,8 +72,8 @@ def without_password(url: str) -> str:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise UsageError(f"{bare(url)!r} is no address: {bare(str(error))}") from None
-    return bare(str(parsed.copy_with(userinfo=b"")) if parsed.userinfo else url)
+        raise UsageError(f"{strip_credentials(url)!r} is no address: {strip_credentials(str(error))}") from None
+    return strip_credentials(str(parsed.copy_with(userinfo=b"")) if parsed.userinfo else url)
 
 
 def _attempt(client: httpx.Client, url: str, goal: Path, report: Report) -> None:

@@ -81,7 +81,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def at_last(work: Callable[[], None]) -> Iterator[None]:
+def run_on_exit(work: Callable[[], None]) -> Iterator[None]:
     """Do ``work`` when the block ends, however it ends; if by an error, failing too does not hide that one."""
     try:
         yield
@@ -92,7 +92,7 @@ def at_last(work: Callable[[], None]) -> Iterator[None]:
     work()
 
 
-def sweep(folder: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Remove, from ``folder`` and all below, what killed processes left of files they wrote aside."""
     for left in folder.rglob(".*.tmp"):
         with suppress(OSError):

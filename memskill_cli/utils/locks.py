@@ -33,9 +33,9 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         raise _in_use(folder, what) from None
     owner = folder / OWNER
     try:
-        with files.at_last(lambda: owner.unlink(missing_ok=True)):
+        with files.run_on_exit(lambda: owner.unlink(missing_ok=True)):
             files.write_atomic(owner, f"{os.getpid()}\n")
-            files.sweep(folder)
+            files.remove_stale(folder)
             yield
     finally:
         lock.release()

@@ -63,7 +63,7 @@ class Secrets:
             length = min(len(form), FRAGMENT)
             self._pieces.setdefault(length, set()).update(_runs(form, length))
 
-    def scrub(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """``text`` with :data:`MASK` for every value, or piece of :data:`FRAGMENT` characters of one, in any form."""
         spans = [*self._find(text.translate(_FOLD))]
         if self._pieces and _ESCAPE.search(text):
@@ -78,12 +78,12 @@ class Secrets:
                     yield start, start + length
 
 
-def without_shapes(text: str) -> str:
+def redact_patterns(text: str) -> str:
     """``text`` without what looks like a secret in an address or a header, whoever it belongs to."""
     return _replaced(text, _SHAPES)
 
 
-def bare(address: str) -> str:
+def strip_credentials(address: str) -> str:
     """An address without its user and password, and without the keys among its parameters."""
     return _replaced(address, _IN_ADDRESSES)
 
@@ -122,23 +122,23 @@ _known = _Known()
 
 
 def remember(values: Iterable[str]) -> None:
-    """Make :func:`clean` look for these, too."""
+    """Make :func:`redact` look for these, too."""
     _known.add(values)
 
 
-def clean(text: str) -> str:
+def redact(text: str) -> str:
     """``text`` for people and logs: without any secret known to this process, or that looks like one."""
-    return without_shapes(_known.secrets().scrub(text))
+    return redact_patterns(_known.secrets().redact(text))
 
 
-class Guarded:
+class RedactingStream:
     """A stream, which stderr is replaced by: whatever is written, by whichever library, is cleaned first."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(clean(text))
+        self._stream.write(redact(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:

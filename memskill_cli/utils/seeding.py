@@ -12,7 +12,7 @@ def seed_from(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def batch_of(size: int, population: int, number: int, seed: int) -> list[int]:
+def batch_indices(size: int, population: int, number: int, seed: int) -> list[int]:
     """Which of ``population`` traces make up batch ``number``, shape (size,).
 
     Batches walk through one shuffle after another, so every trace is read equally often; a batch's makeup follows

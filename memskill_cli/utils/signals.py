@@ -33,7 +33,7 @@ STOPPED = StoppedError.exit_code
 class _State:
     """What the handler has to know. Signals belong to a process, so there is one of it."""
 
-    again = ""  # the command that goes on with what is being done
+    resume_command = ""  # the command that goes on with what is being done
     work: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
     notice: Callable[[str], None]
     asked = False  # a first signal has come
@@ -46,21 +46,21 @@ class _State:
 _now = _State()
 
 
-def listen(again: str) -> None:
-    """Take over the signals, save those that are ignored (``nohup``). ``again``: see :func:`goes_on_with`."""
-    _now.again = again
+def install_handlers(resume_command: str) -> None:
+    """Handle the signals, except those that are ignored (``nohup``). ``resume_command``: :func:`set_resume_command`."""
+    _now.resume_command = resume_command
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _signalled)
 
 
-def goes_on_with(command: str) -> None:
+def set_resume_command(command: str) -> None:
     """What to type to go on, told to whoever stops this process."""
-    _now.again = command
+    _now.resume_command = command
 
 
-def again() -> str:
-    return _now.again
+def resume_command() -> str:
+    return _now.resume_command
 
 
 def run(work: Coroutine[Any, Any, T], notice: Callable[[str], None]) -> T:
@@ -89,7 +89,7 @@ def run(work: Coroutine[Any, Any, T], notice: Callable[[str], None]) -> T:
 
 
 @contextmanager
-def first(hold: Callable[[], None]) -> Iterator[None]:
+def on_first_signal(hold: Callable[[], None]) -> Iterator[None]:
     """``hold`` is called in the loop at the first signal, before the work is cancelled."""
     _now.hold.append(hold)
     try:
@@ -98,7 +98,7 @@ def first(hold: Callable[[], None]) -> Iterator[None]:
         _now.hold.remove(hold)
 
 
-async def to_the_end(closing: Awaitable[None]) -> None:
+async def finish_shielded(closing: Awaitable[None]) -> None:
     """Await ``closing`` to its end, though the first signal may come meanwhile."""
     import asyncio
 
@@ -110,7 +110,7 @@ async def to_the_end(closing: Awaitable[None]) -> None:
         raise
 
 
-def leave(code: int) -> None:
+def exit_process(code: int) -> None:
     """The command is done, and ends with ``code`` whatever comes now.
 
     After a signal the process ends here: threads that are still at it (a download, a model) are not waited for.
@@ -143,7 +143,7 @@ def _end() -> NoReturn:
     if _now.code is None:
         cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
         with suppress(OSError):
-            os.write(2, f"{cursor}error: interrupted\n  → {_now.again}\n".encode(errors="replace"))
+            os.write(2, f"{cursor}error: interrupted\n  → {_now.resume_command}\n".encode(errors="replace"))
     os._exit(STOPPED if _now.code is None else _now.code)
 
 

@@ -15,10 +15,10 @@ from memskill_cli.agent.controller import (
     Controller,
     Exploration,
     Policy,
-    choose,
-    exploration_shift,
+    exploration_bonus,
     gumbel,
     make_state,
+    select_skills,
     top_k_log_prob,
 )
 from memskill_cli.config import MemoryConfig
@@ -59,7 +59,7 @@ def test_gumbel_top_k_draws_each_ordered_set_as_often_as_its_probability() -> No
     skills = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)) * 8
     z = controller(torch.from_numpy(state)[None], skills).logits_NS[0]
     generator = torch.Generator().manual_seed(7)
-    draws = [choose(controller, state, skills, 2, generator=generator) for _ in range(6000)]
+    draws = [select_skills(controller, state, skills, 2, generator=generator) for _ in range(6000)]
     for order in itertools.permutations(range(3), 2):
         expected = math.exp(naive_log_prob(z.tolist(), order))
         seen = sum(draw.skills == order for draw in draws) / len(draws)
@@ -82,7 +82,7 @@ def test_unequal_skills_are_drawn_first_and_second_as_often_as_their_probabiliti
     p = (0.7, 0.25, 0.05)
     fixed, generator = Fixed(*map(math.log, p)), torch.Generator().manual_seed(2)
     state, skills = np.zeros(2, dtype=np.float32), torch.zeros(3, 1)
-    draws = [choose(fixed, state, skills, 2, generator=generator).skills for _ in range(4000)]  # type: ignore[arg-type]
+    draws = [select_skills(fixed, state, skills, 2, generator=generator).skills for _ in range(4000)]  # type: ignore[arg-type]
     for first, second in itertools.permutations(range(3), 2):
         expected = p[first] * p[second] / (1 - p[first])
         deviation = math.sqrt(expected * (1 - expected) / len(draws))
@@ -101,16 +101,16 @@ def test_the_noise_is_that_of_gumbel_and_finite_at_both_ends(monkeypatch: pytest
 
 
 def test_of_equal_skills_the_first_by_name_are_chosen() -> None:
-    drawn = choose(Fixed(*[0.5] * 30), np.zeros(2, dtype=np.float32), torch.zeros(30, 1), 7)  # type: ignore[arg-type]
+    drawn = select_skills(Fixed(*[0.5] * 30), np.zeros(2, dtype=np.float32), torch.zeros(30, 1), 7)  # type: ignore[arg-type]
     assert drawn.skills == tuple(range(7))
-    assert (drawn.value, drawn.shift) == (0.25, 0.0)
+    assert (drawn.value, drawn.exploration_bonus) == (0.25, 0.0)
 
 
 def test_without_a_generator_the_choice_is_plain_top_k_and_k_is_bounded_by_the_bank() -> None:
     controller = Controller.seeded(4, 8, seed=3)
     state, skills = np.ones(8, dtype=np.float32), torch.eye(4)
     z = controller(torch.from_numpy(state)[None], skills).logits_NS[0]
-    assert list(choose(controller, state, skills, 9).skills) == z.argsort(descending=True).tolist()
+    assert list(select_skills(controller, state, skills, 9).skills) == z.argsort(descending=True).tolist()
 
 
 def test_the_network_is_the_one_described() -> None:
@@ -176,7 +176,7 @@ def test_the_exploration_shift_makes_p_new_exactly_p_min(z: list[float], p_min: 
     new = torch.tensor([data.draw(st.booleans()) for _ in z])
     p = torch.tensor(z, dtype=torch.float64).softmax(0)
     p_new = p[new].sum().item()
-    shift = Exploration(new, p_min, fade=1.0).shift(torch.tensor(z, dtype=torch.float64))
+    shift = Exploration(new, p_min, fade=1.0).bonus(torch.tensor(z, dtype=torch.float64))
     shifted = (torch.tensor(z, dtype=torch.float64) + shift * new.double()).softmax(0)[new].sum().item()
     if p_new == 0 or p_new >= p_min:
         assert shift == 0
@@ -188,21 +188,25 @@ def test_the_exploration_shift_makes_p_new_exactly_p_min(z: list[float], p_min: 
 
 
 def test_the_shift_fades_and_is_what_the_choice_was_drawn_with() -> None:
-    assert exploration_shift(0.1, 0.3, fade=0.5) == pytest.approx(0.5 * math.log(0.3 * 0.9 / (0.1 * 0.7)))
-    assert exploration_shift(0.1, 0.3, fade=0.0) == 0
-    assert exploration_shift(0.1, 0.3) == pytest.approx(math.log(0.3 * 0.9 / (0.1 * 0.7)))
-    half = Exploration(torch.tensor([True, False]), p_min=0.3, fade=0.5)
-    shift = half.shift(torch.tensor([0.1, 0.9], dtype=torch.float64).log())
+    assert exploration_bonus(0.1, 0.3, fade=0.5) == pytest.approx(0.5 * math.log(0.3 * 0.9 / (0.1 * 0.7)))
+    assert exploration_bonus(0.1, 0.3, fade=0.0) == 0
+    assert exploration_bonus(0.1, 0.3) == pytest.approx(math.log(0.3 * 0.9 / (0.1 * 0.7)))
+    half = Exploration(torch.tensor([True, False]), new_skill_min_prob=0.3, fade=0.5)
+    shift = half.bonus(torch.tensor([0.1, 0.9], dtype=torch.float64).log())
     assert shift == pytest.approx(0.5 * math.log(0.3 * 0.9 / (0.1 * 0.7)))
     controller, state = Controller.seeded(4, 8, seed=3), np.ones(8, dtype=np.float32)
     skills = torch.eye(4)
     new = torch.tensor([True, False, False, False])
     z = controller(torch.from_numpy(state)[None], skills).logits_NS[0]
-    exploration = Exploration(new, p_min=0.6, fade=1.0)
-    drawn = choose(controller, state, skills, 2, generator=torch.Generator().manual_seed(0), exploration=exploration)
-    assert drawn.shift == pytest.approx(exploration.shift(z))
-    assert drawn.shift > 0
-    assert drawn.log_prob == pytest.approx(naive_log_prob((z + drawn.shift * new).tolist(), drawn.skills), abs=1e-5)
+    exploration = Exploration(new, new_skill_min_prob=0.6, fade=1.0)
+    drawn = select_skills(
+        controller, state, skills, 2, generator=torch.Generator().manual_seed(0), exploration=exploration
+    )
+    assert drawn.exploration_bonus == pytest.approx(exploration.bonus(z))
+    assert drawn.exploration_bonus > 0
+    assert drawn.log_prob == pytest.approx(
+        naive_log_prob((z + drawn.exploration_bonus * new).tolist(), drawn.skills), abs=1e-5
+    )
 
 
 def test_the_state_is_the_span_beside_the_fused_memories() -> None:
@@ -235,5 +239,5 @@ def test_a_new_skill_without_any_probability_is_raised_by_the_cap() -> None:
     """Its softmax is 0 in float32, as if there were no new skill: the cap is the shift for a probability of 0.01."""
     logits = torch.tensor([-200.0, 0.0, 0.0])
     window = Exploration(torch.tensor([True, False, False]), 0.3, 1.0)
-    assert window.shift(logits) == pytest.approx(math.log(0.3 * 0.99 / (0.01 * 0.7)))
-    assert Exploration(torch.tensor([False, False, False]), 0.3, 1.0).shift(logits) == 0.0
+    assert window.bonus(logits) == pytest.approx(math.log(0.3 * 0.99 / (0.01 * 0.7)))
+    assert Exploration(torch.tensor([False, False, False]), 0.3, 1.0).bonus(logits) == 0.0

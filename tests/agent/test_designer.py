@@ -15,21 +15,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memskill_cli.agent.designer import Attempt, Change, Designer, Proposal, Style, apply
+from memskill_cli.agent.designer import Designer, FailedEdit, Proposal, SkillEdit, Style, apply
 from memskill_cli.agent.designer_parsing import parse_analysis, parse_refinement
 from memskill_cli.agent.hard_cases import HardCase
-from memskill_cli.agent.skill_edits import placeholder, review, safe_name
-from memskill_cli.config import DesignerConfig, LimitsConfig, ModelsConfig
+from memskill_cli.agent.skill_edits import placeholder, safe_name, validate_edits
+from memskill_cli.config import DesignerConfig
 from memskill_cli.errors import ModelError, SkillBankError, UnreadableReplyError
-from memskill_cli.llm.client import Gateway
-from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.skills.skill import NAME, Skill, SkillStats
 from memskill_cli.testing import rules
-from memskill_cli.testing.server import Fault, ScriptedServer
+from memskill_cli.testing.server import Fault, MockLLMServer
 from memskill_cli.types import Action
+
+from ..factories import llm_client, make_ledger
 
 BODY = "## Purpose\nKeep dates.\n\n## How to apply\n1. Write the date into the memory."
 ADD = {
@@ -50,7 +49,7 @@ CASES = [
     [HardCase("q1", "t1", "2", "When did Ana move?", ("May 2023", "5/2023"), "in spring", ("Ana moved.",), 0.1, 3, 7)],
     [HardCase("q2", "t1", "4", "Where is Bo's cat?", ("with\nhis aunt",), "", (), 0.0, 1, 7)],
 ]
-CONFIG = DesignerConfig(rounds=1)
+CONFIG = DesignerConfig(reflection_rounds=1)
 
 
 def refinement(*changes: Any, summary: str = "Store dates.") -> str:
@@ -63,28 +62,22 @@ def cycle(
     *,
     config: DesignerConfig = CONFIG,
     bank: SkillBank | None = None,
-    attempts: Sequence[Attempt] = (),
+    attempts: Sequence[FailedEdit] = (),
     style: Style = "conversational",
     **options: Any,
 ) -> tuple[Proposal, list[str]]:
     """One cycle against ``replies``: what was proposed, and all prompts that were sent."""
-    with ScriptedServer(replies if callable(replies) else {"designer": replies}) as server:
+    with MockLLMServer(replies if callable(replies) else {"designer": replies}) as server:
 
         async def work() -> Proposal:
-            gateway = Gateway(
-                ModelsConfig(*["openai/any"] * 4, api_base=server.url, retries=0, timeout=20.0),
-                LimitsConfig(),
-                keys=KeyRing.collect(["key"], None, {}),
-                ledger=Ledger(folder / "usage.jsonl", scope="test", max_cost=0.0),
-                cache=None,
-                notice=lambda text: None,
-            )
+            ledger = make_ledger(folder / "usage.jsonl")
+            llm = llm_client(server.url, model="openai/any", timeout=20.0, keys=["key"], ledger=ledger)
             try:
-                return await Designer(gateway, config, style, **options).propose(
+                return await Designer(llm, config, style, **options).propose(
                     bank or seed_bank(noop=False), CASES, attempts
                 )
             finally:
-                await gateway.aclose()
+                await llm.aclose()
 
         proposal = asyncio.run(work())
         assert {request.role for request in server.requests} <= {"designer"}
@@ -99,12 +92,12 @@ def cycle(
 def test_analysis_reflections_refinement(tmp_path: Path) -> None:
     analyses = [{**ANALYSIS, "summary": f"Round {i}."} for i in range(3)]
     replies = [*map(json.dumps, analyses), refinement(ADD)]
-    proposal, prompts = cycle(tmp_path, replies, config=DesignerConfig(rounds=3))
+    proposal, prompts = cycle(tmp_path, replies, config=DesignerConfig(reflection_rounds=3))
     assert proposal.summary == "Store dates."
     assert proposal.analysis == analyses[-1]
     assert proposal.refused == ()
     (change,) = proposal.changes
-    assert change == Change("add", "save_dates", ADD["description"], BODY, Action.INSERT, "dates are missing")
+    assert change == SkillEdit("add", "save_dates", ADD["description"], BODY, Action.INSERT, "dates are missing")
     assert ["Round 0" in prompt for prompt in prompts] == [False, True, False, False]
     assert ["Round 2" in prompt for prompt in prompts] == [False, False, False, True]
     shared = [prompt[: prompt.index("</cases>")] for prompt in prompts]
@@ -113,7 +106,7 @@ def test_analysis_reflections_refinement(tmp_path: Path) -> None:
 
 def test_a_reflection_that_changes_nothing_is_the_last(tmp_path: Path) -> None:
     replies = [json.dumps(ANALYSIS), json.dumps(ANALYSIS), refinement(ADD)]
-    proposal, prompts = cycle(tmp_path, replies, config=DesignerConfig(rounds=9))
+    proposal, prompts = cycle(tmp_path, replies, config=DesignerConfig(reflection_rounds=9))
     assert len(prompts) == 3
     assert len(proposal.changes) == 1
 
@@ -141,9 +134,9 @@ def test_embodied_wording(tmp_path: Path) -> None:
 
 
 def test_what_was_tried_is_shown(tmp_path: Path) -> None:
-    tried = Change("add", "save_pets", "pets", "Write every pet down.", Action.INSERT, "pets are missing").to_dict()
-    again = Change("refine", "update", None, "Reworded.", None, "too vague").to_dict()
-    attempts = [Attempt(2, "Pets.", (tried, again), 0.25, 0.5), Attempt(3, "Only retrieval.", (), None, None)]
+    tried = SkillEdit("add", "save_pets", "pets", "Write every pet down.", Action.INSERT, "pets are missing").to_dict()
+    again = SkillEdit("refine", "update", None, "Reworded.", None, "too vague").to_dict()
+    attempts = [FailedEdit(2, "Pets.", (tried, again), 0.25, 0.5), FailedEdit(3, "Only retrieval.", (), None, None)]
     _, prompts = cycle(tmp_path, [json.dumps(ANALYSIS), refinement()], attempts=attempts)
     for prompt in prompts:
         assert "Stage 2, tried, did not help (reward 0.2500, the best without it 0.5000): Pets." in prompt
@@ -170,7 +163,7 @@ def test_bodies_and_attempts_are_cut_to_a_small_window(tmp_path: Path) -> None:
     bank = seed_bank(noop=False)
     bank.add(Skill("zebra", "d", "x" * 3000, Action.INSERT, "import"))
     advice = {"change": "refine", "skill": "zebra", "why": "", "priority": "high"}
-    attempts = [Attempt(i, f"Try {i}." + "x" * 400, (), None, None) for i in range(8)]
+    attempts = [FailedEdit(i, f"Try {i}." + "x" * 400, (), None, None) for i in range(8)]
     replies = [json.dumps({**ANALYSIS, "recommendations": [advice]}), refinement()]
     _, (first, last) = cycle(tmp_path, replies, bank=bank, attempts=attempts, max_chars=8000)
     assert [f"Try {i}." in first for i in range(8)] == [False] * 4 + [True] * 4
@@ -193,7 +186,7 @@ def test_nonsense_is_refused_and_told(tmp_path: Path) -> None:
 
 def test_a_reflection_that_cannot_be_read_leaves_the_analysis(tmp_path: Path) -> None:
     replies = [json.dumps(ANALYSIS), "no", "no", refinement(ADD)]
-    proposal, _ = cycle(tmp_path, replies, config=DesignerConfig(rounds=2))
+    proposal, _ = cycle(tmp_path, replies, config=DesignerConfig(reflection_rounds=2))
     assert proposal.analysis == ANALYSIS
     assert len(proposal.changes) == 1
     assert len(proposal.refused) == 1
@@ -221,7 +214,7 @@ def test_the_rule_made_designer_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_no_cases_no_call(tmp_path: Path) -> None:
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         designer = Designer(None, CONFIG)  # type: ignore[arg-type]
         assert asyncio.run(designer.propose(seed_bank(noop=False), [[], []], ())).changes == ()
         assert not server.requests
@@ -261,7 +254,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("change", "reason"), REFUSED.values(), ids=REFUSED)
 def test_what_is_refused_and_why(change: dict[str, Any], reason: str) -> None:
-    good, (refused,) = review(seed_bank(noop=False), [change])
+    good, (refused,) = validate_edits(seed_bank(noop=False), [change])
     assert good == []
     assert reason in refused
 
@@ -310,7 +303,7 @@ def test_of_too_many_changes_to_the_end_the_first_stand(tmp_path: Path) -> None:
 
 def test_the_same_skill_twice_and_refining_what_is_added() -> None:
     drafts = [ADD, REFINE, {**ADD, "name": "save-dates"}, {**REFINE, "name": "Save Dates"}, {**REFINE, "body": "x"}]
-    good, refused = review(seed_bank(noop=False), drafts)
+    good, refused = validate_edits(seed_bank(noop=False), drafts)
     assert [change.name for change in good] == ["save_dates", "insert"]
     assert refused == [
         "change 3 (add save-dates): save-dates is added in this very reply: say it in one change",
@@ -320,10 +313,10 @@ def test_the_same_skill_twice_and_refining_what_is_added() -> None:
 
 
 def test_a_refinement_may_repeat_the_action_and_spell_the_name_freely() -> None:
-    (change,), refused = review(
+    (change,), refused = validate_edits(
         seed_bank(noop=False), [{**REFINE, "name": "INSERT", "action": "Insert", "description": None}]
     )
-    assert change == Change("refine", "insert", None, BODY, None, "sharper")
+    assert change == SkillEdit("refine", "insert", None, BODY, None, "sharper")
     assert refused == []
 
 
@@ -452,7 +445,7 @@ _wild_change = st.fixed_dictionaries(
 @given(st.lists(_wild_change | st.dictionaries(st.text(max_size=6), _json), max_size=4))
 def test_any_refinement_is_reviewed_and_what_is_accepted_fits(drafts: list[Any]) -> None:
     bank = seed_bank(noop=False)
-    good, refused = review(bank, parse_refinement(json.dumps({"changes": drafts})).changes)
+    good, refused = validate_edits(bank, parse_refinement(json.dumps({"changes": drafts})).changes)
     assert len(good) + len(refused) == len(drafts)
     proposal = Proposal("", tuple(good), refused=tuple(refused))
     evolved = apply(bank, proposal, stage=1)
@@ -475,7 +468,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 def test_applying_changes_a_copy() -> None:
     bank = seed_bank(noop=False)
     bank.mark_new(["delete"])
-    changes, _ = review(bank, [ADD, REFINE])
+    changes, _ = validate_edits(bank, [ADD, REFINE])
     evolved = apply(bank, Proposal("", tuple(changes)), stage=4)
     assert bank.names == ("delete", "insert", "update")
     assert bank["insert"] == seed_bank(noop=False)["insert"]
@@ -491,23 +484,23 @@ def test_applying_changes_a_copy() -> None:
 def test_a_full_bank_gives_up_its_worst_even_if_just_refined() -> None:
     bank = SkillBank([*seed_bank(noop=False).skills], capacity=4)
     bank.add(Skill("poor", "d", "b", Action.INSERT, "designer", stats=SkillStats(5, -1.0)))
-    changes, _ = review(bank, [ADD, {**REFINE, "name": "poor"}])
+    changes, _ = validate_edits(bank, [ADD, {**REFINE, "name": "poor"}])
     evolved = apply(bank, Proposal("", tuple(changes)), stage=1)
     assert evolved.names == ("delete", "insert", "save_dates", "update")
     assert evolved.new == {"save_dates"}
 
 
 def test_a_proposal_for_another_bank_is_an_error() -> None:
-    changes, _ = review(seed_bank(noop=False), [ADD])
+    changes, _ = validate_edits(seed_bank(noop=False), [ADD])
     once = apply(seed_bank(noop=False), Proposal("", tuple(changes)), 1)
     with pytest.raises(SkillBankError, match="already called save_dates"):
         apply(once, Proposal("", tuple(changes)), 2)
 
 
 def test_changes_round_trip() -> None:
-    changes, _ = review(seed_bank(noop=False), [ADD, REFINE])
+    changes, _ = validate_edits(seed_bank(noop=False), [ADD, REFINE])
     assert len(changes) == 2
     for change in changes:
         row = json.loads(json.dumps(change.to_dict()))
-        assert Change.from_dict(row) == change
+        assert SkillEdit.from_dict(row) == change
         assert row["change"] in ("add", "refine")

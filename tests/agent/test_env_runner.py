@@ -10,17 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memskill_cli.agent.env_runner import MAX_CHARS, act, act_messages, chars_that_fit, report, understand
-from memskill_cli.config import AlfworldConfig, LimitsConfig, ModelsConfig
-from memskill_cli.envs.env_pool import Scene
+from memskill_cli.agent.env_runner import (
+    MAX_CHARS,
+    chars_that_fit,
+    command_messages,
+    parse_command,
+    play_episode,
+    summarise_episode,
+)
+from memskill_cli.config import AlfworldConfig
+from memskill_cli.envs.env_pool import Observation
 from memskill_cli.errors import ModelError
-from memskill_cli.llm.client import Gateway
-from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
 from memskill_cli.testing import rules
 from memskill_cli.testing.replies import Script
-from memskill_cli.testing.server import Fault, Request, ScriptedServer
-from memskill_cli.types import MemoryItem, Move, Playthrough, Retrieved
+from memskill_cli.testing.server import Fault, MockLLMServer, Request
+from memskill_cli.types import EnvStep, EnvTrajectory, MemoryItem, Retrieved
+
+from ..factories import llm_client
 
 COMMANDS = ("go to desk 1", "go to desk 12", "inventory", "look", "open drawer 1", "take mug 1 from desk 1")
 
@@ -35,39 +41,31 @@ class Corridor:
     def __init__(self, length: int = 3, say: str = "You see a door.") -> None:
         self.length, self.say, self.place = length, say, 0
         self.played: list[str] = []
-        self.scene = Scene("You are in room 0.", self._commands, "You carry nothing.", False, False)
+        self.observation = Observation("You are in room 0.", self._commands, "You carry nothing.", False, False)
 
     @property
     def _commands(self) -> tuple[str, ...]:
         return (f"go to room {self.place + 1}", "inventory", "look")
 
-    async def play(self, command: str) -> Scene:
+    async def play(self, command: str) -> Observation:
         self.played.append(command)
         self.place += command.startswith("go to")
         won = self.place == self.length
         said = f"{self.say} ({len(self.played)})"
-        self.scene = Scene(said, self._commands, f"You carry {self.place} keys.", won, won)
-        return self.scene
+        self.observation = Observation(said, self._commands, f"You carry {self.place} keys.", won, won)
+        return self.observation
 
 
-def play(game: Corridor, reply: Script, steps: int = 50, **more: Any) -> tuple[Playthrough, list[Request]]:
-    async def run(url: str) -> Playthrough:
-        models = ModelsConfig("m", "m", "m", "m", api_base=url, retries=0)
-        gateway = Gateway(
-            models,
-            LimitsConfig(),
-            keys=KeyRing.collect((), None, {}),
-            ledger=Ledger(None, scope="test", max_cost=0),
-            cache=None,
-            notice=lambda text: None,
-        )
+def play(game: Corridor, reply: Script, steps: int = 50, **more: Any) -> tuple[EnvTrajectory, list[Request]]:
+    async def run(url: str) -> EnvTrajectory:
+        llm = llm_client(url)
         try:
             acting = AlfworldConfig(steps=steps)
-            return await act(gateway, game, "reach the end", retrieved("Rooms follow each other."), acting, **more)
+            return await play_episode(llm, game, "reach the end", retrieved("Rooms follow each other."), acting, **more)
         finally:
-            await gateway.aclose()
+            await llm.aclose()
 
-    with ScriptedServer({"answer": reply}) as server:
+    with MockLLMServer({"answer": reply}) as server:
         return asyncio.run(run(server.url)), server.requests
 
 
@@ -98,18 +96,18 @@ def first_command(request: Request) -> str:
     ],
 )
 def test_a_reply_means_an_admissible_command_or_none(reply: str, meant: str | None) -> None:
-    assert understand(reply, COMMANDS) == meant
+    assert parse_command(reply, COMMANDS) == meant
 
 
 @settings(deadline=None)
 @given(st.text())
 def test_whatever_is_said_only_what_is_possible_is_played(reply: str) -> None:
-    assert understand(reply, COMMANDS) in {None, *COMMANDS}
+    assert parse_command(reply, COMMANDS) in {None, *COMMANDS}
 
 
 def test_of_commands_equally_long_the_last_is_meant() -> None:
     commands = ("go to desk 1", "go to desk 2")
-    assert understand("not go to desk 2 but go to desk 1 please", commands) == "go to desk 1"
+    assert parse_command("not go to desk 2 but go to desk 1 please", commands) == "go to desk 1"
 
 
 def test_it_plays_until_the_goal_is_reached() -> None:
@@ -117,8 +115,8 @@ def test_it_plays_until_the_goal_is_reached() -> None:
     played, requests = play(game, first_command)
     assert played.won
     assert played.opening == "You are in room 0."
-    assert [move.command for move in played.moves] == game.played == ["go to room 1", "go to room 2", "go to room 3"]
-    assert played.moves[-1].observation == "You see a door. (3)"
+    assert [move.command for move in played.steps] == game.played == ["go to room 1", "go to room 2", "go to room 3"]
+    assert played.steps[-1].observation == "You see a door. (3)"
     assert (played.invalid, len(requests)) == (0, 3)
 
 
@@ -146,7 +144,7 @@ def test_a_reply_that_is_no_command_is_counted_and_look_is_played() -> None:
     game = Corridor(2)
     played, _ = play(game, ["dance", "go to room 1", "go to room 99", "go to room 2"])
     assert game.played == ["look", "go to room 1", "look", "go to room 2"]
-    assert [move.valid for move in played.moves] == [False, True, False, True]
+    assert [move.valid for move in played.steps] == [False, True, False, True]
     assert (played.invalid, played.won) == (2, True)
 
 
@@ -155,14 +153,14 @@ def test_a_call_that_fails_for_good_ends_it() -> None:
         play(Corridor(3), ["go to room 1", Fault.server_error()])
 
 
-def shown(moves: list[Move], max_chars: int, *memories: str) -> dict[str, str]:
-    scene = Scene("", COMMANDS, "nothing", False, False)
-    text = act_messages("a goal", "An opening.", retrieved(*memories), moves, scene, max_chars)[1]["content"]
+def shown(moves: list[EnvStep], max_chars: int, *memories: str) -> dict[str, str]:
+    observation = Observation("", COMMANDS, "nothing", False, False)
+    text = command_messages("a goal", "An opening.", retrieved(*memories), moves, observation, max_chars)[1]["content"]
     return {tag: text.partition(f"<{tag}>\n")[2].partition(f"\n</{tag}>")[0] for tag in ("memories", "history")}
 
 
 def test_the_oldest_observations_go_first() -> None:
-    moves = [Move(f"open drawer {i}", "x" * 300, True) for i in range(20)]
+    moves = [EnvStep(f"open drawer {i}", "x" * 300, True) for i in range(20)]
     whole = shown(moves, MAX_CHARS)["history"]
     assert whole.count("x" * 300) == 20
     some = shown(moves, 2500)["history"]
@@ -183,7 +181,7 @@ def test_the_oldest_observations_go_first() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 400), max_size=12), st.lists(st.integers(0, 900), max_size=6), st.integers(600, 3000))
 def test_a_prompt_keeps_its_bound(observations: list[int], memories: list[int], max_chars: int) -> None:
-    moves = [Move("open drawer 1", "x" * length, True) for length in observations]
+    moves = [EnvStep("open drawer 1", "x" * length, True) for length in observations]
     parts = shown(moves, max_chars, *("m" * length for length in memories))
     assert len(parts["memories"]) <= max_chars // 2 + 60
     assert sum(map(len, parts.values())) <= max_chars + 60
@@ -206,20 +204,22 @@ def test_a_window_leaves_room_for_the_reply() -> None:
     assert chars_that_fit(500, 512) == 0
 
 
-def _moves(*commands: str, say: Callable[[str], str] = lambda command: f"Did {command}.") -> tuple[Move, ...]:
-    return tuple(Move(command, say(command), command != "look") for command in commands)
+def _moves(*commands: str, say: Callable[[str], str] = lambda command: f"Did {command}.") -> tuple[EnvStep, ...]:
+    return tuple(EnvStep(command, say(command), command != "look") for command in commands)
 
 
 def test_how_it_went_in_a_few_words() -> None:
-    told = report(Playthrough("", _moves("go to desk 1", "look", "look", "open drawer 1"), False))
+    told = summarise_episode(EnvTrajectory("", _moves("go to desk 1", "look", "look", "open drawer 1"), False))
     assert told == (
         "did not reach the goal in 4 commands, 2 of them no valid command. "
         "Commands: go to desk 1; (no command) (×2); open drawer 1. At the end: Did open drawer 1."
     )
-    assert report(Playthrough("", _moves("use lamp 1"), True)).startswith("reached the goal in 1 commands.")
+    assert summarise_episode(EnvTrajectory("", _moves("use lamp 1"), True)).startswith(
+        "reached the goal in 1 commands."
+    )
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["go to desk 1", "look", "take mug 1 from desk 1", "x" * 200])))
 def test_however_long_the_report_is_short(commands: list[str]) -> None:
-    assert len(report(Playthrough("", _moves(*commands), False))) <= 540
+    assert len(summarise_episode(EnvTrajectory("", _moves(*commands), False))) <= 540

@@ -10,18 +10,17 @@ import numpy as np
 import pytest
 
 from memskill_cli.agent.executor import Executor
-from memskill_cli.config import LimitsConfig, MemoryConfig, ModelsConfig
+from memskill_cli.config import MemoryConfig
 from memskill_cli.errors import ModelError
-from memskill_cli.llm.client import Gateway
-from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.memory.encoder_pair import Spaces
+from memskill_cli.memory.encoder_pair import EncoderPair
 from memskill_cli.memory.encoders import load_encoder
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing.replies import CutReply, Script
-from memskill_cli.testing.server import Fault, ScriptedServer
-from memskill_cli.types import Action, Execution, Outcome, Provenance, Span
+from memskill_cli.testing.server import Fault, MockLLMServer
+from memskill_cli.types import Action, ActionStatus, ExecutorResult, Provenance, Span
+
+from ..factories import llm_client
 
 SPAN = Span("talk", 3, "Date: 1 May 2025\nAna: I moved to Porto, and Miso the cat came along.")
 SEEDS = {skill.name: skill for skill in seed_bank(noop=True).skills}
@@ -35,33 +34,27 @@ class Desk:
     bank: MemoryBank = field(default_factory=lambda: MemoryBank("talk"))
     prompts: list[str] = field(default_factory=list)
 
-    def run(self, reply: Script, skills: Sequence[str] = ("insert", "update", "delete"), **memory: int) -> Execution:
+    def run(
+        self, reply: Script, skills: Sequence[str] = ("insert", "update", "delete"), **memory: int
+    ) -> ExecutorResult:
         """Execute once; memories are shown in the reverse of the bank's order, so that places are not ids."""
-        with ScriptedServer({"executor": reply}) as server:
+        with MockLLMServer({"executor": reply}) as server:
             done = asyncio.run(self._execute(server.url, skills, MemoryConfig(**memory)))
         self.prompts = [request.text for request in server.requests]
         return done
 
-    async def _execute(self, url: str, skills: Sequence[str], memory: MemoryConfig) -> Execution:
+    async def _execute(self, url: str, skills: Sequence[str], memory: MemoryConfig) -> ExecutorResult:
         encoder = load_encoder("hashing", cache_dir=None)
-        models = ModelsConfig("m", "m", "m", "m", api_base=url, retries=0)
-        gateway = Gateway(
-            models,
-            LimitsConfig(),
-            keys=KeyRing.collect((), None, {}),
-            ledger=Ledger(None, scope="test", max_cost=0),
-            cache=None,
-            notice=lambda text: None,
-        )
+        llm = llm_client(url)
         try:
-            state, _ = await Spaces(encoder, encoder).embed(OLD)
+            state, _ = await EncoderPair(encoder, encoder).embed(OLD)
             for text, vector in zip(OLD, state, strict=True):
                 self.bank.insert(text, vector, vector, Provenance("talk", 0, ("insert",), 0))
             shown = self.bank.retrieve(np.zeros(encoder.dim, np.float32), 4, "state")[::-1]
-            executor = Executor(gateway, Spaces(encoder, encoder), memory)
+            executor = Executor(llm, EncoderPair(encoder, encoder), memory)
             return await executor.execute(self.bank, SPAN, shown, [SEEDS[name] for name in skills])
         finally:
-            await gateway.aclose()
+            await llm.aclose()
             encoder.close()
 
     @property
@@ -70,28 +63,30 @@ class Desk:
 
 
 def test_an_index_means_the_memory_shown_there() -> None:
-    desk = Desk()
-    done = desk.run("ACTION: DELETE\nINDEX: 0\n\nACTION: UPDATE\nINDEX: 3\nMEMORY: Ana lives in Porto.")
-    assert desk.texts == ["Ana lives in Porto.", OLD[1], OLD[2]]
-    assert [item.item_id for item in desk.bank.items] == ["m000001", "m000002", "m000003"]
-    assert [item.text for item in desk.bank.deleted] == [OLD[3]]
-    assert "[0] Ben plays the oboe." in desk.prompts[0]
+    callbacks = Desk()
+    done = callbacks.run("ACTION: DELETE\nINDEX: 0\n\nACTION: UPDATE\nINDEX: 3\nMEMORY: Ana lives in Porto.")
+    assert callbacks.texts == ["Ana lives in Porto.", OLD[1], OLD[2]]
+    assert [item.item_id for item in callbacks.bank.items] == ["m000001", "m000002", "m000003"]
+    assert [item.text for item in callbacks.bank.deleted] == [OLD[3]]
+    assert "[0] Ben plays the oboe." in callbacks.prompts[0]
     assert not done.rejected
 
 
 def test_deleting_first_moves_nobody() -> None:
-    desk = Desk()
-    desk.run("\n\n".join(f"ACTION: DELETE\nINDEX: {i}" for i in (0, 1)) + "\n\nACTION: UPDATE\nINDEX: 2\nMEMORY: New.")
-    assert desk.texts == [OLD[0], "New."]
+    callbacks = Desk()
+    callbacks.run(
+        "\n\n".join(f"ACTION: DELETE\nINDEX: {i}" for i in (0, 1)) + "\n\nACTION: UPDATE\nINDEX: 2\nMEMORY: New."
+    )
+    assert callbacks.texts == [OLD[0], "New."]
 
 
 def test_delete_beats_update_and_a_second_delete_takes_no_neighbour() -> None:
-    desk = Desk()
+    callbacks = Desk()
     blocks = ["ACTION: UPDATE\nINDEX: 1\nMEMORY: Ana likes coffee.", *["ACTION: DELETE\nINDEX: 1"] * 2]
-    done = desk.run("\n\n".join(blocks))
-    assert desk.texts == [OLD[0], OLD[1], OLD[3]]
+    done = callbacks.run("\n\n".join(blocks))
+    assert callbacks.texts == [OLD[0], OLD[1], OLD[3]]
     assert [action.action for action in done.applied] == [Action.DELETE]
-    assert done.rejected == {Outcome.DUPLICATE: 2}
+    assert done.rejected == {ActionStatus.DUPLICATE: 2}
 
 
 def test_what_is_rejected_is_counted_and_the_rest_applies() -> None:
@@ -105,16 +100,16 @@ def test_what_is_rejected_is_counted_and_the_rest_applies() -> None:
         {"action": "insert", "memory": "LONG"},
         {"action": "insert", "memory": "Ana moved in May."},
         {"action": "insert", "memory": "One too many."}]}""".replace("LONG", "x" * 61)
-    desk = Desk()
-    done = desk.run(reply, skills=["insert", "update"], max_chars=60, max_actions=2)
-    assert desk.texts == [*OLD, "Ana has a cat called Miso.", "Ana moved in May."]
+    callbacks = Desk()
+    done = callbacks.run(reply, skills=["insert", "update"], max_chars=60, max_actions=2)
+    assert callbacks.texts == [*OLD, "Ana has a cat called Miso.", "Ana moved in May."]
     wanted = {
-        Outcome.EMPTY_TEXT: 1,
-        Outcome.BAD_INDEX: 2,
-        Outcome.NOT_ALLOWED: 1,
-        Outcome.UNKNOWN_ACTION: 1,
-        Outcome.TOO_LONG: 1,
-        Outcome.TOO_MANY: 1,
+        ActionStatus.EMPTY_TEXT: 1,
+        ActionStatus.BAD_INDEX: 2,
+        ActionStatus.NOT_ALLOWED: 1,
+        ActionStatus.UNKNOWN_ACTION: 1,
+        ActionStatus.TOO_LONG: 1,
+        ActionStatus.TOO_MANY: 1,
     }
     assert done.rejected == wanted
     assert done.attempted == 9
@@ -122,22 +117,22 @@ def test_what_is_rejected_is_counted_and_the_rest_applies() -> None:
 
 
 def test_an_unreadable_reply_is_asked_again_with_the_error_shown() -> None:
-    desk = Desk()
-    done = desk.run(["I would remember the cat!", "ACTION: INSERT\nMEMORY: Ana has a cat called Miso."])
-    assert desk.texts[-1] == "Ana has a cat called Miso."
+    callbacks = Desk()
+    done = callbacks.run(["I would remember the cat!", "ACTION: INSERT\nMEMORY: Ana has a cat called Miso."])
+    assert callbacks.texts[-1] == "Ana has a cat called Miso."
     assert not done.unreadable
-    first, second = desk.prompts
+    first, second = callbacks.prompts
     assert "could not be read" not in first
     assert "I would remember the cat!" in second
     assert "could not be read: no memory action found" in second
 
 
 def test_a_reply_that_stays_unreadable_changes_nothing_and_says_so() -> None:
-    desk = Desk()
-    done = desk.run("I would remember the cat!")
-    assert done == Execution((), {}, unreadable=True)
-    assert desk.texts == list(OLD)
-    assert len(desk.prompts) == 2, "asked once more, not for ever"
+    callbacks = Desk()
+    done = callbacks.run("I would remember the cat!")
+    assert done == ExecutorResult((), {}, unreadable=True)
+    assert callbacks.texts == list(OLD)
+    assert len(callbacks.prompts) == 2, "asked once more, not for ever"
 
 
 def test_a_call_that_fails_is_no_empty_memory() -> None:
@@ -154,33 +149,33 @@ def test_noop_is_an_action_whatever_the_skills(skills: list[str]) -> None:
 
 
 def test_of_a_reply_that_was_cut_the_last_action_is_rejected() -> None:
-    desk = Desk()
-    done = desk.run(CutReply("ACTION: INSERT\nMEMORY: Miso is a cat.\n\nACTION: INSERT\nMEMORY: Ana lives in Po"))
+    callbacks = Desk()
+    done = callbacks.run(CutReply("ACTION: INSERT\nMEMORY: Miso is a cat.\n\nACTION: INSERT\nMEMORY: Ana lives in Po"))
     assert [action.text for action in done.applied] == ["Miso is a cat."]
-    assert (done.cut, done.rejected) == (True, {Outcome.CUT: 1})
-    assert desk.texts == [*OLD, "Miso is a cat."]
+    assert (done.cut, done.rejected) == (True, {ActionStatus.CUT: 1})
+    assert callbacks.texts == [*OLD, "Miso is a cat."]
 
 
 def test_a_reply_that_ends_inside_its_reasoning_is_unreadable() -> None:
-    desk = Desk()
-    done = desk.run("<think>\nACTION: INSERT\nMEMORY: a draft")
+    callbacks = Desk()
+    done = callbacks.run("<think>\nACTION: INSERT\nMEMORY: a draft")
     assert (done.unreadable, done.applied) == (True, ())
-    assert desk.texts == list(OLD)
+    assert callbacks.texts == list(OLD)
 
 
 def test_every_change_says_where_it_comes_from() -> None:
-    desk = Desk()
-    desk.run("ACTION: INSERT\nMEMORY: Miso is a cat.\n\nACTION: UPDATE\nINDEX: 3\nMEMORY: Ana lives in Porto.")
+    callbacks = Desk()
+    callbacks.run("ACTION: INSERT\nMEMORY: Miso is a cat.\n\nACTION: UPDATE\nINDEX: 3\nMEMORY: Ana lives in Porto.")
     wanted = Provenance("talk", 3, ("insert", "update", "delete"), 3)
-    new, changed = desk.bank.items[-1], desk.bank.items[0]
+    new, changed = callbacks.bank.items[-1], callbacks.bank.items[0]
     assert [(v.action, v.provenance) for v in new.history] == [(Action.INSERT, wanted)]
     assert [(v.action, v.text) for v in changed.history] == [(Action.INSERT, OLD[0]), (Action.UPDATE, changed.text)]
     assert changed.history[-1].provenance == wanted
 
 
 def test_the_prompt_has_the_chosen_skills_in_order_the_memories_and_the_span() -> None:
-    desk = Desk()
-    desk.run("ACTION: NOOP", skills=["update", "insert"])
-    text = desk.prompts[0]
+    callbacks = Desk()
+    callbacks.run("ACTION: NOOP", skills=["update", "insert"])
+    text = callbacks.prompts[0]
     assert text.index("### update") < text.index("### insert") < text.index(OLD[0]) < text.index("Miso the cat")
     assert "### delete" not in text

@@ -17,7 +17,7 @@ from memskill_cli.agent.designer_context import describe_cases, describe_skills
 from memskill_cli.agent.executor import executor_messages
 from memskill_cli.agent.hard_cases import HardCase
 from memskill_cli.agent.prompts import blocks, messages, numbered
-from memskill_cli.agent.skill_edits import MAX_DRAFTS, review
+from memskill_cli.agent.skill_edits import MAX_DRAFTS, validate_edits
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.store import MemoryStore
 from memskill_cli.skills.bank import SkillBank
@@ -198,7 +198,7 @@ def test_a_description_or_a_category_is_one_line_to_the_designer() -> None:
 @pytest.mark.parametrize("name", ["../../owned", "/etc/passwd", "..\\owned", "a\x00b", "con/../x", "é/è", "x" * 300])
 def test_a_designers_name_is_no_path(name: str, tmp_path: Path) -> None:
     words = {"description": "For days.", "body": "Write the day.", "action": "insert"}
-    changes, _ = review(seed_bank(noop=False), [{"change": "add", "name": name, **words}])
+    changes, _ = validate_edits(seed_bank(noop=False), [{"change": "add", "name": name, **words}])
     bank = apply(seed_bank(noop=False), Proposal("", tuple(changes)), 1)
     target = tmp_path / "out"
     export(bank, target)
@@ -208,7 +208,7 @@ def test_a_designers_name_is_no_path(name: str, tmp_path: Path) -> None:
 
 def test_a_designer_that_proposes_without_end_is_not_followed() -> None:
     drafts = [{"change": "refine", "name": f"no_{i}"} for i in range(MAX_DRAFTS + 500)]
-    changes, refused = review(seed_bank(noop=False), drafts)
+    changes, refused = validate_edits(seed_bank(noop=False), drafts)
     assert changes == []
     assert len(refused) == MAX_DRAFTS + 1
     assert refused[-1] == "500 more changes were not looked at"
@@ -227,5 +227,5 @@ def test_what_a_designer_may_not_touch() -> None:
         {"change": "add", "name": "big", "description": "D.", "body": "x" * 20_001, "action": "insert"},
         {"change": "add", "name": "long", "description": "x" * 1025, "body": "B.", "action": "insert"},
     ]
-    changes, refused = review(before, json.loads(json.dumps(drafts)))
+    changes, refused = validate_edits(before, json.loads(json.dumps(drafts)))
     assert (changes, len(refused)) == ([], len(drafts))

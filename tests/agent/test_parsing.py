@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.agent.parsing import check_actions, clean_text, parse_reply
-from memskill_cli.types import Action, MemoryAction, Outcome
+from memskill_cli.types import Action, ActionStatus, MemoryAction
 
 
 def insert(text):
@@ -167,7 +167,7 @@ def test_an_index_that_is_none_is_never_taken_for_another(reply, expected):
     parsed = parse_reply(reply)
     assert parsed.actions == (MemoryAction(Action.DELETE, index=expected),)
     applied, rejected = check_actions(parsed.actions, allowed=set(Action), shown=9, max_chars=99, max_actions=9)
-    assert (applied, rejected) == ([], {Outcome.BAD_INDEX: 1})
+    assert (applied, rejected) == ([], {ActionStatus.BAD_INDEX: 1})
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_unknown_actions_are_counted_and_take_their_text_with_them():
         "ACTION: MERGE\nINDEX: 1\nMEMORY: x\n\nACTION: INSERT | UPDATE\nMEMORY: y\n\nACTION: DELETE\nINDEX: 1"
     )
     assert parsed.actions == (delete(1),)
-    assert parsed.rejected == {Outcome.UNKNOWN_ACTION: 2}
+    assert parsed.rejected == {ActionStatus.UNKNOWN_ACTION: 2}
 
 
 def test_a_key_for_the_second_time_is_another_action():
@@ -220,7 +220,7 @@ def test_only_punctuation_is_no_text():
     parsed = parse_reply("ACTION: INSERT\nMEMORY: :\n")
     assert check_actions(parsed.actions, allowed=[Action.INSERT], shown=0, max_chars=9, max_actions=9) == (
         [],
-        {Outcome.EMPTY_TEXT: 1},
+        {ActionStatus.EMPTY_TEXT: 1},
     )
 
 
@@ -242,29 +242,29 @@ def test_every_fault_has_its_reason_and_the_rest_applies():
         delete(0),
     )
     assert applied == [insert("good"), delete(0)]
-    assert rejected == {Outcome.EMPTY_TEXT: 2, Outcome.TOO_LONG: 1, Outcome.BAD_INDEX: 2}
+    assert rejected == {ActionStatus.EMPTY_TEXT: 2, ActionStatus.TOO_LONG: 1, ActionStatus.BAD_INDEX: 2}
 
 
 def test_only_what_the_chosen_skills_allow():
     applied, rejected = check(insert("a"), update(0, "b"), delete(1), allowed=[Action.UPDATE])
-    assert (applied, rejected) == ([update(0, "b")], {Outcome.NOT_ALLOWED: 2})
+    assert (applied, rejected) == ([update(0, "b")], {ActionStatus.NOT_ALLOWED: 2})
 
 
 def test_an_index_is_changed_once_and_delete_beats_update():
     applied, rejected = check(update(0, "x"), delete(0), delete(0), update(1, "first"), update(1, "second"), delete(2))
     assert applied == [delete(0), update(1, "first"), delete(2)]
-    assert rejected == {Outcome.DUPLICATE: 3}
+    assert rejected == {ActionStatus.DUPLICATE: 3}
 
 
 def test_a_delete_that_is_not_allowed_beats_nothing():
     applied, rejected = check(update(0, "x"), delete(0), allowed=[Action.UPDATE])
-    assert (applied, rejected) == ([update(0, "x")], {Outcome.NOT_ALLOWED: 1})
+    assert (applied, rejected) == ([update(0, "x")], {ActionStatus.NOT_ALLOWED: 1})
 
 
 def test_no_more_than_so_many_actions():
     applied, rejected = check(insert(""), *(insert(str(i)) for i in range(5)), max_actions=3)
     assert applied == [insert("0"), insert("1"), insert("2")]
-    assert rejected == {Outcome.EMPTY_TEXT: 1, Outcome.TOO_MANY: 2}
+    assert rejected == {ActionStatus.EMPTY_TEXT: 1, ActionStatus.TOO_MANY: 2}
 
 
 def test_noop_needs_no_leave():

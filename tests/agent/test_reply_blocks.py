@@ -168,7 +168,7 @@ def test_a_second_memory_or_index_is_a_second_action_of_the_type() -> None:
 
 def test_two_indices_for_one_text_are_kept_as_what_they_are() -> None:
     (entry,) = block_entries("ACTION: UPDATE\nINDEX: 1\nINDEX: 2\nMEMORY: a")
-    assert (entry.index, entry.memory, entry.place) == ("1, 2", "a", None)
+    assert (entry.index, entry.memory, entry.position) == ("1, 2", "a", None)
 
 
 def test_an_updated_memory_is_what_the_memory_becomes() -> None:

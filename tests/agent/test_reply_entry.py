@@ -9,7 +9,7 @@ from memskill_cli.types import Action
 
 
 @pytest.mark.parametrize(
-    ("written", "place"),
+    ("written", "position"),
     [
         ("3", 3),
         (" [3] ", 3),
@@ -31,12 +31,12 @@ from memskill_cli.types import Action
         ("1234567890", None),
     ],
 )
-def test_an_index_is_a_number_in_any_dress(written: str, place: int | None) -> None:
-    assert Entry("UPDATE", written).place == place
+def test_an_index_is_a_number_in_any_dress(written: str, position: int | None) -> None:
+    assert Entry("UPDATE", written).position == position
 
 
 def test_without_an_index_there_is_no_place() -> None:
-    assert Entry("UPDATE").place is None
+    assert Entry("UPDATE").position is None
 
 
 @pytest.mark.parametrize("text", ["insert", "INSERT", "**Insert**", "`insert`", '"insert"', "[INSERT]", " <insert>"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memskill_cli.agent.parsing import check_actions, parse_reply
-from memskill_cli.types import Action, Outcome
+from memskill_cli.types import Action, ActionStatus
 
 Said = tuple[str, str, int | None]
 INSERT: Said = ("insert", "Ana likes tea", None)
@@ -96,7 +96,7 @@ def test_two_indices_for_one_update_are_an_error_of_that_action_alone(indices: s
     reply = parse_reply(f"ACTION: UPDATE\n{indices}\nMEMORY: Bo bakes\n\nACTION: INSERT\nMEMORY: Ana likes tea")
     applied, rejected = check_actions(reply.actions, allowed=set(Action), shown=3, max_chars=99, max_actions=9)
     assert [(action.action.value, action.text) for action in applied] == [("insert", "Ana likes tea")]
-    assert rejected == {Outcome.BAD_INDEX: 1}
+    assert rejected == {ActionStatus.BAD_INDEX: 1}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_of_a_reply_that_was_cut_the_last_action_is_rejected() -> None:
     assert [action.action for action in parse_reply(text).actions] == [Action.INSERT, Action.DELETE]
     reply = parse_reply(text, cut=True)
     assert [action.text for action in reply.actions] == ["Ana likes tea"]
-    assert (reply.rejected, reply.found) == ({Outcome.CUT: 1}, True)
+    assert (reply.rejected, reply.found) == ({ActionStatus.CUT: 1}, True)
     json = parse_reply('{"actions": [{"action": "INSERT", "memory": "Ana likes tea"}, {"action": "INS', cut=True)
     assert [action.text for action in json.actions] == ["Ana likes tea"]
 

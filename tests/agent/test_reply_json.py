@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from memskill_cli.agent.reply_entry import Entry
-from memskill_cli.agent.reply_json import MAX_MENDED, MAX_OPENINGS, json_entries, mended, sound_json
+from memskill_cli.agent.reply_json import MAX_OPENINGS, MAX_REPAIRED, json_entries, repair_json, valid_json
 
 X = [Entry("INSERT", None, "x")]
 
@@ -89,9 +89,9 @@ def test_actions_are_read_wherever_they_stand() -> None:
 
 
 def test_lines_of_fences_are_no_part_of_json() -> None:
-    assert sound_json('{"actions": [\n```\n{"action": "INSERT", "memory": "x"}\n```\n]}') == (X, "")
-    assert sound_json('```json {\n"action": "INSERT", "memory": "x"}\n```') == (X, "")
-    assert sound_json('{"action": "INSERT",\n~~~\n"memory": "x"}') == (X, "")
+    assert valid_json('{"actions": [\n```\n{"action": "INSERT", "memory": "x"}\n```\n]}') == (X, "")
+    assert valid_json('```json {\n"action": "INSERT", "memory": "x"}\n```') == (X, "")
+    assert valid_json('{"action": "INSERT",\n~~~\n"memory": "x"}') == (X, "")
 
 
 def test_small_errors_are_mended() -> None:
@@ -110,23 +110,23 @@ def test_chatter_in_the_form_of_json_takes_nothing_away() -> None:
 
 def test_no_more_is_mended_than_takes_little_time() -> None:
     short: dict[str, Any] = {"a": 1}
-    assert mended('{"a": 1,}'.ljust(MAX_MENDED)) == short
-    assert mended('{"a": 1,}'.ljust(MAX_MENDED + 1)) is None
-    assert mended("[" + "{}," * (MAX_OPENINGS - 1) + "]") == [{}] * (MAX_OPENINGS - 1)
-    assert mended("[" + "{}," * MAX_OPENINGS + "]") is None
-    assert mended("[" * (MAX_OPENINGS + 1)) is None
-    assert mended("{" * (MAX_OPENINGS + 1)) is None
+    assert repair_json('{"a": 1,}'.ljust(MAX_REPAIRED)) == short
+    assert repair_json('{"a": 1,}'.ljust(MAX_REPAIRED + 1)) is None
+    assert repair_json("[" + "{}," * (MAX_OPENINGS - 1) + "]") == [{}] * (MAX_OPENINGS - 1)
+    assert repair_json("[" + "{}," * MAX_OPENINGS + "]") is None
+    assert repair_json("[" * (MAX_OPENINGS + 1)) is None
+    assert repair_json("{" * (MAX_OPENINGS + 1)) is None
 
 
 def test_brackets_that_begin_nothing_are_passed_over_up_to_a_limit() -> None:
     one = '{"action": "INSERT", "memory": "x"}'
-    assert sound_json(f"[{one} and") == (X, f"[{one} and")
-    assert sound_json(f'{{"a: {{"b: {one}') == (X, f'{{"a: {{"b: {one}')
+    assert valid_json(f"[{one} and") == (X, f"[{one} and")
+    assert valid_json(f'{{"a: {{"b: {one}') == (X, f'{{"a: {{"b: {one}')
     false = '{"a: '
-    assert sound_json(false * MAX_OPENINGS + one)[0] == X
-    assert sound_json(false * (MAX_OPENINGS + 1) + one)[0] is None
+    assert valid_json(false * MAX_OPENINGS + one)[0] == X
+    assert valid_json(false * (MAX_OPENINGS + 1) + one)[0] is None
 
 
 def test_json_that_nests_too_deep_is_not_read() -> None:
     one = '{"action": "INSERT", "memory": "x"}'
-    assert sound_json(one + "[" + '{"a":' * 100_000) == (X, "")
+    assert valid_json(one + "[" + '{"a":' * 100_000) == (X, "")

@@ -8,7 +8,7 @@ import pytest
 
 from memskill_cli.agent.controller import Controller
 from memskill_cli.app import evaluate
-from memskill_cli.app.evaluate import find_subject
+from memskill_cli.app.evaluate import find_policy
 from memskill_cli.config import load
 from memskill_cli.errors import CheckpointError, MemskillError, RunError
 from memskill_cli.runs import checkpoint
@@ -46,8 +46,8 @@ def harm(run: RunDir, *numbers: int) -> None:
 
 def found(run: RunDir, which: str) -> tuple[str, tuple[str, ...], list[str]]:
     told: list[str] = []
-    subject = find_subject(run, which, SETTINGS, told.append)
-    return subject.checkpoint, subject.bank.names, told
+    policy = find_policy(run, which, SETTINGS, told.append)
+    return policy.checkpoint, policy.bank.names, told
 
 
 def test_the_best_stage_is_its_bank_and_the_controller_it_was_measured_with(run: RunDir) -> None:
@@ -80,11 +80,11 @@ def test_without_any_sound_checkpoint_nothing_untrained_is_passed_off_as_the_run
 
 def test_a_damaged_checkpoint_asked_for_by_its_path_is_named(run: RunDir) -> None:
     harm(run, 2)
-    with pytest.raises(CheckpointError, match=r"000002/state\.json: its contents are not those that were written"):
+    with pytest.raises(CheckpointError, match=r"000002/state\.json: the content does not match its sha256"):
         found(run, str(run.checkpoints / "000002"))
     assert found(run, str(run.checkpoints / "000001"))[0] == "000001"
     for nothing in ("nowhere", str(run.path / "run.json")):
-        with pytest.raises(MemskillError, match="no whole checkpoint"):
+        with pytest.raises(MemskillError, match="the checkpoint is incomplete"):
             found(run, nothing)
 
 
@@ -99,5 +99,5 @@ def test_a_better_stage_found_meanwhile_is_the_best(run: RunDir, monkeypatch: py
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(evaluate, "_measured_with", measured)
-    subject = find_subject(run, "best", SETTINGS, lambda text: None)
-    assert (subject.checkpoint, subject.bank.stage) == ("000003", 1)
+    policy = find_policy(run, "best", SETTINGS, lambda text: None)
+    assert (policy.checkpoint, policy.bank.stage) == ("000003", 1)

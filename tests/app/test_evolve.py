@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from memskill_cli.app.evaluate import Progress
-from memskill_cli.app.evolve import Cycle, Request, evolve
-from memskill_cli.app.runtime import Access
+from memskill_cli.app.evaluate import EvalProgress
+from memskill_cli.app.evolve import CycleResult, EvolveOptions, evolve
+from memskill_cli.app.runtime import ProviderAccess
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills import stages
+from memskill_cli.testing.server import MockLLMServer
 from memskill_cli.testing.server import Request as Asked
-from memskill_cli.testing.server import ScriptedServer
 
 from ..toy_models import designed, read_or_answered
 from ..training.resume_harness import Lives
@@ -28,21 +28,21 @@ def helpless(request: Asked) -> str:
 
 
 @pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer(helpless) as running:
+def server() -> Iterator[MockLLMServer]:
+    with MockLLMServer(helpless) as running:
         yield running
 
 
 @pytest.fixture
-def lives(server: ScriptedServer, tmp_path: Path) -> Lives:
+def lives(server: MockLLMServer, tmp_path: Path) -> Lives:
     encoders = {"encoders__state": "hashing", "encoders__retrieval": "hashing"}
     return Lives(tmp_path, server, models__api_base=server.url, train__outer_epochs=1, train__evolve=False, **encoders)
 
 
-def by_hand(lives: Lives, run: RunDir, **asked: str) -> Cycle:
-    access = Access(("k",), None, lives.folder / "cache")
-    progress = Progress(lambda *arguments: pytest.fail("nothing is evaluated"), lambda text: None)
-    (cycle,) = asyncio.run(evolve(run, lives.settings, lives.folder, access, Request(**asked), progress))  # type: ignore[arg-type]
+def by_hand(lives: Lives, run: RunDir, **asked: str) -> CycleResult:
+    access = ProviderAccess(("k",), None, lives.folder / "cache")
+    progress = EvalProgress(lambda *arguments: pytest.fail("nothing is evaluated"), lambda text: None)
+    (cycle,) = asyncio.run(evolve(run, lives.settings, lives.folder, access, EvolveOptions(**asked), progress))  # type: ignore[arg-type]
     return cycle
 
 
@@ -54,8 +54,8 @@ def test_a_stage_that_changes_nothing_waits_for_nobody(lives: Lives) -> None:
         cycle = by_hand(lives, run, **asked)
         assert (cycle.stage.number, cycle.stage.change, cycle.judged) == (number, {}, None)
     known = stages.read_all(run.stages)
-    assert stages.pending(known, 0) is None
-    assert [stage.is_best for stage in stages.marked(known)] == [True, False, False, False]
+    assert stages.first_unjudged(known, 0) is None
+    assert [stage.is_best for stage in stages.mark_best(known)] == [True, False, False, False]
     assert run.skill_bank.read_bytes() == bank
 
 
@@ -66,4 +66,4 @@ def test_what_a_training_left_waiting_without_a_change_is_passed_over(lives: Liv
     bank.stage = 1
     stages.write(run.stages, stages.Stage(1, bank, rationale="no reason was given", parent=0))
     assert by_hand(lives, run, judge_on="val").stage.number == 2
-    assert stages.pending(stages.read_all(run.stages), 0) is None
+    assert stages.first_unjudged(stages.read_all(run.stages), 0) is None

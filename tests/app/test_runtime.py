@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from memskill_cli.app.runtime import Access, check_access, services
+from memskill_cli.app.runtime import ProviderAccess, check_access, open_runtime
 from memskill_cli.config import load
 from memskill_cli.errors import AuthError, DeviceError, EncoderError, UnknownModelError, UsageError
-from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.testing.server import MockLLMServer
 
 
 def encoder_names(folder: Path, api_base: str, encoder: str) -> tuple[str, str]:
@@ -31,13 +31,13 @@ def encoder_names(folder: Path, api_base: str, encoder: str) -> tuple[str, str]:
     )
 
     async def session() -> tuple[str, str]:
-        access = Access(cache_dir=folder)
-        async with services(settings, access, folder / "usage.jsonl", "train", lambda text: None) as opened:
-            spaces = opened.world.spaces
+        access = ProviderAccess(cache_dir=folder)
+        async with open_runtime(settings, access, folder / "usage.jsonl", "train", lambda text: None) as opened:
+            encoders = opened.context.encoders
             before = encoder_threads()
-            await spaces.retrieval.aencode(["a text"])
+            await encoders.retrieval.aencode(["a text"])
             assert encoder_threads() > before
-            return spaces.state.name, spaces.retrieval.name
+            return encoders.state.name, encoders.retrieval.name
 
     return asyncio.run(session())
 
@@ -65,7 +65,7 @@ from pathlib import Path
 from memskill_cli.utils import signals
 from memskill_cli.config import load
 from memskill_cli.errors import AuthError, UnknownModelError, UsageError
-from memskill_cli.app.runtime import Access, check_access, services
+from memskill_cli.app.runtime import ProviderAccess, check_access, open_runtime
 
 folder, url, early = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 names = {f"models.{role}": "openai/m" for role in ("executor", "answer", "judge", "designer")}
@@ -73,10 +73,11 @@ encoders = {"encoders.state": "hashing", "encoders.retrieval": "hashing"}
 settings = load(overrides={**names, **encoders, "models.api_base": url})
 
 async def work():
-    async with services(settings, Access(cache_dir=folder), folder / "usage.jsonl", "train", print) as opened:
-        ask = lambda text: opened.world.gateway.ask("answer", [{"role": "user", "content": text}])
+    access = ProviderAccess(cache_dir=folder)
+    async with open_runtime(settings, access, folder / "usage.jsonl", "train", print) as opened:
+        ask = lambda text: opened.context.llm.ask("answer", [{"role": "user", "content": text}])
         asking = asyncio.create_task(ask("one"))
-        while not opened.world.gateway.on_their_way:
+        while not opened.context.llm.in_flight:
             await asyncio.sleep(0.01)
         print("ready", flush=True)
         if early:
@@ -90,7 +91,7 @@ async def work():
                 print("not sent", flush=True)
             raise
 
-signals.listen("")
+signals.install_handlers("")
 try:
     signals.run(work(), print)
 except signals.StoppedError:
@@ -101,7 +102,7 @@ except signals.StoppedError:
 @pytest.mark.parametrize("early", ["", "early"])
 def test_after_a_signal_nothing_is_sent_and_what_was_sent_is_written_down(tmp_path: Path, early: str) -> None:
     """Also when the command was ending already, and waited for the reply, as the signal came."""
-    with ScriptedServer(latency=2.0) as server:
+    with MockLLMServer(latency=2.0) as server:
         command = [sys.executable, "-c", STOPPED, str(tmp_path), server.url, early]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
@@ -124,8 +125,8 @@ def test_after_a_signal_nothing_is_sent_and_what_was_sent_is_written_down(tmp_pa
         ({"models.judge": "groq/llama-3.3-70b-versatile"}, AuthError, "role judge"),
         ({"encoders.retrieval": "litellm:groq/an-encoder"}, AuthError, "role embedding"),
         ({"encoders.retrieval": "litellm:"}, EncoderError, "no model is named"),
-        ({"encoders.retrieval": "litellm:groq/an-encoder@bfloat16"}, EncoderError, "nothing in bfloat16"),
-        ({"encoders.state": "hashing@bfloat16"}, EncoderError, "nothing in bfloat16"),
+        ({"encoders.retrieval": "litellm:groq/an-encoder@bfloat16"}, EncoderError, "no bfloat16 variant"),
+        ({"encoders.state": "hashing@bfloat16"}, EncoderError, "no bfloat16 variant"),
         ({"encoders.state": "no/such/folder"}, EncoderError, "no such folder"),
         (
             {"models.judge": "openai/local", "models.api_base": "http://h/v1", "limits.max_cost": 1.0},
@@ -148,14 +149,14 @@ def test_what_no_call_could_do_is_known_before_a_run_is_made(
     for name in ("GROQ_API_KEY", "MEMSKILL_API_KEYS"):
         monkeypatch.delenv(name, raising=False)
     if error is None:
-        check_access(load(overrides=settings), Access())
+        check_access(load(overrides=settings), ProviderAccess())
         return
     with pytest.raises(error, match=says):
-        check_access(load(overrides=settings), Access())
+        check_access(load(overrides=settings), ProviderAccess())
 
 
 def test_without_ray_its_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match="not installed") as caught:
-        check_access(load(overrides={"engine": "ray"}), Access())
+        check_access(load(overrides={"engine": "ray"}), ProviderAccess())
     assert "memskill[ray]" in caught.value.hint

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.app.train import agree
+from memskill_cli.app.train import check_resume_settings
 from memskill_cli.config import AlfworldConfig, Config, load, setting_names
 from memskill_cli.errors import RunError
 from memskill_cli.evaluation import methods
 from memskill_cli.evaluation.spec import settings_digest
 from memskill_cli.runs.run_dir import RunDir
-from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.testing.server import MockLLMServer
 from memskill_cli.training import ppo
-from memskill_cli.training.episode_sampler import Lesson, Trajectories
+from memskill_cli.training.episode_sampler import EnvSampler, EpisodeSpec
 from memskill_cli.utils import files
 
 from ..training.resume_harness import OF_THE_MACHINE, Killed, Lives, reply
@@ -32,7 +32,7 @@ FREE = {
         "models.retries",
     ),
     "where the work is done": ("engine", "ray.address", "ray.workers", "ray.encoders", "alfworld.workers"),
-    "how long something may take": ("alfworld.deadline", "limits.max_cost", "train.outer_epochs"),
+    "how long something may take": ("alfworld.step_timeout", "limits.max_cost", "train.outer_epochs"),
     "what is kept or told of the run": ("train.keep_checkpoints", "tracker", "preset"),
 }
 """Settings that a run may go on with otherwise, by the reason why what was learned so far stays what it is."""
@@ -54,7 +54,8 @@ def changed(settings: Config, name: str) -> tuple[Config, Any, Any]:
     section, _, inner = name.rpartition(".")
     where: Any = getattr(settings, section) if section else settings
     before = getattr(where, inner)
-    after = other(before, typing.get_type_hints(type(where))[inner])
+    kind = typing.get_type_hints(type(where))[inner]
+    after = next(one for one in DATASETS if one != before) if name == "dataset" else other(before, kind)
     there = dataclasses.replace(where, **{inner: after})
     return (dataclasses.replace(settings, **{section: there}) if section else there), before, after
 
@@ -66,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 def may_change(run: RunDir, name: str) -> bool:
     try:
-        agree(run, changed(run.settings(), name)[0], override=False)
+        check_resume_settings(run, changed(run.settings(), name)[0], override=False)
     except RunError:
         return False
     return True
@@ -75,12 +76,12 @@ def may_change(run: RunDir, name: str) -> bool:
 @pytest.mark.parametrize("name", setting_names())
 def test_a_changed_setting_is_refused_unless_it_changes_no_result(run: RunDir, name: str) -> None:
     settings, before, after = changed(run.settings(), name)
-    assert agree(run, settings, override=True) == settings
+    assert check_resume_settings(run, settings, override=True) == settings
     if name in MAY_CHANGE:
-        assert agree(run, settings, override=False) == settings
+        assert check_resume_settings(run, settings, override=False) == settings
         return
     with pytest.raises(RunError) as failure:
-        agree(run, settings, override=False)
+        check_resume_settings(run, settings, override=False)
     assert f"{name}: {before!r} -> {after!r}" in failure.value.message
     assert "--override" in failure.value.hint
 
@@ -94,7 +95,7 @@ def test_what_changes_a_score_may_not_change_within_a_run(run: RunDir, name: str
     scored = [
         settings_digest(changed(before, name)[0], method) != settings_digest(before, method)
         for before in (load(overrides={"dataset": dataset}) for dataset in DATASETS)
-        for method in methods.METHODS
+        for method in methods.METHODS.names()
     ]
     assert not (any(scored) and may_change(run, name))
 
@@ -103,16 +104,16 @@ def test_what_changes_the_games_of_an_episode_may_not_change_within_a_run(run: R
     few = {f"alfworld.{part}_{bound}": n for part, n in (("trajectories", 4), ("tasks", 2)) for bound in ("min", "max")}
     settings = load(overrides={"dataset": "alfworld", **few})
 
-    def lessons(settings: Config) -> list[Lesson]:
-        curriculum = Trajectories(settings, GAMES, lambda text: None)
-        return [curriculum.lesson(0, 0, episode) for episode in range(8)]
+    def episode_specs(settings: Config) -> list[EpisodeSpec]:
+        sampler = EnvSampler(settings, GAMES, lambda text: None)
+        return [sampler.episode(0, 0, episode) for episode in range(8)]
 
     names = [name for name in setting_names() if name.startswith("alfworld.")]
     different = [
         name
         for name in names
-        if lessons(dataclasses.replace(settings, alfworld=with_more(settings.alfworld, name.partition(".")[2])))
-        != lessons(settings)
+        if episode_specs(dataclasses.replace(settings, alfworld=with_more(settings.alfworld, name.partition(".")[2])))
+        != episode_specs(settings)
     ]
     assert {"alfworld.trajectories_max", "alfworld.tasks_max", "alfworld.same_type"} <= set(different)
     assert [name for name in different if may_change(run, name)] == []
@@ -143,9 +144,9 @@ def test_what_may_change_within_a_run_changes_nothing_that_is_learned(
             raise Killed
         return learned
 
-    with ScriptedServer(reply) as server:
+    with MockLLMServer(reply) as server:
         steep = {"ppo__learning_rate": 0.03, "ppo__target_kl": 10.0}  # so that ratios are clipped
-        lives = Lives(tmp_path, server, train__top_k=2, train__batch_size=3, seed=7, **steep)
+        lives = Lives(tmp_path, server, train__num_skills=2, train__batch_size=3, seed=7, **steep)
         lives.live(lives.begin("once"))  # from now on every reply is in the cache
         undisturbed, settings = lives.begin("undisturbed"), lives.settings
         lives.live(undisturbed)
@@ -174,4 +175,4 @@ def test_all_that_differs_is_listed(run: RunDir) -> None:
     settings, _, _ = changed(run.settings(), "seed")
     settings, _, _ = changed(settings, "encoders.state")
     with pytest.raises(RunError, match=r"seed: 42 -> 43; encoders.state: 'minilm' -> 'minilmx'"):
-        agree(run, settings, override=False)
+        check_resume_settings(run, settings, override=False)

@@ -16,8 +16,10 @@ from memskill_cli.errors import UsageError
 def test_precedence(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text('seed = 3\n[train]\ntop_k = 4\nbatch_size = 9\n[models]\njudge = "openai/x"\n')
-    found = config.load(preset="demo", file=file, overrides={"train.top_k": 6, "seed": None}, sets=["ppo.gamma=0.5"])
-    assert (found.train.max_spans, found.train.batch_size, found.train.top_k) == (2, 9, 6)
+    found = config.load(
+        preset="demo", file=file, overrides={"train.num_skills": 6, "seed": None}, sets=["ppo.gamma=0.5"]
+    )
+    assert (found.train.max_spans, found.train.batch_size, found.train.num_skills) == (2, 9, 6)
     assert (found.seed, found.models.judge, found.ppo.gamma) == (3, "openai/x", 0.5)
 
 
@@ -28,12 +30,12 @@ PUBLISHED = {
     "models.designer": "openai/meta-llama/Llama-3.3-70B-Instruct",
     "encoders.state": "Qwen/Qwen3-Embedding-0.6B",
     "encoders.retrieval": "contriever",
-    "memory.top_k": 20,
+    "memory.num_memories": 20,
     "controller.hidden": 256,
-    "controller.p_min": 0.3,
+    "controller.new_skill_min_prob": 0.3,
     "controller.new_skill_epochs": 25,
-    "controller.noop_seed": True,
-    "memory.fuse": "mean",
+    "controller.include_noop": True,
+    "memory.pooling": "mean",
     "memory.tau": 1.0,
     "models.executor_max_tokens": 2048,
     "models.judge_max_tokens": 1024,
@@ -48,50 +50,50 @@ PUBLISHED = {
     "reward.kind": "f1",
     "reward.final_share": 0.6,
     "reward.decay": 0.9,
-    "reward.process_quality": 0.1,
-    "reward.process_failure": 0.05,
+    "reward.process_reward_scale": 0.1,
+    "reward.process_penalty_scale": 0.05,
     "reward.query_ratio": 1.0,
     "ppo.gamma": 0.99,
-    "ppo.lam": 0.95,
-    "ppo.clip": 0.2,
-    "ppo.value_weight": 0.5,
-    "ppo.entropy_weight": 0.01,
+    "ppo.gae_lambda": 0.95,
+    "ppo.clip_coef": 0.2,
+    "ppo.vf_coef": 0.5,
+    "ppo.ent_coef": 0.01,
     "ppo.learning_rate": 1e-4,
-    "ppo.minibatch": 32,
-    "ppo.epochs": 2,
+    "ppo.minibatch_size": 32,
+    "ppo.update_epochs": 2,
     "ppo.max_grad_norm": 0.5,
     "ppo.target_kl": 0.02,
     "designer.max_changes": 3,
-    "designer.rounds": 3,
-    "designer.tries": 3,
+    "designer.reflection_rounds": 3,
+    "designer.max_attempts": 3,
     "designer.max_cycles": 20,
     "designer.patience": 5,
     "designer.f1_threshold": 0.5,
-    "designer.window": 100,
-    "designer.pool": 2000,
+    "designer.case_max_age": 100,
+    "designer.case_capacity": 2000,
     "designer.clusters": 5,
     "designer.per_cluster": 3,
-    "designer.cases": 15,
-    "designer.retrieved": 20,
+    "designer.max_cases": 15,
+    "designer.memories_per_case": 20,
     "train.outer_epochs": 10,
     "train.inner_epochs": 100,
     "train.batch_size": 4,
     "train.span_mode": "full-session",
-    "train.top_k": 3,
+    "train.num_skills": 3,
     "train.evolve": True,
     "eval.span_mode": "fixed-length",
     "eval.chunk_size": 512,
     "eval.chunk_overlap": 64,
-    "eval.top_k": 7,
+    "eval.num_skills": 7,
     "eval.judge": True,
     "models.answer_max_tokens": 32,
 }
 """Sections 3 to 8 of the method, on LoCoMo."""
 ELSEWHERE = {
-    "longmemeval": {"eval.top_k": 5, "models.answer_max_tokens": 512},
-    "hotpotqa": {"eval.top_k": 7, "models.answer_max_tokens": 512},
+    "longmemeval": {"eval.num_skills": 5, "models.answer_max_tokens": 512},
+    "hotpotqa": {"eval.num_skills": 7, "models.answer_max_tokens": 512},
     "alfworld": {
-        "eval.top_k": 5,
+        "eval.num_skills": 5,
         "models.answer_max_tokens": 32,
         "train.chunk_size": 2048,
         "alfworld.memory": "all",
@@ -109,12 +111,12 @@ ELSEWHERE = {
 NOT_LIKE_THE_PAPER = [
     f"{name}={value}"
     for name, value in {
-        "memory.top_k": 3,
+        "memory.num_memories": 3,
         "reward.decay": 0.5,
-        "ppo.clip": 0.4,
-        "designer.cases": 2,
-        "train.top_k": 9,
-        "eval.top_k": 1,
+        "ppo.clip_coef": 0.4,
+        "designer.max_cases": 2,
+        "train.num_skills": 9,
+        "eval.num_skills": 1,
         "models.answer_max_tokens": 7,
         "eval.span_mode": "turn",
         "eval.judge": "no",
@@ -135,11 +137,11 @@ def test_the_paper_preset_has_the_published_settings(dataset: str) -> None:
     # Asked for on top of a run that was trained otherwise, it is all there too.
     other = config.load(sets=NOT_LIKE_THE_PAPER)
     assert values(config.load(preset="paper", overrides={"dataset": dataset}, base=other), expected) == expected
-    assert other.eval.top_k == 1
+    assert other.eval.num_skills == 1
 
 
 def answering(found: config.Config) -> tuple[int, int]:
-    return found.eval.top_k, found.models.answer_max_tokens
+    return found.eval.num_skills, found.models.answer_max_tokens
 
 
 @pytest.mark.parametrize(
@@ -159,13 +161,15 @@ def test_each_benchmark_has_its_own_defaults_below_everything_else(
 
 
 def test_a_run_evaluated_on_another_benchmark_takes_its_values_unless_told_otherwise() -> None:
-    run = config.load(overrides={"dataset": "locomo"}, sets=["eval.top_k=3", "eval.chunk_size=100", "memory.top_k=9"])
+    run = config.load(
+        overrides={"dataset": "locomo"}, sets=["eval.num_skills=3", "eval.chunk_size=100", "memory.num_memories=9"]
+    )
     assert answering(config.load(base=run)) == (3, 32)
     assert answering(config.load(base=run, overrides={"dataset": "locomo"})) == (3, 32)
     moved = config.load(base=run, overrides={"dataset": "longmemeval"})
     assert answering(moved) == (5, 512)
-    assert (moved.eval.chunk_size, moved.memory.top_k, moved.dataset) == (512, 9, "longmemeval")
-    assert answering(config.load(base=run, overrides={"dataset": "longmemeval", "eval.top_k": 4})) == (4, 512)
+    assert (moved.eval.chunk_size, moved.memory.num_memories, moved.dataset) == (512, 9, "longmemeval")
+    assert answering(config.load(base=run, overrides={"dataset": "longmemeval", "eval.num_skills": 4})) == (4, 512)
     assert answering(config.load(base=moved, overrides={"dataset": "locomo"})) == (7, 32)
     # A preset asked for in the same command is above them, as ever.
     assert answering(config.load(base=run, preset="demo", overrides={"dataset": "hotpotqa"})) == (1, 512)
@@ -174,8 +178,8 @@ def test_a_run_evaluated_on_another_benchmark_takes_its_values_unless_told_other
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("[train]\ntop_kk = 4\n", "did you mean train.top_k?"),
-        ("[trian]\ntop_k = 4\n", "did you mean train.top_k?"),
+        ("[train]\nnum_skillz = 4\n", "did you mean train.num_skills?"),
+        ("[trian]\nnum_skills = 4\n", "did you mean train.num_skills?"),
         ('[train]\nspan_mode = "full-sesion"\n', "did you mean full-session?"),
         ('[train]\ntop_k = "many"\n', "is not a whole number"),
         ("[train]\ntop_k = true\n", "is not a whole number"),
@@ -259,10 +263,10 @@ def test_a_settings_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("reward.decay=0", "above 0 and at most 1"),
         ("reward.query_ratio=1.01", "above 0 and at most 1"),
         ("designer.judged_share=0", "above 0 and at most 1"),
-        ("controller.p_min=1", "between 0 and 1"),
+        ("controller.new_skill_min_prob=1", "between 0 and 1"),
         ("ppo.gamma=1.01", "from 0 to 1"),
-        ("ppo.clip=0", "above 0"),
-        ("ppo.minibatch=-1", "0 or above"),
+        ("ppo.clip_coef=0", "above 0"),
+        ("ppo.minibatch_size=-1", "0 or above"),
         ("ppo.learning_rate=nan", "a finite number"),
         ("memory.tau=inf", "a finite number"),
         ("memory.parallel_spans=0", "above 0"),
@@ -278,14 +282,14 @@ def test_a_value_out_of_its_range_is_refused_by_name(setting: str, told: str) ->
 
 
 def test_the_ends_of_a_range_are_allowed() -> None:
-    ends = ("reward.final_share=0", "reward.final_share=1", "ppo.minibatch=0", "ppo.target_kl=0", "ppo.gamma=1")
+    ends = ("reward.final_share=0", "reward.final_share=1", "ppo.minibatch_size=0", "ppo.target_kl=0", "ppo.gamma=1")
     assert all(config.load(sets=[setting]) for setting in ends)
 
 
 def test_an_evaluation_has_its_own_number_of_memories() -> None:
-    both = config.load(sets=["memory.top_k=9", "eval.num_memories=4"])
-    assert config.for_evaluation(both).memory.top_k == 4
-    assert both.memory.top_k == 9, "training keeps its own"
-    one = config.load(sets=["memory.top_k=4"])
+    both = config.load(sets=["memory.num_memories=9", "eval.num_memories=4"])
+    assert config.for_evaluation(both).memory.num_memories == 4
+    assert both.memory.num_memories == 9, "training keeps its own"
+    one = config.load(sets=["memory.num_memories=4"])
     assert config.for_evaluation(one) == config.for_evaluation(both), "asked for in either way, it is one evaluation"
     assert config.for_evaluation(one, judge=False).eval.judge is False

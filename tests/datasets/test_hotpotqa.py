@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memskill_cli.datasets.base import Ask, Part, Watch, get, load_manifest, load_split
+from memskill_cli.datasets.base import PrepareOptions, ReaderCallbacks, SourceFile
 from memskill_cli.datasets.prepare import prepare
+from memskill_cli.datasets.prepared import load_manifest, load_split
+from memskill_cli.datasets.registry import get
 from memskill_cli.datasets.samples import sample_path
-from memskill_cli.datasets.spans import cut
+from memskill_cli.datasets.spans import split_spans
 from memskill_cli.errors import DataError, UsageError
 from memskill_cli.types import Trace
 
@@ -46,22 +48,22 @@ def write(path: Path, *records: Any) -> Path:
 def read(folder: Path, *records: Any, split: str = "test-3", limit: int = 0) -> tuple[list[Trace], list[str]]:
     path = write(folder / "some.json", *records)
     notes: list[str] = []
-    part = Part(str(path), path, split=split, limit=limit)
-    return list(get("hotpotqa").read(part, Watch(notes.append))), notes
+    part = SourceFile(str(path), path, split=split, limit=limit)
+    return list(get("hotpotqa").read(part, ReaderCallbacks(notes.append))), notes
 
 
 def test_a_record_is_a_trace_with_one_question_and_any_of_its_answers(tmp_path):
     (trace,), notes = read(tmp_path, record(input=" Who? "))
     assert (trace.trace_id, trace.split) == ("hotpotqa-3-0", "test-3")
     (query,) = trace.queries
-    assert (query.question, query.truths, query.category, query.date) == ("Who?", ("Ann", "Ann B."), "all", "")
+    assert (query.question, query.gold_answers, query.category, query.date) == ("Who?", ("Ann", "Ann B."), "all", "")
     assert [(s.label, s.date, len(s.turns)) for s in trace.sessions] == [("documents", "", 3)]
     assert notes == []
 
 
 def test_yes_and_no_and_numbers_are_answers(tmp_path):
     traces, _ = read(tmp_path, record(answers=["yes"]), record(answers=["no "]), record(answers=[1904]))
-    assert [trace.queries[0].truths for trace in traces] == [("yes",), ("no",), ("1904",)]
+    assert [trace.queries[0].gold_answers for trace in traces] == [("yes",), ("no",), ("1904",)]
 
 
 def test_ids_are_unique_though_a_question_or_an_index_occurs_twice(tmp_path):
@@ -72,7 +74,7 @@ def test_ids_are_unique_though_a_question_or_an_index_occurs_twice(tmp_path):
 
 def test_paragraph_spans_are_the_documents(tmp_path):
     (trace,), _ = read(tmp_path, record())
-    assert [span.text for span in cut(trace, "paragraph")] == [
+    assert [span.text for span in split_spans(trace, "paragraph")] == [
         f"Document {i}:\nTitle {i}\nText of {i}." for i in (1, 2, 3)
     ]
 
@@ -89,9 +91,9 @@ ODD_CONTEXTS = [
 @pytest.mark.parametrize("text", ODD_CONTEXTS)
 def test_the_whole_text_is_the_context_to_the_letter(tmp_path, text):
     (trace,), _ = read(tmp_path, record(context=text))
-    assert [span.text for span in cut(trace, "full-session")] == [text]
-    assert "".join(span.text for span in cut(trace, "fixed-length", chunk_size=5, chunk_overlap=0)) == text
-    assert len(cut(trace, "paragraph")) == 3 + text.startswith("Read")
+    assert [span.text for span in split_spans(trace, "full-session")] == [text]
+    assert "".join(span.text for span in split_spans(trace, "fixed-length", chunk_size=5, chunk_overlap=0)) == text
+    assert len(split_spans(trace, "paragraph")) == 3 + text.startswith("Read")
 
 
 @settings(max_examples=60, deadline=None)
@@ -99,7 +101,7 @@ def test_the_whole_text_is_the_context_to_the_letter(tmp_path, text):
 def test_any_documents_join_to_the_context(tmp_path_factory, texts):
     text = "\n\n".join(f"Document {i}:\n{body}" for i, body in enumerate(texts, 1))
     (trace,), _ = read(tmp_path_factory.mktemp("wild"), record(context=text, num_docs=len(texts)), split="train")
-    assert [span.text for span in cut(trace, "full-session")] == [text]
+    assert [span.text for span in split_spans(trace, "full-session")] == [text]
 
 
 def test_another_number_of_documents_than_announced_is_noted(tmp_path):
@@ -164,7 +166,9 @@ def test_a_folder_gives_all_variants_in_order_of_size(tmp_path, official):
 
 def test_variants_add_up_and_keep_their_digests(tmp_path, official):
     first = prepare("hotpotqa", data_dir=tmp_path, source=str(official / "eval_100.json")).manifest
-    second = prepare("hotpotqa", data_dir=tmp_path, source=str(official), ask=Ask(splits=("test-50",))).manifest
+    second = prepare(
+        "hotpotqa", data_dir=tmp_path, source=str(official), ask=PrepareOptions(splits=("test-50",))
+    ).manifest
     assert list(second.splits) == ["test-50", "test-100"]
     assert first.digest_of("test-100") == second.digest_of("test-100") != second.digest_of("test-50")
     arrow = tmp_path / "hotpotqa" / "traces" / "test-100" / "traces.arrow"
@@ -210,26 +214,34 @@ def test_a_file_that_does_not_say_its_variant_is_asked_about(tmp_path):
         prepare("hotpotqa", data_dir=tmp_path, source=str(path))
     assert caught.value.hint.endswith("--variant 50")
     with pytest.raises(DataError, match="has 3 documents, but the variant asked for has 50"):
-        prepare("hotpotqa", data_dir=tmp_path, source=str(path), ask=Ask(splits=("test-50",)))
-    made = prepare("hotpotqa", data_dir=tmp_path, source=str(path), ask=Ask(splits=("test-3",)))
+        prepare("hotpotqa", data_dir=tmp_path, source=str(path), ask=PrepareOptions(splits=("test-50",)))
+    made = prepare("hotpotqa", data_dir=tmp_path, source=str(path), ask=PrepareOptions(splits=("test-3",)))
     assert list(made.manifest.splits) == ["test-3"]
 
 
 def test_a_file_never_passes_for_another_variant(tmp_path, official):
     with pytest.raises(DataError, match="has 50 documents, but the variant asked for has 100"):
-        prepare("hotpotqa", data_dir=tmp_path, source=str(official / "eval_50.json"), ask=Ask(splits=("test-100",)))
+        prepare(
+            "hotpotqa",
+            data_dir=tmp_path,
+            source=str(official / "eval_50.json"),
+            ask=PrepareOptions(splits=("test-100",)),
+        )
 
 
 def test_senseless_wishes(tmp_path, official):
     for name in ("test", "test-x", "test-0", "val", "test-50/../.."):
         with pytest.raises(UsageError, match="hotpotqa has no split"):
-            prepare("hotpotqa", data_dir=tmp_path, ask=Ask(splits=(name,)))
+            prepare("hotpotqa", data_dir=tmp_path, ask=PrepareOptions(splits=(name,)))
     with pytest.raises(UsageError, match="is one file, and 2 variants"):
         prepare(
-            "hotpotqa", data_dir=tmp_path, source=str(official / "eval_50.json"), ask=Ask(splits=("test-50", "train"))
+            "hotpotqa",
+            data_dir=tmp_path,
+            source=str(official / "eval_50.json"),
+            ask=PrepareOptions(splits=("test-50", "train")),
         )
     with pytest.raises(DataError, match=r"holds no eval_400\.json"):
-        prepare("hotpotqa", data_dir=tmp_path, source=str(official), ask=Ask(splits=("test-400",)))
+        prepare("hotpotqa", data_dir=tmp_path, source=str(official), ask=PrepareOptions(splits=("test-400",)))
     with pytest.raises(DataError, match=r"holds no eval_50\.json"):
         prepare("hotpotqa", data_dir=tmp_path / "a", source=str(tmp_path))
     with pytest.raises(DataError, match="no such file or folder"):
@@ -256,16 +268,16 @@ def test_the_training_file_is_read_when_asked_for_and_may_be_cut(tmp_path, offic
     parquet(official / "hotpotqa_train_32k.parquet", 40)
     prepare("hotpotqa", data_dir=tmp_path, source=str(official))
     assert "train" not in splits(tmp_path)
-    ask = Ask(splits=("train",), limit=25)
+    ask = PrepareOptions(splits=("train",), limit=25)
     manifest = prepare("hotpotqa", data_dir=tmp_path, source=str(official), ask=ask).manifest
     assert manifest.splits["train"].traces == 25
     assert "train: the first 25 of 40 questions" in manifest.notes
     train = load_split("hotpotqa", tmp_path, "train")
-    assert (train[24].queries[0].question, train[24].queries[0].truths) == ("q24?", ("a24",))
+    assert (train[24].queries[0].question, train[24].queries[0].gold_answers) == ("q24?", ("a24",))
     assert len(train[24].sessions[0].turns) == 26
     assert prepare("hotpotqa", data_dir=tmp_path, source=str(official), ask=ask).already
     with pytest.raises(DataError, match="holds something else"):
-        prepare("hotpotqa", data_dir=tmp_path, source=str(official), ask=Ask(splits=("train",), limit=30))
+        prepare("hotpotqa", data_dir=tmp_path, source=str(official), ask=PrepareOptions(splits=("train",), limit=30))
 
 
 def test_a_training_file_that_is_no_parquet(tmp_path):
@@ -284,14 +296,14 @@ def test_the_real_files(n):
     path = REAL / f"eval_{n}.json"
     raw = json.loads(path.read_bytes())
     notes: list[str] = []
-    traces = list(get("hotpotqa").read(Part("", path, split=f"test-{n}"), Watch(notes.append)))
+    traces = list(get("hotpotqa").read(SourceFile("", path, split=f"test-{n}"), ReaderCallbacks(notes.append)))
     assert notes == []
     assert len(traces) == 126
-    assert sum(trace.queries[0].truths[0] in ("yes", "no") for trace in traces) == 13
+    assert sum(trace.queries[0].gold_answers[0] in ("yes", "no") for trace in traces) == 13
     assert all(trace.queries[0].question == item["input"].strip() for trace, item in zip(traces, raw, strict=True))
     for trace, item in zip(traces, raw, strict=True):
-        assert [span.text for span in cut(trace, "full-session")] == [item["context"]]
-        assert len(cut(trace, "paragraph")) == n
+        assert [span.text for span in split_spans(trace, "full-session")] == [item["context"]]
+        assert len(split_spans(trace, "paragraph")) == n
 
 
 def test_the_sample_can_be_answered_from_its_documents(tmp_path):
@@ -299,9 +311,9 @@ def test_the_sample_can_be_answered_from_its_documents(tmp_path):
     assert {name: size.traces for name, size in manifest.splits.items()} == {"test-6": 6}
     assert manifest.source == "sample:hotpotqa_sample.json"
     for trace in load_split("hotpotqa", tmp_path, "test-6"):
-        texts = [span.text for span in cut(trace, "paragraph")]
+        texts = [span.text for span in split_spans(trace, "paragraph")]
         assert len(texts) == 6
-        truth = trace.queries[0].truths[0]
+        truth = trace.queries[0].gold_answers[0]
         assert truth in ("yes", "no") or any(truth in text for text in texts)
     raw = json.loads(sample_path("hotpotqa").read_text("utf-8"))
     assert any(item["input"] != item["input"].strip() for item in raw)

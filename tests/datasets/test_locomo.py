@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memskill_cli.datasets.base import Part, Watch, get
+from memskill_cli.datasets.base import ReaderCallbacks, SourceFile
+from memskill_cli.datasets.registry import get
 from memskill_cli.errors import DataError
 from memskill_cli.types import Trace, Turn
 
@@ -47,7 +48,7 @@ def read(folder: Path, *records: Any) -> tuple[list[Trace], list[str]]:
     path = folder / "locomo10.json"
     path.write_text(json.dumps(list(records)), "utf-8")
     notes: list[str] = []
-    return list(get("locomo").read(Part(str(path), path), Watch(notes.append))), notes
+    return list(get("locomo").read(SourceFile(str(path), path), ReaderCallbacks(notes.append))), notes
 
 
 def numbered(n: int) -> list[dict[str, Any]]:
@@ -114,7 +115,7 @@ def test_numbers_become_text_and_answers_are_stripped(tmp_path):
         made["qa"].append({"question": " When? ", "answer": " 23 July, 2023", "category": 2})
 
     (trace, *_), _ = read(tmp_path, record(change))
-    assert [q.truths for q in trace.queries] == [("2022",), ("Ann's",), ("23 July, 2023",)]
+    assert [q.gold_answers for q in trace.queries] == [("2022",), ("Ann's",), ("23 July, 2023",)]
     assert trace.queries[2].question == "When?"
 
 
@@ -125,7 +126,7 @@ def test_adversarial_questions_are_kept_but_not_scored(tmp_path):
 
     (trace, *_), _ = read(tmp_path, record(change))
     assert [(q.category, q.scored) for q in trace.queries] == [("temporal", True)] + [("adversarial", False)] * 3
-    assert [q.truths for q in trace.queries[2:]] == [("Yes",), ("No",)]
+    assert [q.gold_answers for q in trace.queries[2:]] == [("Yes",), ("No",)]
 
 
 @pytest.mark.parametrize("evidence", [[], ["D8:6; D9:17"], ["D"], ["D:11:26"], None, 7])
@@ -240,7 +241,7 @@ def test_a_file_that_is_no_list_of_conversations(tmp_path, content, problem):
     path = tmp_path / "mine.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"mine.json: {problem}"):
-        list(get("locomo").read(Part(str(path), path), Watch()))
+        list(get("locomo").read(SourceFile(str(path), path), ReaderCallbacks()))
 
 
 JSON = st.recursive(
@@ -276,18 +277,18 @@ def test_anything_anywhere_is_read_or_refused_in_words(tmp_path_factory, place, 
     refused = ""
     traces: list[Trace] = []
     try:
-        traces = list(get("locomo").read(Part(str(path), path), Watch()))
+        traces = list(get("locomo").read(SourceFile(str(path), path), ReaderCallbacks()))
     except DataError as error:
         refused = error.message
     assert refused.startswith("wild.json: ") if refused else traces
     assert all(turn.speaker and turn.text for trace in traces for s in trace.sessions for turn in s.turns)
-    assert all(q.question and q.truths[0] for trace in traces for q in trace.queries)
+    assert all(q.question and q.gold_answers[0] for trace in traces for q in trace.queries)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real file is not here")
 def test_the_published_file():
     notes: list[str] = []
-    traces = list(get("locomo").read(Part("", REAL), Watch(notes.append)))
+    traces = list(get("locomo").read(SourceFile("", REAL), ReaderCallbacks(notes.append)))
     queries = [query for trace in traces for query in trace.queries]
     assert [t.trace_id for t in traces] == [f"conv-{n}" for n in (26, 30, 41, 42, 43, 44, 47, 48, 49, 50)]
     assert [t.split for t in traces] == ["train"] * 6 + ["val"] * 2 + ["test"] * 2

@@ -17,10 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memskill_cli.datasets.base import Ask, Part, Watch, get, load_manifest, load_split
+from memskill_cli.datasets.base import PrepareOptions, ReaderCallbacks, SourceFile
 from memskill_cli.datasets.prepare import prepare
+from memskill_cli.datasets.prepared import load_manifest, load_split
+from memskill_cli.datasets.registry import get
 from memskill_cli.datasets.samples import sample_path, shipped
-from memskill_cli.datasets.spans import cut
+from memskill_cli.datasets.spans import split_spans
 from memskill_cli.errors import DataError, UsageError
 from memskill_cli.types import Trace, Turn
 
@@ -62,7 +64,7 @@ def write(folder: Path, *records: Any) -> Path:
 def read(folder: Path, *records: Any, split: str = "test") -> tuple[list[Trace], list[str]]:
     path = write(folder, *records)
     notes: list[str] = []
-    return list(get("longmemeval").read(Part(str(path), path, split=split), Watch(notes.append))), notes
+    return list(get("longmemeval").read(SourceFile(str(path), path, split=split), ReaderCallbacks(notes.append))), notes
 
 
 def test_a_record_is_a_trace_with_one_question_and_each_session_keeps_its_date(tmp_path):
@@ -74,14 +76,14 @@ def test_a_record_is_a_trace_with_one_question_and_each_session_keeps_its_date(t
     assert trace.sessions[0].turns == (Turn("user", "My cat Tuppence snores."), Turn("assistant", "Most cats do."))
     (query,) = trace.queries
     assert (query.query_id, query.category, query.date) == ("mine_1", "single-session-user", "2023/05/30 (Tue) 23:40")
-    assert (query.question, query.truths, query.scored) == ("What is my cat called?", ("Tuppence",), True)
+    assert (query.question, query.gold_answers, query.scored) == ("What is my cat called?", ("Tuppence",), True)
     assert notes == ["all 1 records are taken as test"]
 
 
 @pytest.mark.parametrize("mode", ["turn", "turn-pair", "full-session", "fixed-length"])
 def test_every_span_says_the_date_of_its_session(tmp_path, mode):
     (trace,), _ = read(tmp_path, record())
-    spans = cut(trace, mode, chunk_size=6, chunk_overlap=2)
+    spans = split_spans(trace, mode, chunk_size=6, chunk_overlap=2)
     dates = [span.text.split("\n")[0] for span in spans]
     assert set(dates) == {"[2023/05/20 (Sat) 02:21]", "[2023/05/21 (Sun) 10:00]"}
     assert dates == sorted(dates)
@@ -90,7 +92,7 @@ def test_every_span_says_the_date_of_its_session(tmp_path, mode):
 @pytest.mark.parametrize(("answer", "text"), [(33, "33"), (2.5, "2.5"), (0, "0"), (" a week ", "a week")])
 def test_answers_that_are_numbers_become_text(tmp_path, answer, text):
     (trace,), _ = read(tmp_path, record(answer=answer))
-    assert trace.queries[0].truths == (text,)
+    assert trace.queries[0].gold_answers == (text,)
 
 
 def test_abstention_questions_are_kept_apart_and_said_so(tmp_path):
@@ -178,32 +180,32 @@ def test_a_smaller_file_with_unknown_ids_is_never_split_silently(tmp_path):
     with pytest.raises(DataError) as caught:
         prepare("longmemeval", data_dir=tmp_path / "data", source=str(path))
     assert caught.value.hint.endswith(f"memskill prepare --dataset longmemeval --source {path} --split test")
-    made = prepare("longmemeval", data_dir=tmp_path / "data", source=str(path), ask=Ask(splits=("test",)))
+    made = prepare("longmemeval", data_dir=tmp_path / "data", source=str(path), ask=PrepareOptions(splits=("test",)))
     assert {name: size.traces for name, size in made.manifest.splits.items()} == {"test": 2}
 
 
 def test_files_for_several_splits_add_up_and_do_not_change_each_others_digest(tmp_path):
     data = tmp_path / "data"
     first = write(tmp_path, record())
-    before = prepare("longmemeval", data_dir=data, source=str(first), ask=Ask(splits=("test",))).manifest
+    before = prepare("longmemeval", data_dir=data, source=str(first), ask=PrepareOptions(splits=("test",))).manifest
     (tmp_path / "more").mkdir()
     second = write(tmp_path / "more", record(question_id="other"))
-    after = prepare("longmemeval", data_dir=data, source=str(second), ask=Ask(splits=("train",))).manifest
+    after = prepare("longmemeval", data_dir=data, source=str(second), ask=PrepareOptions(splits=("train",))).manifest
     assert set(after.splits) == {"train", "test"}
     assert after.digest_of("test") == before.digest_of("test") != after.digest_of("train")
     assert [load_split("longmemeval", data, name)[0].trace_id for name in ("train", "test")] == ["other", "mine_1"]
     assert load_manifest("longmemeval", data) == after
     with pytest.raises(DataError, match="holds something else"):
-        prepare("longmemeval", data_dir=data, source=str(second), ask=Ask(splits=("test",)))
+        prepare("longmemeval", data_dir=data, source=str(second), ask=PrepareOptions(splits=("test",)))
 
 
 def test_senseless_wishes(tmp_path):
-    for ask in (Ask(splits=("dev",)), Ask(splits=("test",)), Ask(limit=3)):
+    for ask in (PrepareOptions(splits=("dev",)), PrepareOptions(splits=("test",)), PrepareOptions(limit=3)):
         with pytest.raises(UsageError):
             prepare("longmemeval", data_dir=tmp_path, ask=ask)
     path = write(tmp_path, record())
     with pytest.raises(UsageError):
-        prepare("longmemeval", data_dir=tmp_path, source=str(path), ask=Ask(splits=("test", "val")))
+        prepare("longmemeval", data_dir=tmp_path, source=str(path), ask=PrepareOptions(splits=("test", "val")))
 
 
 # --- broken files ------------------------------------------------------------------------------------------------
@@ -276,7 +278,7 @@ def test_a_file_that_is_no_list_of_records(tmp_path, content, problem):
     path = tmp_path / "mine.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"mine.json: {problem}"):
-        list(get("longmemeval").read(Part("", path, split="test"), Watch()))
+        list(get("longmemeval").read(SourceFile("", path, split="test"), ReaderCallbacks()))
 
 
 JSON = st.recursive(
@@ -298,12 +300,12 @@ def test_anything_anywhere_is_read_or_refused_in_words(tmp_path_factory, place, 
     refused = ""
     traces: list[Trace] = []
     try:
-        traces = list(get("longmemeval").read(Part("", path, split="test"), Watch()))
+        traces = list(get("longmemeval").read(SourceFile("", path, split="test"), ReaderCallbacks()))
     except DataError as error:
         refused = error.message
     assert refused.startswith("some.json: ") if refused else traces
     assert all(turn.speaker and turn.text for trace in traces for s in trace.sessions for turn in s.turns)
-    assert all(query.question and query.truths[0] for trace in traces for query in trace.queries)
+    assert all(query.question and query.gold_answers[0] for trace in traces for query in trace.queries)
 
 
 # --- real files, the sample, and size ----------------------------------------------------------------------------
@@ -314,7 +316,7 @@ def test_the_published_record_and_the_subset(tmp_path):
     one = prepare("longmemeval", data_dir=tmp_path / "a", source=str(REAL / "longmemeval_s_record0_e47becba.json"))
     assert {name: size.traces for name, size in one.manifest.splits.items()} == {"train": 1}
     (trace,) = load_split("longmemeval", tmp_path / "a", "train")
-    assert (trace.trace_id, trace.queries[0].truths) == ("e47becba", ("Business Administration",))
+    assert (trace.trace_id, trace.queries[0].gold_answers) == ("e47becba", ("Business Administration",))
     assert len(trace.sessions) == 53
     seven = prepare("longmemeval", data_dir=tmp_path / "b", source=str(REAL / "longmemeval_s_subset_7records.json"))
     assert {name: size.traces for name, size in seven.manifest.splits.items()} == {"train": 5, "val": 2}
@@ -331,7 +333,7 @@ def test_the_sample_goes_to_test_and_has_every_kind_of_question(tmp_path):
     )  # fmt: skip
     traces = load_split("longmemeval", tmp_path, "test")
     assert all(2 <= len(trace.sessions) <= 3 for trace in traces)
-    assert all(len(cut(trace, "fixed-length", chunk_size=500)) == len(trace.sessions) for trace in traces)
+    assert all(len(split_spans(trace, "fixed-length", chunk_size=500)) == len(trace.sessions) for trace in traces)
     speakers = [s.turns[0].speaker for trace in traces for s in trace.sessions]
     assert "assistant" in speakers
     raw = json.loads(sample_path("longmemeval").read_text("utf-8"))

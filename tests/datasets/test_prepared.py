@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from memskill_cli.datasets import writer as storing
-from memskill_cli.datasets.base import Part, Watch, get, load_manifest, load_split
+from memskill_cli.datasets.base import ReaderCallbacks, SourceFile
 from memskill_cli.datasets.prepare import prepare
+from memskill_cli.datasets.prepared import load_manifest, load_split
+from memskill_cli.datasets.registry import get
 from memskill_cli.datasets.samples import sample_path
 from memskill_cli.errors import DataError, UsageError
 
@@ -37,7 +39,7 @@ def edited(folder: Path) -> Path:
 def test_what_was_read_is_what_is_loaded(data):
     prepare("locomo", data_dir=data, sample=True)
     loaded = [trace for split in ("train", "val", "test") for trace in load_split("locomo", data, split)]
-    assert loaded == list(get("locomo").read(Part("", SAMPLE), Watch()))
+    assert loaded == list(get("locomo").read(SourceFile("", SAMPLE), ReaderCallbacks()))
 
 
 def test_a_split_is_a_sequence(data):
@@ -283,9 +285,9 @@ def test_nothing_asks_the_network(data, monkeypatch):
 
 
 def test_nothing_is_written_outside_the_data_folder(data, tmp_path):
-    code = "import sys; from pathlib import Path; from memskill_cli.datasets import base, prepare;"
+    code = "import sys; from pathlib import Path; from memskill_cli.datasets import prepare, prepared;"
     code += "prepare.prepare('locomo', data_dir=Path(sys.argv[1]), sample=True);"
-    code += "print(len(base.load_split('locomo', Path(sys.argv[1]), 'test')))"
+    code += "print(len(prepared.load_split('locomo', Path(sys.argv[1]), 'test')))"
     home = tmp_path / "home"
     home.mkdir()
     env = {"PATH": os.environ["PATH"], "HOME": str(home)}

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 import pytest
 import snowballstemmer
 
-from memskill_cli.datasets.base import Part, Watch, get
+from memskill_cli.datasets.base import ReaderCallbacks, SourceFile
+from memskill_cli.datasets.registry import get
 from memskill_cli.datasets.samples import sample_path
 from memskill_cli.errors import DataError
 
@@ -44,7 +45,7 @@ def days(record, item) -> list[datetime]:
 def test_it_is_small_and_reads_without_a_complaint():
     path = sample_path("locomo")
     notes: list[str] = []
-    traces = list(get("locomo").read(Part(str(path), path), Watch(notes.append)))
+    traces = list(get("locomo").read(SourceFile(str(path), path), ReaderCallbacks(notes.append)))
     assert path.stat().st_size <= 60_000
     assert [trace.split for trace in traces] == ["train"] * 3 + ["val", "test"]
     assert len(notes) == 2  # that there are five conversations, not ten, and which questions are not scored

@@ -11,7 +11,7 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memskill_cli.datasets.spans import cut
+from memskill_cli.datasets.spans import split_spans
 from memskill_cli.errors import UsageError
 from memskill_cli.types import Session, Trace, Turn
 
@@ -27,7 +27,7 @@ def trace(*sessions: Session) -> Trace:
 
 
 def texts(mode, *sessions: Session, **options) -> list[str]:
-    return [span.text for span in cut(trace(*(sessions or TALK)), mode, **options)]
+    return [span.text for span in split_spans(trace(*(sessions or TALK)), mode, **options)]
 
 
 def plain(text: str) -> Session:
@@ -36,7 +36,7 @@ def plain(text: str) -> Session:
 
 
 def tokens(text: str) -> int:
-    cut(trace(*TALK), "fixed-length")  # tiktoken keeps what this loads; asked by itself it would download
+    split_spans(trace(*TALK), "fixed-length")  # tiktoken keeps what this loads; asked by itself it would download
     return len(tiktoken.get_encoding("cl100k_base").encode_ordinary(text))
 
 
@@ -57,9 +57,9 @@ def test_full_session():
 
 
 def test_spans_are_numbered_in_order_and_may_be_limited():
-    spans = cut(trace(*TALK), "turn", max_spans=2)
+    spans = split_spans(trace(*TALK), "turn", max_spans=2)
     assert [(span.trace_id, span.index) for span in spans] == [("conv-1", 0), ("conv-1", 1)]
-    assert spans == cut(trace(*TALK), "turn")[:2]
+    assert spans == split_spans(trace(*TALK), "turn")[:2]
 
 
 def test_a_text_that_fits_is_one_span():
@@ -87,7 +87,7 @@ def test_every_window_repeats_its_sessions_date_and_none_reaches_into_the_next_s
 @pytest.mark.parametrize(("size", "overlap"), [(64, 64), (64, 100), (0, 0), (10, -1)])
 def test_a_window_that_would_not_advance_is_refused(size, overlap):
     with pytest.raises(UsageError, match="chunk overlap"):
-        cut(trace(*TALK), "fixed-length", chunk_size=size, chunk_overlap=overlap)
+        split_spans(trace(*TALK), "fixed-length", chunk_size=size, chunk_overlap=overlap)
 
 
 WILD = st.text(st.characters(codec="utf-8") | st.sampled_from("😀👩‍🚀日本語ẞ é\n"), min_size=1, max_size=60)
@@ -136,15 +136,15 @@ def test_paragraph_splits_where_a_document_starts():
 
 def test_paragraph_is_for_document_sets_only():
     with pytest.raises(UsageError, match="document sets"):
-        cut(trace(*TALK), "paragraph")
+        split_spans(trace(*TALK), "paragraph")
 
 
 def test_the_tokenizer_is_found_without_network_or_litellm_and_leaves_the_environment_alone():
     code = """
 import os, sys
-from memskill_cli.datasets.spans import cut
+from memskill_cli.datasets.spans import split_spans
 from memskill_cli.types import Session, Trace, Turn
-cut(Trace("t", "d", "test", (Session("s", "", (Turn("Ann", "Hi"),)),), ()), "fixed-length")
+split_spans(Trace("t", "d", "test", (Session("s", "", (Turn("Ann", "Hi"),)),), ()), "fixed-length")
 assert "litellm" not in sys.modules
 print(os.environ["TIKTOKEN_CACHE_DIR"])
 """

@@ -1,4 +1,4 @@
-"""Parts of the Ray engine on a cluster of this process's own: who is lost, and what becomes of their work."""
+"""The Ray engine on a local cluster: lost encoders and workers, and their jobs."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def cluster() -> Iterator[Told]:
 # --- encoders -------------------------------------------------------------------------------------------------------
 
 
-def hosts(told: Told, count: int = 2) -> Any:
-    from memskill_cli.distributed.encoder_actors import Hosts
+def encoder_pool(told: Told, count: int = 2) -> Any:
+    from memskill_cli.distributed.encoder_actors import EncoderActorPool
 
-    return Hosts(count, 0, told.notices.append)
+    return EncoderActorPool(count, 0, told.notices.append)
 
 
 TEXTS = [f"memory number {number}" for number in range(9)]
 
 
 def test_texts_are_spread_over_hosts_and_come_back_in_order(cluster: Told) -> None:
-    from memskill_cli.distributed.encoder_actors import RemoteEncoder
+    from memskill_cli.distributed.encoder_actors import ActorEncoder
 
-    encoder = RemoteEncoder(hosts(cluster), "hashing", "cpu")
+    encoder = ActorEncoder(encoder_pool(cluster), "hashing", "cpu")
     assert encoder.dim == HashingEncoder.dim
     expected = HashingEncoder().encode(TEXTS)
     for count in (1, 2, 9):
@@ -70,21 +70,21 @@ def test_texts_are_spread_over_hosts_and_come_back_in_order(cluster: Told) -> No
 def test_what_lost_hosts_would_have_done_is_done_by_others_or_new_ones(cluster: Told) -> None:
     import ray
 
-    pool, expected = hosts(cluster), HashingEncoder().encode(TEXTS)
+    pool, expected = encoder_pool(cluster), HashingEncoder().encode(TEXTS)
     assert np.array_equal(pool.encode("hashing", "cpu", TEXTS, "context"), expected)
-    for lost in (pool.hosts[:1], pool.hosts[1:]):
+    for lost in (pool.actors[:1], pool.actors[1:]):
         for host in lost:
             ray.kill(host)
         assert np.array_equal(pool.encode("hashing", "cpu", TEXTS, "context"), expected)
-    assert len(pool.hosts) == 2
-    assert "an encoder on the Ray cluster is lost; the others do its part" in cluster.notices
+    assert len(pool.actors) == 2
+    assert "an encoder actor on the Ray cluster is lost; the other actors take over" in cluster.notices
 
 
 def test_an_encoder_that_is_not_there_is_said_to_be_so(cluster: Told) -> None:
-    from memskill_cli.distributed.encoder_actors import RemoteEncoder
+    from memskill_cli.distributed.encoder_actors import ActorEncoder
 
     with pytest.raises(EncoderError, match="no such folder"):
-        RemoteEncoder(hosts(cluster, 1), "no/such/folder", "cpu")
+        ActorEncoder(encoder_pool(cluster, 1), "no/such/folder", "cpu")
 
 
 def test_a_folder_is_called_by_the_name_it_has_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,18 +106,18 @@ def test_a_folder_is_called_by_the_name_it_has_everywhere(tmp_path: Path, monkey
 
 @dataclass(frozen=True)
 class Nothing:
-    """A kit and a desk of nothing."""
+    """An empty job context, and empty callbacks."""
 
     @asynccontextmanager
-    async def open(self, world: Any, desk: Any) -> AsyncIterator[str]:
+    async def open(self, context: Any, callbacks: Any) -> AsyncIterator[str]:
         yield "opened"
 
 
-async def double(opened: str, desk: Any, number: int) -> int:
+async def double(opened: str, callbacks: Any, number: int) -> int:
     return 2 * number
 
 
-async def die_once(opened: str, desk: Any, marker: str) -> str:
+async def die_once(opened: str, callbacks: Any, marker: str) -> str:
     if is_first(Path(marker)):
         os._exit(1)
     return "done at last"
@@ -131,28 +131,28 @@ def is_first(marker: Path) -> bool:
     return True
 
 
-async def die(opened: str, desk: Any) -> None:
+async def die(opened: str, callbacks: Any) -> None:
     os._exit(1)
 
 
-async def fail(opened: str, desk: Any) -> None:
+async def fail(opened: str, callbacks: Any) -> None:
     raise ValueError("seven")
 
 
-class World:
-    """As much of a world as a charter is made of."""
+class FakeContext:
+    """The parts of a rollout context that a WorkerConfig uses."""
 
-    class gateway:
+    class llm:
         ask = None
 
         @staticmethod
         def window(role: str) -> None:
             assert role in ROLES
 
-    class spaces:
+    class encoders:
         class state:
             dim = 1
-            aencode = ahead = None
+            aencode = prefetch = None
 
         retrieval = state
 
@@ -170,10 +170,10 @@ def run(told: Told, *jobs: tuple[Any, ...], workers: int = 2) -> list[Any]:
         from memskill_cli.distributed.ray import open_engine
 
         async with (
-            open_engine(World(), None, workers, told.notices.append) as engine,  # type: ignore[arg-type]
-            engine.crew(Nothing(), Nothing()) as crew,
+            open_engine(FakeContext(), None, workers, told.notices.append) as engine,  # type: ignore[arg-type]
+            engine.open_pool(Nothing(), Nothing()) as pool,
         ):
-            return await asyncio.gather(*(crew.run(*job) for job in jobs), return_exceptions=True)
+            return await asyncio.gather(*(pool.run(*job) for job in jobs), return_exceptions=True)
 
     return asyncio.run(work())
 
@@ -189,10 +189,10 @@ def test_a_job_whose_worker_dies_is_done_by_another(cluster: Told, tmp_path: Pat
     cluster.notices.clear()
     assert run(cluster, (die_once, str(tmp_path / "died"))) == ["done at last"]
     (notice,) = cluster.notices
-    assert "is lost; what it was doing is done again, paid for once" in notice
+    assert "is lost; its jobs will be retried from cache" in notice
 
 
 def test_a_job_that_kills_whoever_does_it_comes_to_an_end(cluster: Told) -> None:
     (error,) = run(cluster, (die,))
     assert isinstance(error, RunError)
-    assert "a trace has lost 3 workers" in error.message
+    assert "a job has lost 3 workers" in error.message

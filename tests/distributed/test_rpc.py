@@ -1,4 +1,4 @@
-"""Letters: asked, told, answered in any order, to those who are there."""
+"""RPC: calls, notifications and answers in any order; errors; closed endpoints."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.distributed.rpc import COMMAND, Correspondent, Letter, Post, PostOffice
+from memskill_cli.distributed.rpc import DRIVER, Broker, MessageBatch, RpcEndpoint, RpcMessage
 from memskill_cli.errors import GameError, MemskillError, RunError
 
 
-class Boxes:
-    """A post office that is asked over no network, but as asynchronously as one that is."""
+class LocalBroker:
+    """A broker in this process, asynchronous like the remote one."""
 
     def __init__(self) -> None:
-        self.office = PostOffice()
+        self.broker = Broker()
         self.batches: list[int] = []
 
-    def post(self, letters: Post) -> object:
-        self.batches.append(len(letters))
-        return asyncio.ensure_future(self.office.post(letters))
+    def post(self, messages: MessageBatch) -> object:
+        self.batches.append(len(messages))
+        return asyncio.ensure_future(self.broker.post(messages))
 
-    def collect(self, name: str) -> Awaitable[list[Letter]]:
-        return self.office.collect(name)
+    def collect(self, name: str) -> Awaitable[list[RpcMessage]]:
+        return self.broker.collect(name)
 
 
 @asynccontextmanager
-async def connected(functions: dict[str, Callable[..., Any]]) -> AsyncIterator[tuple[Correspondent, Boxes]]:
-    """Somebody who may ask for the ``functions`` of the command."""
-    boxes = Boxes()
-    ends = Correspondent(COMMAND, boxes, functions), Correspondent("worker-1", boxes, {})
+async def connected(functions: dict[str, Callable[..., Any]]) -> AsyncIterator[tuple[RpcEndpoint, LocalBroker]]:
+    """A worker's endpoint that can call the ``functions`` of the driver."""
+    broker = LocalBroker()
+    ends = RpcEndpoint(DRIVER, broker, functions), RpcEndpoint("worker-1", broker, {})
     serving = [asyncio.create_task(end.serve()) for end in ends]
     try:
-        yield ends[1], boxes
+        yield ends[1], broker
     finally:
         for task in serving:
             task.cancel()
@@ -49,9 +49,9 @@ def test_answers_find_their_questions_in_whatever_order_they_come() -> None:
         return number * number
 
     async def work() -> tuple[list[int], list[int]]:
-        async with connected({"square": slowly}) as (worker, boxes):
-            answers = await asyncio.gather(*(worker.call(COMMAND, "square", number) for number in range(50)))
-            return answers, boxes.batches
+        async with connected({"square": slowly}) as (worker, broker):
+            answers = await asyncio.gather(*(worker.call(DRIVER, "square", number) for number in range(50)))
+            return answers, broker.batches
 
     answers, batches = asyncio.run(work())
     assert answers == [number * number for number in range(50)]
@@ -67,8 +67,8 @@ def test_what_is_told_arrives_in_order_and_before_what_is_asked_later() -> None:
     async def work() -> list[int]:
         async with connected({"hear": heard.append, "so far": so_far}) as (worker, _):
             for number in range(20):
-                worker.tell(COMMAND, "hear", number)
-            return await worker.call(COMMAND, "so far")  # type: ignore[no-any-return]
+                worker.notify(DRIVER, "hear", number)
+            return await worker.call(DRIVER, "so far")  # type: ignore[no-any-return]
 
     assert asyncio.run(work()) == list(range(20))
 
@@ -85,7 +85,7 @@ def test_an_error_is_raised_where_the_question_came_from_as_it_was(error: Except
     async def work() -> Exception:
         async with connected({"fail": fail}) as (worker, _):
             with pytest.raises(type(error)) as raised:
-                await worker.call(COMMAND, "fail")
+                await worker.call(DRIVER, "fail")
             return raised.value
 
     found = asyncio.run(work())
@@ -101,9 +101,9 @@ def test_who_gives_up_an_answer_is_not_disturbed_by_it() -> None:
         async with connected({"late": late}) as (worker, _):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.01):
-                    await worker.call(COMMAND, "late", "one")
+                    await worker.call(DRIVER, "late", "one")
             await asyncio.sleep(0.1)
-            return await worker.call(COMMAND, "late", "two")  # type: ignore[no-any-return]
+            return await worker.call(DRIVER, "late", "two")  # type: ignore[no-any-return]
 
     assert asyncio.run(work()) == "two"
 
@@ -114,39 +114,39 @@ def test_a_desk_that_has_closed_hears_nothing_and_harms_nobody() -> None:
 
     async def work() -> str:
         async with connected({"there": there}) as (worker, _):
-            worker.tell(COMMAND, "crew-1.span")
-            return await worker.call(COMMAND, "there")  # type: ignore[no-any-return]
+            worker.notify(DRIVER, "pool-1.span")
+            return await worker.call(DRIVER, "there")  # type: ignore[no-any-return]
 
     assert asyncio.run(work()) == "there"
 
 
 def test_whoever_waits_is_told_when_the_office_is_gone() -> None:
-    class Burning(Boxes):
-        async def collect(self, name: str) -> list[Letter]:
+    class Burning(LocalBroker):
+        async def collect(self, name: str) -> list[RpcMessage]:
             await asyncio.sleep(0.02)
             raise OSError("the actor died\nand more")
 
     async def work() -> None:
-        worker = Correspondent("worker-1", Burning(), {})
+        worker = RpcEndpoint("worker-1", Burning(), {})
         serving = asyncio.create_task(worker.serve())
         with pytest.raises(RunError, match=r"lost: the actor died$"):
-            await worker.call(COMMAND, "anything")
+            await worker.call(DRIVER, "anything")
         with pytest.raises(RunError):
             await serving
         with pytest.raises(RunError):
-            await worker.call(COMMAND, "anything")
+            await worker.call(DRIVER, "anything")
 
     asyncio.run(work())
 
 
 def test_letters_to_somebody_who_is_gone_are_kept_for_nobody() -> None:
-    async def work() -> list[Letter]:
-        office = PostOffice()
-        await office.close("worker-1")
-        await office.post([("worker-1", Letter("command", 1, "", b""))])
+    async def work() -> list[RpcMessage]:
+        broker = Broker()
+        await broker.close("worker-1")
+        await broker.post([("worker-1", RpcMessage("command", 1, "", b""))])
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.02):
-                return await office.collect("worker-1")
+                return await broker.collect("worker-1")
         return []
 
     assert asyncio.run(work()) == []

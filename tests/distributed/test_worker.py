@@ -1,4 +1,4 @@
-"""Jobs done at the other end of a line of letters, in this process: with the same results as here."""
+"""Jobs in workers behind RPC, all in this process: the results are those of the local engine."""
 
 from __future__ import annotations
 
@@ -13,61 +13,61 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.distributed.base import Crew, Job, Kit
-from memskill_cli.distributed.proxies import Charter, DeskPlan, desk_functions, functions_of
-from memskill_cli.distributed.rpc import COMMAND, Correspondent
-from memskill_cli.distributed.worker import CrewPlan, Worker
+from memskill_cli.distributed.base import Job, JobContext, JobPool
+from memskill_cli.distributed.proxies import CallbackSpec, WorkerConfig, callback_functions, driver_functions
+from memskill_cli.distributed.rpc import DRIVER, RpcEndpoint
+from memskill_cli.distributed.worker import JobContextSpec, Worker
 from memskill_cli.errors import AuthError, ModelError
 from memskill_cli.evaluation import runner
-from memskill_cli.rollout.episode import World
+from memskill_cli.rollout.context import RolloutContext
 from memskill_cli.testing import rules
-from memskill_cli.testing.server import Fault, ScriptedServer
+from memskill_cli.testing.server import Fault, MockLLMServer
 from memskill_cli.training import trainer
 from memskill_cli.utils import files
 
 from ..evaluation.harness import TASK, Rig
 from ..training.resume_harness import Lives, outcome, reply
-from .test_rpc import Boxes
+from .test_rpc import LocalBroker
 
 
-class FarEngine:
+class RemoteEngine:
     """What :class:`~memskill_cli.distributed.ray.RayEngine` does without Ray: ``count`` workers, all pickled."""
 
-    crews = 0
-    """How many crews of all engines have worked, so that a test can see that work was done elsewhere."""
+    pools = 0
+    """Number of pools opened by all engines, so that a test can check that workers were used."""
 
-    def __init__(self, world: World, count: int = 2) -> None:
-        self.world, self.count = world, count
+    def __init__(self, context: RolloutContext, count: int = 2) -> None:
+        self.context, self.count = context, count
         self.numbers = itertools.count(1)
 
     @asynccontextmanager
-    async def crew(self, kit: Kit, desk: Any) -> AsyncIterator[Crew]:
-        FarEngine.crews += 1
-        boxes, name = Boxes(), f"crew-{next(self.numbers)}"
-        functions = functions_of(self.world, print) | desk_functions(desk, name)
-        mail = Correspondent(COMMAND, boxes, functions)
-        serving = asyncio.create_task(mail.serve())
-        charter = pickle.loads(pickle.dumps(Charter.of(self.world, None)))
-        workers = [Worker(f"worker-{number}", boxes, charter, pickle.dumps) for number in range(self.count)]
+    async def open_pool(self, job_context: JobContext, callbacks: Any) -> AsyncIterator[JobPool]:
+        RemoteEngine.pools += 1
+        broker, name = LocalBroker(), f"pool-{next(self.numbers)}"
+        functions = driver_functions(self.context, print) | callback_functions(callbacks, name)
+        endpoint = RpcEndpoint(DRIVER, broker, functions)
+        serving = asyncio.create_task(endpoint.serve())
+        worker_config = pickle.loads(pickle.dumps(WorkerConfig.of(self.context, None)))
+        workers = [Worker(f"worker-{number}", broker, worker_config, pickle.dumps) for number in range(self.count)]
         for worker in workers:
             await worker.begin()
         try:
-            yield FarCrew(name, pickle.dumps(CrewPlan(kit, DeskPlan.of(desk))), workers)
+            yield RemotePool(name, pickle.dumps(JobContextSpec(job_context, CallbackSpec.of(callbacks))), workers)
         finally:
             for worker in workers:
-                await worker.dismiss(name)
+                await worker.release(name)
                 worker._serving.cancel()
             serving.cancel()
 
 
-class FarCrew:
-    def __init__(self, name: str, plan: bytes, workers: list[Worker]) -> None:
-        self.name, self.plan = name, plan
+class RemotePool:
+    def __init__(self, name: str, spec: bytes, workers: list[Worker]) -> None:
+        self.name, self.spec = name, spec
         self.turns = itertools.cycle(workers)
 
     async def run(self, job: Job[Any], *details: Any) -> Any:
         async def stored() -> bytes:
-            return self.plan
+            return self.spec
 
         result = await next(self.turns).run(self.name, [stored()], pickle.dumps((job, details)))
         outcome = pickle.loads(pickle.dumps(result))
@@ -80,23 +80,23 @@ class FarCrew:
 def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Trainings and evaluations of this process have their traces read and asked elsewhere."""
     for module in (trainer, runner):
-        monkeypatch.setattr(module, "LocalEngine", FarEngine)
-    before = FarEngine.crews
+        monkeypatch.setattr(module, "LocalEngine", RemoteEngine)
+    before = RemoteEngine.pools
     yield
-    assert FarEngine.crews > before, "or nothing was done elsewhere"
+    assert RemoteEngine.pools > before, "or nothing was done elsewhere"
 
 
 def test_a_training_elsewhere_is_the_same_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, before = [], FarEngine.crews
-    for name, engine in (("here", None), ("there", FarEngine)):
-        with ScriptedServer(reply) as server:
+    found, before = [], RemoteEngine.pools
+    for name, engine in (("here", None), ("there", RemoteEngine)):
+        with MockLLMServer(reply) as server:
             lives = Lives(tmp_path / name, server)
             if engine:
                 monkeypatch.setattr(trainer, "LocalEngine", engine)
             run = lives.begin("r")
             lives.live(run)
             found.append((outcome(run), sorted(request.text for request in server.requests)))
-            assert (FarEngine.crews > before) == (name == "there")
+            assert (RemoteEngine.pools > before) == (name == "there")
     assert found[0] == found[1]
 
 
@@ -104,13 +104,13 @@ def test_a_training_elsewhere_is_the_same_to_the_last_bit(tmp_path: Path, monkey
 def test_an_evaluation_elsewhere_has_the_same_rows_and_memories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    found, before = [], FarEngine.crews
-    for name, engine in (("here", None), ("there", FarEngine)):
+    found, before = [], RemoteEngine.pools
+    for name, engine in (("here", None), ("there", RemoteEngine)):
         rig = Rig(tmp_path / name, eval__context_tokens=8000)
         if engine:
             monkeypatch.setattr(runner, "LocalEngine", engine)
         summary = rig.method(method)
-        assert (FarEngine.crews > before) == (name == "there")
+        assert (RemoteEngine.pools > before) == (name == "there")
         known = {key: summary[key] for key in summary.keys() - {"usage", "seconds"}}
         found.append((known, rig.rows(), list(files.read_jsonl(rig.folder / "memories.jsonl"))))
     here, there = found
@@ -149,12 +149,16 @@ def test_a_key_that_is_refused_elsewhere_stops_everything(tmp_path: Path) -> Non
 def test_no_key_and_no_path_is_told_to_those_elsewhere(tmp_path: Path) -> None:
     seen: list[bytes] = []
 
-    class Watched(FarEngine):
+    class Watched(RemoteEngine):
         @asynccontextmanager
-        async def crew(self, kit: Kit, desk: Any) -> AsyncIterator[Crew]:
-            seen.append(pickle.dumps((Charter.of(self.world, None), CrewPlan(kit, DeskPlan.of(desk)))))
-            async with super().crew(kit, desk) as crew:
-                yield crew
+        async def open_pool(self, job_context: JobContext, callbacks: Any) -> AsyncIterator[JobPool]:
+            seen.append(
+                pickle.dumps(
+                    (WorkerConfig.of(self.context, None), JobContextSpec(job_context, CallbackSpec.of(callbacks)))
+                )
+            )
+            async with super().open_pool(job_context, callbacks) as pool:
+                yield pool
 
     rig = Rig(tmp_path)
     with pytest.MonkeyPatch.context() as patch:

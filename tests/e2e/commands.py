@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.testing.server import MockLLMServer
 
 from ..conftest import Done, Home
 
@@ -83,9 +83,9 @@ def running(home: Home, *arguments: str, **environ: str) -> Iterator[Command]:
             process.wait()
 
 
-def slow_after(count: int, seconds: float) -> ScriptedServer:
+def slow_after(count: int, seconds: float) -> MockLLMServer:
     """The first ``count`` replies come at once, later ones after ``seconds``."""
-    return ScriptedServer(latency=lambda request: seconds if request.index >= count else 0.0)
+    return MockLLMServer(latency=lambda request: seconds if request.index >= count else 0.0)
 
 
 def go_on(home: Home, err: str) -> Done:

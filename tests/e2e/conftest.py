@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.testing.server import MockLLMServer
 
 from ..conftest import Home
 from ..fault_injection import Nursery
@@ -30,7 +30,7 @@ def settle(new_home: Callable[[], Home], nursery: Nursery) -> Iterator[Settle]:
     with ExitStack() as stack:
 
         def make(*command: str, home: Home | None = None) -> Place:
-            server = stack.enter_context(ScriptedServer(think, latency=0.005))
+            server = stack.enter_context(MockLLMServer(think, latency=0.005))
             place = Place(home or new_home(), nursery, server, [*command, "--api-base", server.url])
             stack.callback(lambda: print(*place.told, sep="\n"))
             return place
@@ -42,7 +42,7 @@ def settle(new_home: Callable[[], Home], nursery: Nursery) -> Iterator[Settle]:
 def undisturbed(new_home: Callable[[], Home]) -> Undisturbed:
     """One run from beginning to end, in a process of its own."""
     home = new_home()
-    with ScriptedServer(think, latency=0.005) as server:
+    with MockLLMServer(think, latency=0.005) as server:
         command = [*TRAIN, "--api-base", server.url]
         done = home.memskill(*command, "--quiet", PYTHONHASHSEED="1")
         assert done.code == 0, done.err

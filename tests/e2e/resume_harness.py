@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from memskill_cli.testing import rules
-from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.testing.server import MockLLMServer, Request
 from memskill_cli.utils.files import read_jsonl
 
 from ..conftest import Home, tiny
@@ -89,7 +89,7 @@ class Place:
 
     home: Home
     nursery: Nursery
-    server: ScriptedServer
+    server: MockLLMServer
     command: list[str]
     lost: int = 0
     """Questions sent whose replies no life has kept: they were in flight when it ended."""

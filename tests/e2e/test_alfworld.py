@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from memskill_cli.testing import rules
-from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.testing.server import MockLLMServer, Request
 
 from ..conftest import Done, Home
 
@@ -70,7 +70,7 @@ def prepared_games(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="module")
 def played(prepared_games: Home) -> Played:
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         trained = prepared_games.memskill("train", *flags(server.url, *TRAIN, "--run", "a", "--json"))
         assert trained.code == 0, trained.err
         training = server.requests
@@ -146,7 +146,7 @@ def test_memory_is_asked_once_a_task_and_no_judge_is(played: Played) -> None:
 
 
 def test_again_it_costs_nothing(played: Played) -> None:
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         again = played.home.memskill("eval", *flags(server.url, "--run", "a", "--json"))
         assert again.code == 0, again.err
         assert server.requests == []
@@ -154,7 +154,7 @@ def test_again_it_costs_nothing(played: Played) -> None:
 
 
 def test_the_table_is_for_people(played: Played) -> None:
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         shown = played.home.memskill("eval", *flags(server.url, "--run", "a"), COLUMNS="120")
     assert shown.code == 0, shown.err
     assert "success" in shown.out
@@ -182,7 +182,7 @@ def test_a_game_cut_in_half_is_owed_and_the_others_are_played(tmp_path: Path) ->
     victim = sorted((games / "valid_seen").rglob("game.tw-pddl"))[0]
     whole = victim.read_bytes()
     victim.write_bytes(whole[: len(whole) // 2])
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         command = ["eval", *flags(server.url, "--method", "no-memory", "--json")]
         torn = home.memskill(*command)
         assert torn.code == 0, torn.err
@@ -202,7 +202,7 @@ def test_a_game_cut_in_half_is_owed_and_the_others_are_played(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_one_seed_is_one_result_whatever_the_concurrency(played: Played) -> None:
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         one = ["--concurrency", "1", "--set", "alfworld.workers=1", "--run", "b", "--quiet"]
         done = played.home.memskill("train", *flags(server.url, *TRAIN, *one), MEMSKILL_CACHE_DIR="another")
     assert done.code == 0, done.err

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from memskill_cli.config import load
-from memskill_cli.datasets.base import load_manifest
+from memskill_cli.datasets.prepared import load_manifest
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills import stages
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.testing.server import Fault, Request, ScriptedServer
+from memskill_cli.testing.server import Fault, MockLLMServer, Request
 
 from ..conftest import Done, Home, tiny
 
@@ -56,7 +56,7 @@ def test_not_prepared_and_no_network(home: Home) -> None:
 
 
 def test_a_wrong_key(prepared: Home) -> None:
-    with ScriptedServer(keys={"the-right-key"}) as server:
+    with MockLLMServer(keys={"the-right-key"}) as server:
         told = complaint(prepared.memskill("train", *tiny(server.url, *SHORT), "--api-key", "a-wrong-key"))
         assert "every key for role executor was refused (openai#1)" in told
         assert "--api-key" in told
@@ -64,16 +64,16 @@ def test_a_wrong_key(prepared: Home) -> None:
 
 
 def test_a_model_that_the_server_does_not_know(prepared: Home) -> None:
-    with ScriptedServer(faults=lambda request: Fault.unknown_model("The model rulez does not exist.")) as server:
+    with MockLLMServer(faults=lambda request: Fault.unknown_model("The model rulez does not exist.")) as server:
         flags = tiny(server.url, *SHORT, "--model", "openai/rulez")
         trained, unserved = prepared.together(
             ["train", *flags], ["eval", *tiny("", "--model", "nobodys-model", "--runs-dir", "other")]
         )
         assert len(server.requests) == 1, "what no retry can help is not retried"
     told = complaint(trained)
-    assert f"openai/rulez at {server.url} is not known there: The model rulez does not exist." in told
+    assert f"unknown model openai/rulez at {server.url}: The model rulez does not exist." in told
     assert "--model" in told
-    assert "no provider is known for the model nobodys-model" in complaint(unserved)
+    assert "unknown provider for the model nobodys-model" in complaint(unserved)
 
 
 def test_a_server_that_is_down(prepared: Home) -> None:
@@ -96,7 +96,7 @@ def test_a_server_that_breaks_down_loses_nothing(prepared: Home) -> None:
         return Fault.server_error() if 10 <= request.index < down else None
 
     down = 10_000
-    with ScriptedServer(faults=breaks) as server:
+    with MockLLMServer(faults=breaks) as server:
         flags = tiny(server.url, *SHORT, *AT_ONCE, "--concurrency", "1")
         told = complaint(prepared.memskill("train", *flags))
         assert "--resume" in told
@@ -121,7 +121,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_full_disk_is_said_and_room_on_it_is_enough_to_go_on(prepared: Home, small_disk: Path) -> None:
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         flags = [*tiny(server.url, *SHORT), "--runs-dir", str(small_disk)]
         told = complaint(prepared.memskill("train", *flags))
         assert "full" in told.lower() or "no space left" in told.lower()
@@ -139,7 +139,7 @@ def test_a_run_in_use_is_refused_with_the_pid(prepared: Home) -> None:
     digest = load_manifest("locomo", prepared.path / "data").digest
     run = RunDir.create(prepared.path / "runs", "r", settings, digest)
     stages.write(run.stages, stages.Stage(0, seed_bank(noop=False)))
-    with run.owned():
+    with run.lock():
         told = complaint(prepared.memskill("train", "--run", "r", "--resume", "--outer-epochs", "7", "--seed", "42"))
     assert f"run r is in use by process {os.getpid()}" in told
     assert f"kill {os.getpid()}" in told

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.datasets.base import load_split
+from memskill_cli.datasets.prepared import load_split
 from memskill_cli.datasets.samples import sample_path
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.testing import rules
-from memskill_cli.testing.server import Fault, Request, ScriptedServer
+from memskill_cli.testing.server import Fault, MockLLMServer, Request
 
 from ..conftest import Done, Home, tiny
 
@@ -64,7 +64,7 @@ def rows(done: Done, home: Home) -> list[dict[str, Any]]:
 def evaluated(new_home: Callable[[], Home]) -> Iterator[Evaluated]:
     """A short training, evaluated on the test split with one call at a time."""
     home, models = new_home(), Models()
-    with ScriptedServer(models) as server:
+    with MockLLMServer(models) as server:
         trained = home.memskill("train", *tiny(server.url, *TRAINING), "--no-evolve", "--quiet")
         assert trained.code == 0, trained.err
         models.asked.clear()
@@ -173,7 +173,7 @@ def test_what_failed_is_owed_and_asked_again_alone(evaluated: Evaluated) -> None
 
 def test_another_checkpoint_has_memories_of_its_own_even_while_the_run_is_in_use(evaluated: Evaluated) -> None:
     home, run = evaluated.home, RunDir(evaluated.home.path / "runs" / "a")
-    with run.owned():
+    with run.lock():
         earlier, latest = home.together(
             ["eval", "--run", "a", "--checkpoint", "runs/a/checkpoints/000001", "--no-judge", "--json"],
             ["eval", "--run", "a", "--checkpoint", "latest", "--json"],

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from memskill_cli.testing import rules
-from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.testing.server import MockLLMServer, Request
 
 from ..toy_models import HARM, HELP, designed, is_refinement, read_or_answered
 
@@ -51,7 +51,7 @@ def conversations() -> list[dict[str, Any]]:
 class Place:
     """A home with the small world prepared, and one server."""
 
-    def __init__(self, home: Any, server: ScriptedServer) -> None:
+    def __init__(self, home: Any, server: MockLLMServer) -> None:
         self.home, self.server = home, server
         self.run = home.path / "runs" / "evo"
 
@@ -76,12 +76,12 @@ class Place:
 
 
 @contextmanager
-def place_in(home: Any, world: World) -> Iterator[Place]:
+def place_in(home: Any, context: World) -> Iterator[Place]:
     file = home.path / "world.json"
     file.write_text(json.dumps(conversations()))
     done = home.memskill("prepare", "--dataset", "locomo", "--source", str(file), "--quiet")
     assert done.code == 0, done.err
-    with ScriptedServer(world) as server:
+    with MockLLMServer(context) as server:
         yield Place(home, server)
 
 
@@ -93,8 +93,8 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def test_harm_is_rolled_back_and_shown_to_the_designer_and_help_is_kept(home: Any) -> None:
-    world = World(HARM, HELP)
-    with place_in(home, world) as place:
+    context = World(HARM, HELP)
+    with place_in(home, context) as place:
         place.train()
         first, harmful, helpful = (place.stage(n) for n in range(3))
         assert (first["kept"], first["change"], first["parent"]) == (True, {}, None)
@@ -104,7 +104,7 @@ def test_harm_is_rolled_back_and_shown_to_the_designer_and_help_is_kept(home: An
         # The next change is made from the best bank again, and what failed is told.
         assert helpful["parent"] == 0
         assert "BLUR" not in json.dumps(helpful["bank"])
-        assert any("BLUR" in text for text in world.seen[-2:])
+        assert any("BLUR" in text for text in context.seen[-2:])
         new = next(skill for skill in helpful["bank"]["skills"] if skill["name"] == "allergies")
         assert (new["origin"], new["created_stage"], helpful["rationale"]) == (
             "designer",

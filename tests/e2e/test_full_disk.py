@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.testing.server import MockLLMServer
 
 from ..conftest import tiny
 from ..fault_injection import Done, Nursery
@@ -197,7 +197,7 @@ def _fits(file: Path, size: int) -> bool:
 
 @pytest.mark.slow
 def test_prepared_data_may_lie_on_a_disk_that_cannot_be_written(nursery: Nursery, sample: Path, tmp_path: Path) -> None:
-    with disk(tmp_path / "data", "4m") as data, ScriptedServer(think) as server:
+    with disk(tmp_path / "data", "4m") as data, MockLLMServer(think) as server:
         shutil.copytree(sample, data, dirs_exist_ok=True)
         remount(data, "ro")
         flags = ["--outer-epochs", "1", "--inner-epochs", "1", "--batch-size", "1", "--no-evolve", "--api-key", "none"]
@@ -211,7 +211,7 @@ def test_prepared_data_may_lie_on_a_disk_that_cannot_be_written(nursery: Nursery
 def test_runs_and_caches_on_disks_that_are_small_or_read_only(nursery: Nursery, sample: Path, tmp_path: Path) -> None:
     shutil.copytree(sample, tmp_path / "data")
     with (
-        ScriptedServer(think) as server,
+        MockLLMServer(think) as server,
         disk(tmp_path / "runs", "64k") as runs,
         disk(tmp_path / "cache", "32k") as cache,
     ):

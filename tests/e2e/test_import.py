@@ -12,7 +12,7 @@ import pytest
 
 from memskill_cli.memory.encoder_models import HASHED_DIM
 from memskill_cli.testing import rules
-from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.testing.server import MockLLMServer, Request
 
 from ..conftest import Done, Home
 from ..runs.releases import content, save
@@ -57,7 +57,7 @@ class Imported:
 def imported(new_home: Callable[[], Home]) -> Iterator[Imported]:
     home, models = new_home(), Models()
     file = save(home.path / "run_epoch_10.pt", content(HASHED_DIM, 16))
-    with ScriptedServer(models) as server:
+    with MockLLMServer(models) as server:
         done = home.memskill("import", file.name, "--run", "released", *HASHING, "--json")
         assert done.code == 0, done.err
         yield Imported(home, models, server.url, file, done)
@@ -158,7 +158,7 @@ def test_skills_of_a_folder_take_the_place_of_the_files(imported: Imported) -> N
 def test_mistakes_are_told_in_a_line(imported: Imported) -> None:
     file, run = "run_epoch_10.pt", ["--run", "x"]
     mistakes = {
-        "run released exists already": (1, [file, "--run", "released", *HASHING]),
+        "run released already exists": (1, [file, "--run", "released", *HASHING]),
         "512-d embeddings of states, but encoder Qwen/Qwen3-Embedding-0.6B": (2, [file, *run]),
         "no dataset is called lokomo": (2, [file, *run, *HASHING, "--dataset", "lokomo"]),
         "none: no such file or folder": (1, [file, *run, *HASHING, "--skills", "none"]),

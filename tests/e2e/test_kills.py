@@ -150,7 +150,7 @@ def test_an_evaluation_killed_many_times_ends_as_if_undisturbed(settle: Settle) 
         "kill after call memskill_cli.memory.store:MemoryStore.write 1",
         "kill before replace results.jsonl 1",
         "kill before replace summary.json 1",
-        "kill half write tries.jsonl 1",
+        "kill half write attempts.jsonl 1",
         "kill before replace report.html 1",
     ):
         place.killed(faults)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.testing.server import Fault, Request, ScriptedServer
+from memskill_cli.testing.server import Fault, MockLLMServer, Request
 
 from ..conftest import Home, tiny
 
@@ -78,7 +78,7 @@ def scored(folder: Path) -> list[dict[str, Any]]:
 def test_an_evaluation_in_bad_weather_has_the_same_scores(new_home: Callable[[], Home]) -> None:
     """It asks about thirty questions only, so more of them go wrong."""
     home, weather = new_home(), Weather(share=40)
-    with ScriptedServer() as clear, ScriptedServer(faults=weather) as bad:
+    with MockLLMServer() as clear, MockLLMServer(faults=weather) as bad:
         calm, stormy = home.together(
             ["eval", *tiny(clear.url, *KEYS), "--runs-dir", "clear", "--json"],
             ["eval", *tiny(bad.url, *KEYS), "--runs-dir", "bad", "--json"],
@@ -99,7 +99,7 @@ def test_an_evaluation_in_bad_weather_has_the_same_scores(new_home: Callable[[],
 @pytest.mark.slow
 def test_a_training_in_bad_weather_learns_the_same(new_home: Callable[[], Home]) -> None:
     home, weather = new_home(), Weather()
-    with ScriptedServer() as clear, ScriptedServer(faults=weather) as bad:
+    with MockLLMServer() as clear, MockLLMServer(faults=weather) as bad:
         for done in home.together(
             ["train", "--run", "a", *tiny(clear.url, *LENGTH, *KEYS), "--quiet"],
             ["train", "--run", "b", *tiny(bad.url, *LENGTH, *KEYS), "--quiet"],
@@ -117,7 +117,7 @@ def test_a_server_that_is_down_in_the_middle_is_waited_for(new_home: Callable[[]
     (One, for what was on its way when others were still answered: that is no outage yet.)
     """
     home = new_home()
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         port = int(server.url.split(":")[2].partition("/")[0])
     up, stop = threading.Event(), threading.Event()
     counts: list[int] = []
@@ -129,13 +129,13 @@ def test_a_server_that_is_down_in_the_middle_is_waited_for(new_home: Callable[[]
         return None
 
     def serve() -> None:
-        with ScriptedServer(faults=faults, port=port) as first:
+        with MockLLMServer(faults=faults, port=port) as first:
             up.set()
             stop.wait(120)
         counts.append(len(first.requests))
         up.clear()
         threading.Event().wait(12)
-        with ScriptedServer(faults=faults, port=port) as second:
+        with MockLLMServer(faults=faults, port=port) as second:
             up.set()
             done.wait(200)
         counts.append(len(second.requests))
@@ -153,6 +153,6 @@ def test_a_server_that_is_down_in_the_middle_is_waited_for(new_home: Callable[[]
         thread.join()
     assert result.code == 0, result.err
     assert result.json["errors"] == {}
-    assert result.err.count("does not answer since") == 1
+    assert result.err.count("has not answered since") == 1
     assert counts[0] >= 10
     assert counts[1] > 0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from memskill_cli.datasets.base import load_split
+from memskill_cli.datasets.prepared import load_split
 from memskill_cli.datasets.samples import sample_path
 from memskill_cli.errors import DownloadError
 from memskill_cli.utils import download as downloading

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from memskill_cli.datasets.base import load_split
+from memskill_cli.datasets.prepared import load_split
 from memskill_cli.datasets.samples import sample_path
 
 TOKEN = "hf_canary51c0"

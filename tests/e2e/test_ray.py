@@ -22,7 +22,7 @@ import pytest
 
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.testing import rules
-from memskill_cli.testing.server import Fault, Request, ScriptedServer
+from memskill_cli.testing.server import Fault, MockLLMServer, Request
 
 from ..conftest import Home, tiny
 from .commands import FOREVER, SHORT, go_on, running, slow_after, usage
@@ -124,7 +124,7 @@ def test_a_training_is_the_same_here_and_on_ray_at_any_concurrency(new_home: Cal
     found, asked = [], []
     for engine in (["--concurrency", "1"], ["--concurrency", "32", *RAY]):
         home = new_home()
-        with ScriptedServer() as server:
+        with MockLLMServer() as server:
             to = ["--dataset", "locomo", "--model", "openai/rules", "--api-base", server.url]
             done = home.memskill("train", *to, *flags, "--json", *engine)
             assert done.code == 0, done.err
@@ -141,7 +141,7 @@ def test_an_evaluation_and_a_resumed_training_are_the_same_on_ray(new_home: Call
     rows, banks = [], []
     for before, after in ((RAY, ["--engine", "local"]), ([], RAY)):
         home = new_home()
-        with ScriptedServer() as server:
+        with MockLLMServer() as server:
             first = home.memskill("train", *tiny(server.url, *SHORT, "--run", "a"), *before)
             assert first.code == 0, first.err
             resumed = ["train", "--resume", "--run", "a", "--outer-epochs", "2", "--api-base", server.url]
@@ -163,7 +163,7 @@ def test_games_are_played_on_ray_as_here(home: Home) -> None:
     assert done.code == 0, done.err
     rows = []
     for engine in ("local", "ray"):
-        with ScriptedServer() as server:
+        with MockLLMServer() as server:
             flags = [*tiny(server.url), "--dataset", "alfworld", "--runs-dir", engine, "--engine", engine, "--json"]
             done = home.memskill("eval", *flags)
             assert done.code == 0, done.err
@@ -176,12 +176,12 @@ def test_a_node_that_is_killed_costs_nothing(new_home: Callable[[], Home], nodes
     """Its traces are read again elsewhere; what they ask was answered before."""
     flags = [*LONG, "--run", "a", "--concurrency", "8"]
     calm = new_home()
-    with ScriptedServer(latency=0.01) as server:
+    with MockLLMServer(latency=0.01) as server:
         done = calm.memskill("train", *tiny(server.url, *flags))
         assert done.code == 0, done.err
         expected = texts(server.requests)
     home = new_home()
-    with ScriptedServer(latency=0.3) as server:
+    with MockLLMServer(latency=0.3) as server:
         there = [*RAY, "--ray-address", nodes.address, "--set", "ray.workers=4"]  # one for each trace
         command_line = tiny(server.url, *flags, *there)
         with running(home, "train", *command_line) as command:
@@ -190,7 +190,7 @@ def test_a_node_that_is_killed_costs_nothing(new_home: Callable[[], Home], nodes
             assert nodes.jobs(killed) > 0
             nodes.kill(killed)
             assert command.end() == 0, command.err
-        assert "is lost; what it was doing is done again, paid for once" in command.err
+        assert "is lost; its jobs will be retried from cache" in command.err
         assert "Raylet" not in command.err
         assert texts(server.requests) == expected, "every question was asked once, in both runs"
     assert Run(home.path / "runs" / "a").learned() == Run(calm.path / "runs" / "a").learned()
@@ -198,21 +198,21 @@ def test_a_node_that_is_killed_costs_nothing(new_home: Callable[[], Home], nodes
 
 def test_workers_share_one_bound_one_budget_and_the_rests_of_keys(new_home: Callable[[], Home]) -> None:
     keys, home = ["key-number-one", "key-number-two"], new_home()
-    limits = ["--set", "ray.workers=4", "--concurrency", "3", "--max-cost", "0.004"]
+    limits = ["--set", "ray.workers=4", "--concurrency", "3", "--max-cost", "0.008"]
     limits += [part for key in keys for part in ("--api-key", key)]
 
     def think(request: Request) -> str | Fault:
-        return Fault.rate_limit(0.3) if request.index in (5, 6, 7) else rules.reply(request)
+        return Fault.rate_limit(0.3) if request.index in (15, 16, 17) else rules.reply(request)
 
-    with ScriptedServer(think, keys=keys, latency=0.3) as server:
+    with MockLLMServer(think, keys=keys, latency=0.3) as server:
         flags = [*tiny(server.url, *LONG, "--run", "a", *RAY), "--model", "openai/gpt-4o-mini", *limits]
         done = home.memskill("train", *flags)
         assert done.code == 3, done.err
-        assert "the budget of $0.004 is used up" in done.err
+        assert "the budget of $0.008 is used up" in done.err
         assert server.max_in_flight == 3
         assert {request.key for request in server.requests} == set(keys)
     bills = [float(str(row["usd"] or 0)) for row in usage(home.path / "runs" / "a")]
-    assert 0.002 < sum(bills) < 0.004 + max(bills), "one call may cost more than it was taken to"
+    assert 0.004 < sum(bills) < 0.008 + max(bills), "one call may cost more than it was taken to"
 
 
 def test_no_secret_goes_to_the_cluster(new_home: Callable[[], Home]) -> None:
@@ -240,7 +240,7 @@ def test_a_command_that_is_stopped_leaves_no_process_and_goes_on(
     new_home: Callable[[], Home], ways: list[signal.Signals]
 ) -> None:
     home, seconds = new_home(), 2.0 if len(ways) == 1 else FOREVER
-    with ScriptedServer(latency=lambda request: seconds if request.index >= 6 else 0.0) as server:
+    with MockLLMServer(latency=lambda request: seconds if request.index >= 6 else 0.0) as server:
         with running(home, "train", *tiny(server.url, *SHORT, "--run", "a", *RAY)) as command:
             command.until(lambda: len(server.requests) == 8)
             for count, number in enumerate(ways):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.testing.server import MockLLMServer
 
 from ..conftest import Done, Home, tiny
 
@@ -33,7 +33,7 @@ class Reported:
 def reported(new_home: Callable[[], Home]) -> Reported:
     """A tiny training and an evaluation of it with two methods."""
     home = new_home()
-    with ScriptedServer(keys=[KEY]) as server:
+    with MockLLMServer(keys=[KEY]) as server:
         flags = tiny(server.url, "--run", "a", "--api-key", KEY)
         trained = home.memskill("train", *flags, *LENGTH)
         assert trained.code == 0, trained.err
@@ -78,7 +78,7 @@ def test_a_report_that_cannot_be_written_fails_nothing(reported: Reported, prepa
     shutil.copytree(reported.run, run)
     (run / "report.html").unlink()
     (run / "report.html" / "occupied").mkdir(parents=True)
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         more = ["--resume", "--run", "a", "--outer-epochs", "3", "--api-base", server.url]
         done = prepared.memskill("train", *more, "--json")
     assert done.code == 0, done.err

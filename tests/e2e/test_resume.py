@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.testing.server import MockLLMServer
 
 from ..conftest import Home, tiny
 
@@ -30,7 +30,7 @@ def flip(file: Path) -> None:
 
 def test_damaged_checkpoints_are_named_and_gone_back_from(prepared: Home) -> None:
     run = prepared.path / "runs" / "r"
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         assert prepared.memskill("train", *tiny(server.url, *FLAGS), "--quiet").code == 0
         whole, asked = learned(run), len(server.requests)
         newest = run / "checkpoints" / "000003"
@@ -39,7 +39,7 @@ def test_damaged_checkpoints_are_named_and_gone_back_from(prepared: Home) -> Non
         evaluation = ["eval", *tiny(server.url, "--run", "r", "--limit", "1", "--no-judge"), "--quiet"]
         named, best = prepared.together([*evaluation, "--checkpoint", str(newest)], evaluation[:-1])
         assert named.code == 1
-        assert f"{newest}/controller.safetensors: its contents are not those that were written" in " ".join(
+        assert f"{newest}/controller.safetensors: the content does not match its sha256 in checkpoint.json" in " ".join(
             named.err.split()
         )
         assert "Traceback" not in named.err

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from memskill_cli.testing import rules
-from memskill_cli.testing.server import Fault, Request, ScriptedServer
+from memskill_cli.testing.server import Fault, MockLLMServer, Request
 
 from ..conftest import Done, Home, tiny
 
@@ -92,7 +92,7 @@ def watched(home: Home) -> dict[str, str]:
 def test_nothing_of_a_run_that_works_holds_a_key(prepared: Home) -> None:
     keys = ["--api-key", CANARIES["flag"], "--api-key", REFUSED]
     environ = watched(prepared)
-    with ScriptedServer(indiscreet) as server:
+    with MockLLMServer(indiscreet) as server:
         trained = prepared.memskill("train", *tiny(server.url, *LENGTH, *keys), **environ)
         assert trained.code == 0, trained.err
         assert "openai#2 was refused" in trained.err
@@ -109,7 +109,7 @@ def test_nothing_of_a_run_that_works_holds_a_key(prepared: Home) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_leaves_no_key_behind_nor_does_what_follows(prepared: Home) -> None:
-    with ScriptedServer(indiscreet, latency=0.05) as server:
+    with MockLLMServer(indiscreet, latency=0.05) as server:
         environ = {**watched(prepared), "MEMSKILL_API_KEYS": CANARIES["MEMSKILL_API_KEYS"]}
         training = prepared.start("train", *tiny(server.url, *LENGTH), **environ)
         deadline = time.monotonic() + 120
@@ -157,7 +157,7 @@ def test_no_failure_shows_or_stores_a_key(new_home: Callable[[], Home]) -> None:
         where = ["--runs-dir", f"runs/{places.index(place)}", "--set", "models.retries=0"]
         return home.memskill(command, *tiny(server.url, *length, *where, *flags), "--debug", **environ)
 
-    with ScriptedServer(lambda request: echoes[request.key]) as server, ThreadPoolExecutor(2) as pool:
+    with MockLLMServer(lambda request: echoes[request.key]) as server, ThreadPoolExecutor(2) as pool:
         failed = list(pool.map(fail, places))
         assert {request.key for request in server.requests} == set(echoes), "every place was read"
     assert [done.code for done in failed] == [1] * len(places), [done.err for done in failed]
@@ -225,4 +225,4 @@ def test_keys_that_others_can_see_are_warned_of_once(home: Home) -> None:
     warned = [[line for line in done.err.splitlines() if line.startswith("warning: ")] for done in seen]
     assert [len(lines) for lines in warned] == [1, 1, 0, 0], warned
     assert "MEMSKILL_API_KEYS or --keys FILE.toml" in warned[0][0]
-    assert warned[1][0] == "warning: link.keys is open to others on this machine; close it with: chmod 600 link.keys"
+    assert warned[1][0] == "warning: link.keys can be read by other users of this machine; fix: chmod 600 link.keys"

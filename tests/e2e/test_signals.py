@@ -12,7 +12,7 @@ import time
 import pytest
 
 from memskill_cli.runs.run_dir import RunDir
-from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.testing.server import MockLLMServer
 
 from ..conftest import Home, tiny
 from .commands import FOREVER, SHORT, go_on, running, slow_after, usage
@@ -49,7 +49,7 @@ def test_the_first_signal_keeps_what_is_paid_for_and_the_command_it_shows_goes_o
 def test_the_second_signal_leaves_a_run_that_goes_on_and_no_process(prepared: Home) -> None:
     run = prepared.path / "runs" / "s"
     seconds = FOREVER
-    with ScriptedServer(latency=lambda request: seconds if request.index >= 6 else 0.0) as server:
+    with MockLLMServer(latency=lambda request: seconds if request.index >= 6 else 0.0) as server:
         with running(prepared, "train", *tiny(server.url, *SHORT, "--run", "s")) as command:
             command.until(lambda: len(server.requests) == 8)
             command.send(signal.SIGTERM)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.testing.server import MockLLMServer
 
 from ..conftest import Home, tiny
 
@@ -21,7 +21,7 @@ def weights(run: Path, checkpoint: str) -> dict[str, list[float]]:
 
 def test_a_run_starts_from_another_runs_policy_and_stays_with_its_dataset(prepared: Home) -> None:
     runs = prepared.path / "runs"
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         first = prepared.memskill("train", *tiny(server.url, *SHORT, "--run", "a", "--seed", "7"), "--quiet")
         assert first.code == 0, first.err
         second, refused, missing, other = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.testing.server import MockLLMServer
 from memskill_cli.utils import files
 
 from ..conftest import Home, tiny
@@ -21,7 +21,7 @@ def test_a_run_is_followed_and_another_tracker_takes_over(prepared: Home) -> Non
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = prepared.path / "runs" / "t"
-    with ScriptedServer(keys=[KEY]) as server:
+    with MockLLMServer(keys=[KEY]) as server:
         flags = [*tiny(server.url, *LENGTH), "--api-key", KEY, "--run", "t"]
         first = prepared.memskill("train", *flags, "--outer-epochs", "1", "--tracker", "tensorboard")
         assert first.code == 0, first.err

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from memskill_cli.skills.bank import SkillBank
-from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.testing.server import MockLLMServer, Request
 
 from ..conftest import Done, Home, tiny
 
@@ -82,7 +82,7 @@ def trained(new_home: Callable[[], Home]) -> Trained:
     """A training from beginning to end, with nothing in its way."""
     home = new_home()
     keys = [flag for key in KEYS for flag in ("--api-key", key)]
-    with ScriptedServer(keys=KEYS) as server:
+    with MockLLMServer(keys=KEYS) as server:
         done = home.memskill("train", "--run", "a", *tiny(server.url, *LENGTH, *keys), "--concurrency", "32", "--json")
         assert done.code == 0, done.err
         return Trained(home, Run(home.path / "runs" / "a"), done, server.requests)
@@ -99,7 +99,7 @@ def test_a_run_directory_is_what_the_contract_says(trained: Trained) -> None:
     manifest = json.loads((trained.home.path / "data" / "locomo" / "manifest.json").read_text())
     assert (record["dataset"], record["data_digest"], record["status"]) == ("locomo", manifest["digest"], "finished")
     settings = tomllib.loads((path / "config.toml").read_text())
-    assert settings["train"]["top_k"] == 2
+    assert settings["train"]["num_skills"] == 2
     assert settings["encoders"]["state"] == "hashing"
     assert settings["models"]["judge"] == "openai/rules"
     assert "outer 1 inner 1" in (path / "logs" / "memskill.log").read_text()
@@ -169,7 +169,7 @@ def test_json_is_one_document_and_notices_are_elsewhere(trained: Trained) -> Non
 @pytest.mark.slow  # the killed run below is one of concurrency 1, too
 def test_one_seed_is_one_result_whatever_the_concurrency(trained: Trained) -> None:
     flags = ["--run", "b", "--concurrency", "1", "--quiet"]
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         done = trained.home.memskill("train", *tiny(server.url, *LENGTH), *flags, MEMSKILL_CACHE_DIR="another")
         assert server.max_in_flight == 1
     assert done.code == 0, done.err
@@ -179,7 +179,7 @@ def test_one_seed_is_one_result_whatever_the_concurrency(trained: Trained) -> No
 
 @pytest.mark.slow
 def test_another_seed_is_another_result(trained: Trained) -> None:
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         flags = tiny(server.url, *LENGTH, "--seed", "7", "--run", "seven")
         assert trained.home.memskill("train", *flags).code == 0
     other = Run(trained.home.path / "runs" / "seven").learned()
@@ -187,12 +187,12 @@ def test_another_seed_is_another_result(trained: Trained) -> None:
 
 
 @pytest.fixture
-def slow_server() -> Iterator[ScriptedServer]:
-    with ScriptedServer(latency=0.05) as server:
+def slow_server() -> Iterator[MockLLMServer]:
+    with MockLLMServer(latency=0.05) as server:
         yield server
 
 
-def stop(process: subprocess.Popen[str], server: ScriptedServer, run: Run, how: signal.Signals) -> tuple[int, str]:
+def stop(process: subprocess.Popen[str], server: MockLLMServer, run: Run, how: signal.Signals) -> tuple[int, str]:
     """Send the signal in the middle of the third inner epoch; the exit code and stderr."""
     deadline = time.monotonic() + 120
     while not (run.path / "metrics.jsonl").exists() or len(run.metrics) < 2:
@@ -207,7 +207,7 @@ def stop(process: subprocess.Popen[str], server: ScriptedServer, run: Run, how: 
     return process.returncode, error
 
 
-def test_a_killed_run_goes_on_as_if_undisturbed(trained: Trained, prepared: Home, slow_server: ScriptedServer) -> None:
+def test_a_killed_run_goes_on_as_if_undisturbed(trained: Trained, prepared: Home, slow_server: MockLLMServer) -> None:
     run = Run(prepared.path / "runs" / "k")
     flags = tiny(slow_server.url, *LENGTH, "--run", "k", "--concurrency", "1")
     code, _ = stop(prepared.start("train", *flags), slow_server, run, signal.SIGKILL)
@@ -226,7 +226,7 @@ def test_a_killed_run_goes_on_as_if_undisturbed(trained: Trained, prepared: Home
 
 
 def test_interrupted_paused_refused_overridden_finished(
-    trained: Trained, prepared: Home, slow_server: ScriptedServer
+    trained: Trained, prepared: Home, slow_server: MockLLMServer
 ) -> None:
     run = Run(prepared.path / "runs" / "i")
     flags = tiny(slow_server.url, *LENGTH, "--run", "i")
@@ -245,13 +245,13 @@ def test_interrupted_paused_refused_overridden_finished(
     assert "--override" in refused.err
     assert tomllib.loads((run.path / "config.toml").read_text())["seed"] == 42, "what was refused changed nothing"
     assert unasked.code == 1
-    assert "exists already" in unasked.err
+    assert "already exists" in unasked.err
     assert "--resume" in unasked.err
 
-    done = prepared.memskill("train", "--run", "i", "--resume", "--set", "eval.top_k=2", "--override", "--json")
+    done = prepared.memskill("train", "--run", "i", "--resume", "--set", "eval.num_skills=2", "--override", "--json")
     assert done.code == 0, done.err
     assert done.json["status"] == "finished"
-    assert tomllib.loads((run.path / "config.toml").read_text())["eval"]["top_k"] == 2
+    assert tomllib.loads((run.path / "config.toml").read_text())["eval"]["num_skills"] == 2
     assert run.learned() == trained.run.learned(), "an overridden setting of the evaluation changes no training"
 
     asked, before = len(slow_server.requests), run.learned()
@@ -266,7 +266,7 @@ def test_interrupted_paused_refused_overridden_finished(
 @pytest.mark.slow
 def test_the_budget_stops_a_run_that_goes_on_with_more(prepared: Home) -> None:
     limit = 0.002
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         flags = tiny(server.url, *LENGTH, "--run", "m", "--model", "openai/gpt-4o-mini")
         done = prepared.memskill("train", *flags, "--max-cost", str(limit))
         assert done.code == 3, done.err

@@ -13,7 +13,7 @@ import pytest
 from memskill_cli.config import Config
 from memskill_cli.errors import MemskillError
 from memskill_cli.runs.run_dir import RunDir
-from memskill_cli.testing.server import ScriptedServer
+from memskill_cli.testing.server import MockLLMServer
 from memskill_cli.utils.locks import locked
 
 from ..conftest import Done, Home, tiny
@@ -33,7 +33,7 @@ def refused(done: Done, what: str, pid: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_training_is_alone_with_its_run_and_keeps_no_reader_out(prepared: Home) -> None:
-    with slow_after(6, FOREVER) as server, ScriptedServer() as other:
+    with slow_after(6, FOREVER) as server, MockLLMServer() as other:
         with running(prepared, "train", *tiny(server.url, *SHORT, "--run", "s")) as command:
             command.until(lambda: len(server.requests) == 8)
             pid = command.process.pid
@@ -69,7 +69,7 @@ def test_a_training_is_alone_with_its_run_and_keeps_no_reader_out(prepared: Home
 def test_evaluations_share_a_run_but_not_one_of_them(prepared: Home) -> None:
     """Two begun at once make the folder for them together; each has its lines in the ledger they share."""
     flags = ["--limit", "3", "--no-judge", "--json"]
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         one, two = prepared.together(
             *(["eval", *tiny(server.url, "--method", method, *flags)] for method in ("no-memory", "seed-skills"))
         )
@@ -182,7 +182,7 @@ def test_a_run_that_was_killed_is_paused_and_one_that_is_owned_runs(tmp_path: Pa
     assert run.status == "new"
     run.set_status("running")
     assert run.status == "paused"
-    with run.owned():
+    with run.lock():
         assert run.status == "running"
     run.set_status("finished")
     assert run.status == "finished"

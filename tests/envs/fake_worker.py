@@ -9,20 +9,20 @@ import sys
 import time
 import types
 from pathlib import Path
-from typing import Any
 
 from memskill_cli.envs import env_worker
+from memskill_cli.envs.environment import Observation
 
 
-class Engine:
+class TextWorldEnv:
     """A game is a file of text; what it says, and what is played, decides what goes wrong."""
 
-    def start(self, file: Path) -> dict[str, Any]:
+    def start(self, file: Path) -> Observation:
         self.text = file.read_text("utf-8")
         self._misbehave(self.text)
         return self._scene(json.loads(self.text).get("opening", "") if self.text.startswith("{") else self.text)
 
-    def play(self, command: str) -> dict[str, Any]:
+    def play(self, command: str) -> Observation:
         self._misbehave(command)
         return self._scene(f"You {command}.", won=command == "win")
 
@@ -47,7 +47,7 @@ class Engine:
         elif what == "exit":
             sys.exit("the translator gives up")
         elif what == "flood":
-            self._scene = lambda text, won=False: {"observation": "x" * (5 << 20)}
+            self._scene = lambda text, won=False: Observation("x" * (5 << 20), (), "", False, False)
         elif what == "spawn":
             self.text = self._child()
 
@@ -58,18 +58,13 @@ class Engine:
             time.sleep(600)
         return str(pid)
 
-    def _scene(self, observation: str, won: bool = False) -> dict[str, Any]:
+    def _scene(self, observation: str, won: bool = False) -> Observation:
         environ = " ".join(sorted(os.environ))
-        return {
-            "observation": observation,
-            "commands": ["look", f"pid {os.getpid()}", f"environ {environ}", "die", "stop", "win"],
-            "inventory": "",
-            "won": won,
-            "done": won,
-        }
+        commands = ("look", f"pid {os.getpid()}", f"environ {environ}", "die", "stop", "win")
+        return Observation(observation, commands, "", won, won)
 
 
 module = types.ModuleType("memskill_cli.envs.alfworld.textworld_env")
-module.Engine = Engine  # type: ignore[attr-defined]
+module.TextWorldEnv = TextWorldEnv  # type: ignore[attr-defined]
 sys.modules["memskill_cli.envs.alfworld.textworld_env"] = module
 env_worker.main()

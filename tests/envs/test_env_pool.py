@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from memskill_cli.envs import env_pool
-from memskill_cli.envs.alfworld.expert import expert
-from memskill_cli.envs.env_pool import GAME_FILE, GamePool, Scene
+from memskill_cli.envs.alfworld.expert import play_expert
+from memskill_cli.envs.alfworld.game_files import GAME_FILE
+from memskill_cli.envs.env_pool import EnvPool, Observation
 from memskill_cli.errors import DataError, GameError
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
-Play = Callable[[GamePool], Coroutine[Any, Any, Any]]
+Play = Callable[[EnvPool], Coroutine[Any, Any, Any]]
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def write_game(folder: Path, name: str, text: str) -> None:
 
 def run(root: Path, play: Play, *, workers: int = 1, deadline: float = 30.0, **more: Any) -> Any:
     async def whole() -> Any:
-        pool = GamePool(root, workers=workers, deadline=deadline, **{"command": FAKE, **more})
+        pool = EnvPool(root, workers=workers, deadline=deadline, **{"command": FAKE, **more})
         try:
             return await play(pool)
         finally:
@@ -50,8 +51,8 @@ def run(root: Path, play: Play, *, workers: int = 1, deadline: float = 30.0, **m
     return asyncio.run(whole())
 
 
-def pid_of(scene: Scene) -> int:
-    return int(scene.commands[1].split()[1])
+def pid_of(observation: Observation) -> int:
+    return int(observation.commands[1].split()[1])
 
 
 def state(pid: int) -> str:
@@ -73,23 +74,23 @@ def gone(pid: int, within: float = 20.0) -> bool:
     return not alive(pid)
 
 
-async def pids(pool: GamePool, *games: str) -> list[int]:
+async def pids(pool: EnvPool, *games: str) -> list[int]:
     found = []
     for game_id in games:
-        async with pool.game(game_id) as game:
-            found.append(pid_of(game.scene))
+        async with pool.open_task(game_id) as game:
+            found.append(pid_of(game.observation))
     return found
 
 
 def test_a_game_is_played_scene_by_scene(root):
     async def play(pool):
-        async with pool.game("fine") as game:
-            first = game.scene
-            return first, await game.play("sing"), await game.play("win"), game.scene
+        async with pool.open_task("fine") as game:
+            first = game.observation
+            return first, await game.play("sing"), await game.play("win"), game.observation
 
     first, sung, won, last = run(root, play)
-    assert (first.observation, first.won, first.done) == ("fine", False, False)
-    assert sung.observation == "You sing."
+    assert (first.text, first.won, first.done) == ("fine", False, False)
+    assert sung.text == "You sing."
     assert (won.won, won.done) == (True, True)
     assert last == won
 
@@ -111,10 +112,10 @@ def test_a_worker_is_replaced_when_it_has_played_for_long(root, monkeypatch):
 
 def test_as_many_games_at_a_time_as_there_are_workers(root):
     async def play(pool):
-        async with pool.game("fine") as one, pool.game("fine") as other:
+        async with pool.open_task("fine") as one, pool.open_task("fine") as other:
             waiting = [asyncio.create_task(pids(pool, "fine")) for _ in range(4)]
             await asyncio.sleep(0)
-            both = {pid_of(one.scene), pid_of(other.scene)}
+            both = {pid_of(one.observation), pid_of(other.observation)}
         return both, {pid for found in await asyncio.gather(*waiting) for pid in found}
 
     both, later = run(root, play, workers=2)
@@ -142,7 +143,7 @@ def test_a_game_that_fails_costs_that_game_only(root, fault, kind, says, when):
     async def play(pool):
         (before,) = await pids(pool, "fine")
         with pytest.raises(GameError, match=says) as caught:
-            async with pool.game(game_id) as game:
+            async with pool.open_task(game_id) as game:
                 await game.play(command)
         (after,) = await pids(pool, "fine")
         return caught.value, before, after, alive(before)
@@ -156,8 +157,8 @@ def test_a_game_that_fails_costs_that_game_only(root, fault, kind, says, when):
 
 def test_what_a_worker_started_is_killed_with_it(root):
     async def play(pool):
-        async with pool.game("spawn") as game:
-            return int(game.scene.observation)
+        async with pool.open_task("spawn") as game:
+            return int(game.observation.text)
 
     assert gone(run(root, play))
 
@@ -166,7 +167,7 @@ def test_a_cancelled_request_does_not_answer_the_next_one(root):
     async def play(pool):
         (before,) = await pids(pool, "fine")
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3), pool.game("fine") as game:
+            async with asyncio.timeout(0.3), pool.open_task("fine") as game:
                 await game.play("hang")
         return before, await pids(pool, "fine")
 
@@ -181,8 +182,8 @@ def test_a_worker_never_holds_a_key(root, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf-secret")
 
     async def play(pool):
-        async with pool.game("fine") as game:
-            return game.scene.commands[2].split()[1:]
+        async with pool.open_task("fine") as game:
+            return game.observation.commands[2].split()[1:]
 
     names = set(run(root, play))
     allowed = {"PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV"}
@@ -195,7 +196,7 @@ def test_no_game_outside_the_root_is_opened(root, game_id):
     (root / "link").symlink_to(root.parent / "outside")
 
     async def play(pool):
-        async with pool.game(game_id.format(root=root)):
+        async with pool.open_task(game_id.format(root=root)):
             pass
 
     with pytest.raises(GameError, match=r"not a game in|no game\.tw-pddl in") as caught:
@@ -205,7 +206,7 @@ def test_no_game_outside_the_root_is_opened(root, game_id):
 
 def test_a_program_that_cannot_start_is_said_at_once(root):
     for command in [(sys.executable, "-c", "print('hello')"), (sys.executable, "-c", "import nothing_of_the_kind")]:
-        with pytest.raises(DataError, match="games cannot be played here") as caught:
+        with pytest.raises(DataError, match="games cannot be played on this machine") as caught:
             run(root, lambda pool: pids(pool, "fine"), command=command)
         assert "memskill[alfworld]" in caught.value.hint
 
@@ -213,24 +214,24 @@ def test_a_program_that_cannot_start_is_said_at_once(root):
 def test_without_the_extra_the_command_to_install_it_is_said(root, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="need alfworld and textworld") as caught:
-        GamePool(root, workers=1)
+        EnvPool(root, workers=1)
     assert caught.value.hint.startswith('pip install "memskill[alfworld]"')
 
 
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from memskill_cli.envs.env_pool import GamePool
+from memskill_cli.envs.env_pool import EnvPool
 async def main():
-    pool = GamePool(Path(sys.argv[1]), workers=1, command=sys.argv[3:])
-    async with pool.game("fine") as game:
-        print(game.scene.commands[1].split()[1], flush=True)
+    pool = EnvPool(Path(sys.argv[1]), workers=1, command=sys.argv[3:])
+    async with pool.open_task("fine") as game:
+        print(game.observation.commands[1].split()[1], flush=True)
         await game.play(sys.argv[2])
 asyncio.run(main())
 """
 
 
-SPAWNS = PARENT.replace('"fine"', '"spawn"').replace("commands[1].split()[1]", "observation")
+SPAWNS = PARENT.replace('"fine"', '"spawn"').replace("commands[1].split()[1]", "text")
 
 
 def test_nothing_that_a_worker_started_outlives_the_parent(root):
@@ -267,14 +268,14 @@ def test_the_expert_follows_the_walkthrough_then_the_planner(root):
         write_game(root, name, json.dumps(table))
 
     async def play(pool):
-        return await asyncio.gather(*(expert(pool, name) for name in games), return_exceptions=True)
+        return await asyncio.gather(*(play_expert(pool, name) for name in games), return_exceptions=True)
 
     stored, planned, hopeless, bare = run(root, play, workers=2)
     assert stored.moves == (("look", "You look."), ("win", "You win."))
     assert stored.opening == "A room."
     assert [command for command, _ in planned.moves] == ["sing", "win"]
-    assert str(hopeless) == "hopeless: its walkthrough does not win, and the planner finds no way"
-    assert str(bare) == "bare: the planner finds no way to win"
+    assert str(hopeless) == "hopeless: its walkthrough does not win, and the planner finds no solution"
+    assert str(bare) == "bare: the planner finds no solution"
 
 
 def test_the_processes_of_a_pool_are_not_interrupted_by_a_terminal(root):

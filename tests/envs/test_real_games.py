@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.datasets.base import load_split
+from memskill_cli.datasets.prepared import load_split
 from memskill_cli.datasets.samples import sample_path
-from memskill_cli.envs.alfworld.expert import expert
-from memskill_cli.envs.env_pool import GAME_FILE, GamePool
+from memskill_cli.envs.alfworld.expert import play_expert
+from memskill_cli.envs.alfworld.game_files import GAME_FILE
+from memskill_cli.envs.env_pool import EnvPool
 from memskill_cli.errors import GameError
 
 pytestmark = [
@@ -32,9 +33,9 @@ GAMES = sorted(file.parent.relative_to(SAMPLE).as_posix() for file in SAMPLE.rgl
 HEAT = "train/pick_heat_then_place_in_recep-Potato-None-DiningTable-3/trial_1"
 
 
-def run(play: Callable[[GamePool], Coroutine[Any, Any, Any]], root: Path = SAMPLE, **more: Any) -> Any:
+def run(play: Callable[[EnvPool], Coroutine[Any, Any, Any]], root: Path = SAMPLE, **more: Any) -> Any:
     async def whole() -> Any:
-        pool = GamePool(root, **{"workers": 2, **more})
+        pool = EnvPool(root, **{"workers": 2, **more})
         try:
             return await play(pool)
         finally:
@@ -51,10 +52,10 @@ def spoilt(root: Path, name: str, **changes: Any) -> str:
     return name
 
 
-async def fate(pool: GamePool, game_id: str) -> str:
+async def fate(pool: EnvPool, game_id: str) -> str:
     """What becomes of a game that is played by its walkthrough: ``won``, or the kind of the error."""
     try:
-        await expert(pool, game_id)
+        await play_expert(pool, game_id)
     except GameError as error:
         return error.kind if error.message.startswith(f"{game_id}: ") else error.message
     return "won"
@@ -76,7 +77,7 @@ def workers(root: Path) -> set[int]:
 
 def test_every_sample_game_is_won_by_its_walkthrough():
     async def play(pool):
-        return await asyncio.gather(*(expert(pool, game_id) for game_id in GAMES))
+        return await asyncio.gather(*(play_expert(pool, game_id) for game_id in GAMES))
 
     stored = [json.loads((SAMPLE / game_id / GAME_FILE).read_text())["walkthrough"] for game_id in GAMES]
     assert len(GAMES) == 18
@@ -107,31 +108,31 @@ def test_a_worker_says_what_textworld_says(game_id):
     done = subprocess.run(arguments, input=json.dumps(commands), capture_output=True, text=True, check=True)
 
     async def play(pool):
-        async with pool.game(game_id) as game:
-            return [game.scene, *[await game.play(command) for command in commands]]
+        async with pool.open_task(game_id) as game:
+            return [game.observation, *[await game.play(command) for command in commands]]
 
     theirs = [(text.strip(), tuple(commands), won) for text, commands, won in json.loads(done.stdout.splitlines()[-1])]
-    assert [(scene.observation, scene.commands, scene.won) for scene in run(play)] == theirs
+    assert [(observation.text, observation.commands, observation.won) for observation in run(play)] == theirs
 
 
 def test_what_is_carried_is_known_without_asking():
     async def play(pool):
-        async with pool.game(HEAT) as game:
+        async with pool.open_task(HEAT) as game:
             for command in ("go to fridge 1", "open fridge 1"):
                 await game.play(command)
-            before = game.scene
+            before = game.observation
             taken = await game.play("take potato 1 from fridge 1")
             return before, taken, await game.play("inventory")
 
     before, taken, asked = run(play)
     assert before.inventory == "You are not carrying anything."
-    assert taken.inventory == "You are carrying: a potato 1." == asked.observation
+    assert taken.inventory == "You are carrying: a potato 1." == asked.text
     assert asked.inventory == taken.inventory
 
 
 def test_the_planner_plays_a_game_without_a_walkthrough(tmp_path):
     game_id = spoilt(tmp_path, "bare", walkthrough=None)
-    played = run(lambda pool: expert(pool, game_id), tmp_path)
+    played = run(lambda pool: play_expert(pool, game_id), tmp_path)
     assert any(command == "heat potato 1 with microwave 1" for command, _ in played.moves)
 
 
@@ -183,7 +184,7 @@ def test_an_environment_lost_in_mid_episode_is_replaced(tmp_path, blow, kind):
     game_id = spoilt(tmp_path, "game")
 
     async def play(pool):
-        async with pool.game(game_id) as game:
+        async with pool.open_task(game_id) as game:
             (lost,) = workers(tmp_path)
             os.kill(lost, blow)
             with pytest.raises(GameError, match=f"^{game_id}: ") as caught:

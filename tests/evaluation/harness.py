@@ -10,26 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from memskill_cli.agent.controller import Controller
-from memskill_cli.app.evaluate import subjects_of
+from memskill_cli.app.evaluate import policies_of
 from memskill_cli.config import load
 from memskill_cli.evaluation.runner import Evaluation
-from memskill_cli.evaluation.spec import Task, plan
-from memskill_cli.llm.client import Gateway
-from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
-from memskill_cli.memory.encoder_pair import Spaces
+from memskill_cli.evaluation.spec import EvalSpec, plan
 from memskill_cli.memory.encoders import load_encoder
-from memskill_cli.rollout.episode import World
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.testing import rules
 from memskill_cli.testing.replies import Script
-from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.testing.server import MockLLMServer, Request
 from memskill_cli.types import Query, Session, Trace, Turn
 from memskill_cli.utils import files
 
-TASK = Task("locomo", "test", "memskill", "data")
+from ..factories import llm_client, make_ledger, rollout_context
+
+TASK = EvalSpec("locomo", "test", "memskill", "data")
 
 
 def trace(name: str, questions: int = 3) -> Trace:
@@ -56,9 +53,9 @@ class Rig:
         self.requests: list[Request] = []
         self.notices: list[str] = []
 
-    def evaluate(self, reply: Script | Callable[[Request], Any] = rules.reply, task: Task = TASK) -> dict[str, Any]:
+    def evaluate(self, reply: Script | Callable[[Request], Any] = rules.reply, task: EvalSpec = TASK) -> dict[str, Any]:
         script = reply if callable(reply) else (lambda request: reply)
-        with ScriptedServer(script) as server:
+        with MockLLMServer(script) as server:
             try:
                 return asyncio.run(self._evaluate(server.url, task))
             finally:
@@ -76,29 +73,19 @@ class Rig:
         """The summary of one method, on the task of all tests."""
         return self.evaluate(task=dataclasses.replace(TASK, dataset=self.settings.dataset, method=name, **more))
 
-    async def _evaluate(self, url: str, task: Task) -> dict[str, Any]:
+    async def _evaluate(self, url: str, task: EvalSpec) -> dict[str, Any]:
         encoder = load_encoder("hashing", cache_dir=None)
-        ledger = Ledger(None, scope="eval", max_cost=0)
-        models = dataclasses.replace(self.settings.models, executor="m", answer="m", judge="m", designer="m")
-        gateway = Gateway(
-            dataclasses.replace(models, api_base=url),
-            self.settings.limits,
-            keys=KeyRing.collect((), None, {}),
-            ledger=ledger,
-            cache=None,
-            notice=self.notices.append,
-        )
-        settings = self.settings
-        spaces, judge_prompt = Spaces(encoder, encoder), settings.eval.judge_prompt
-        world = World(gateway, spaces, settings.memory, settings.reward, settings.dataset, None, judge_prompt)
+        ledger, settings = make_ledger(scope="eval"), self.settings
+        llm = llm_client(url, model="m", base=settings.models, ledger=ledger, notice=self.notices.append)
+        context = rollout_context(llm, encoder, settings, judge_prompt=settings.eval.judge_prompt)
         try:
-            subject = subjects_of([task.method], self.run, "best", self.settings, self.notices.append)[task.method]
-            evaluation = Evaluation(self.run, task, self.settings, subject, world, ledger, self.notices.append)
+            policy = policies_of([task.method], self.run, "best", self.settings, self.notices.append)[task.method]
+            evaluation = Evaluation(self.run, task, self.settings, policy, context, ledger, self.notices.append)
             self.folder, self.id = evaluation.folder, evaluation.id
             evaluation.method.check()
             return await evaluation.evaluate(self.traces, plan(self.traces, task))
         finally:
-            await gateway.aclose()
+            await llm.aclose()
             encoder.close()
 
     def rows(self) -> list[dict[str, Any]]:

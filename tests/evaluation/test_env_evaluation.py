@@ -7,11 +7,13 @@ from typing import Literal
 import pytest
 
 from memskill_cli.config import AlfworldConfig, load
+from memskill_cli.datasets.registry import get
 from memskill_cli.errors import UsageError
-from memskill_cli.evaluation.env_evaluation import check_methods, played_row, summarise, traces_of
-from memskill_cli.evaluation.policy import Subject
-from memskill_cli.evaluation.spec import Task, default_split, evaluation_id
-from memskill_cli.types import Answer, Move, Playthrough, Query, Session, Trace, Turn
+from memskill_cli.evaluation.env_evaluation import env_row, env_traces, summarise
+from memskill_cli.evaluation.kinds import kind_of
+from memskill_cli.evaluation.policy import EvaluatedPolicy
+from memskill_cli.evaluation.spec import EvalSpec, evaluation_id
+from memskill_cli.types import EnvStep, EnvTrajectory, Query, QueryResult, Session, Trace, Turn
 
 
 def game(split: str, kind: str, number: int) -> Trace:
@@ -26,7 +28,7 @@ TASKS = [game("valid_seen", kind, i) for kind, count in (("cool", 4), ("heat", 2
 
 def made(*, trajectories: int = 6, memory: Literal["by-type", "all"] = "by-type", **more: int) -> list[Trace]:
     acting = AlfworldConfig(trajectories_max=trajectories, memory=memory)
-    return traces_of(TRAIN, TASKS, acting, **{"limit": 0, "seed": 1, **more})
+    return env_traces(TRAIN, TASKS, acting, dataset="alfworld", **{"limit": 0, "seed": 1, **more})
 
 
 def test_a_memory_for_each_type_and_all_its_tasks() -> None:
@@ -59,10 +61,14 @@ def test_a_limit_takes_types_in_turn(limit: int, counts: list[int]) -> None:
 def row(kind: str, won: bool | None, steps: int = 0, invalid: int = 0) -> dict[str, object]:
     query = Query("q", "q", kind, "goal", ())
     if won is None:
-        return {"category": kind, "error": "game: died", **played_row(Answer(query, "", (), None, error="game: died"))}
-    moves = [Move("look", "A room.", place >= invalid) for place in range(steps)]
-    played = Playthrough("An opening.", tuple(moves), won)
-    return {"category": kind, "error": "", **played_row(Answer(query, "", (), float(won), played=played))}
+        return {
+            "category": kind,
+            "error": "game: died",
+            **env_row(QueryResult(query, "", (), None, error="game: died")),
+        }
+    moves = [EnvStep("look", "A room.", place >= invalid) for place in range(steps)]
+    played = EnvTrajectory("An opening.", tuple(moves), won)
+    return {"category": kind, "error": "", **env_row(QueryResult(query, "", (), float(won), trajectory=played))}
 
 
 def test_failures_count_with_all_steps_and_broken_games_not_at_all() -> None:
@@ -96,22 +102,25 @@ def test_a_row_has_the_whole_transcript() -> None:
 
 
 def test_methods_that_make_no_sense_are_refused() -> None:
-    check_methods("alfworld", ["memskill", "no-memory", "rag", "random-skills"])
-    check_methods("locomo", ["full-context"])
+    tasks = kind_of("alfworld")
+    tasks.check_methods("alfworld", ["memskill", "no-memory", "rag", "random-skills"])
+    kind_of("locomo").check_methods("locomo", ["full-context"])
     for name in ("full-context", "mem0", "langmem"):
         with pytest.raises(UsageError, match=name):
-            check_methods("alfworld", ["memskill", name])
+            tasks.check_methods("alfworld", ["memskill", name])
 
 
 def named(**overrides: object) -> str:
     names = {name.replace("__", "."): value for name, value in overrides.items()}
     settings = load(overrides={"dataset": "alfworld", **names})
-    return evaluation_id(Task("alfworld", "valid_seen", "memskill", "data"), settings, Subject.of(None, settings))
+    return evaluation_id(
+        EvalSpec("alfworld", "valid_seen", "memskill", "data"), settings, EvaluatedPolicy.of(None, settings)
+    )
 
 
 def test_what_names_an_evaluation() -> None:
-    assert default_split("alfworld") == "valid_seen"
-    assert default_split("locomo") == "test"
+    assert get("alfworld").default_split == "valid_seen"
+    assert get("locomo").default_split == "test"
     for name, value in (("steps", 30), ("query", "observation"), ("trajectories_max", 50)):
         assert named(**{f"alfworld__{name}": value}) != named(), name
     for name, value in (("workers", 3), ("deadline", 9.0), ("tasks_max", 6), ("same_type", 0.8)):

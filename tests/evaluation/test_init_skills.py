@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from memskill_cli.agent.controller import Controller
-from memskill_cli.app.evaluate import find_subject, subjects_of
+from memskill_cli.app.evaluate import find_policy, policies_of
 from memskill_cli.config import load
-from memskill_cli.evaluation.policy import Subject
+from memskill_cli.evaluation.policy import EvaluatedPolicy
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.checkpoint import Checkpoint
 from memskill_cli.runs.run_dir import RunDir
@@ -30,8 +30,8 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
-def found(run: RunDir, which: str, bank: SkillBank | None) -> Subject:
-    return find_subject(run, which, SETTINGS, lambda text: None, bank)
+def found(run: RunDir, which: str, bank: SkillBank | None) -> EvaluatedPolicy:
+    return find_policy(run, which, SETTINGS, lambda text: None, bank)
 
 
 @pytest.mark.parametrize("judged", [True, False])
@@ -51,13 +51,13 @@ def test_the_controller_stays_and_the_evaluation_is_another(run: RunDir, which: 
 
 def test_without_a_run_a_fresh_controller_chooses_from_them(tmp_path: Path) -> None:
     run, told = RunDir.create(tmp_path / "runs", "r", SETTINGS, "data"), []
-    subject = find_subject(run, "best", SETTINGS, told.append, OTHERS)
-    assert (subject.bank, subject.checkpoint) == (OTHERS, "untrained")
+    policy = find_policy(run, "best", SETTINGS, told.append, OTHERS)
+    assert (policy.bank, policy.checkpoint) == (OTHERS, "untrained")
     assert told == ["nothing is trained here yet: using the skills given and an untrained controller"]
-    assert subject.digest != find_subject(run, "best", SETTINGS, told.append).digest
+    assert policy.digest != find_policy(run, "best", SETTINGS, told.append).digest
 
 
 def test_methods_without_skills_of_the_run_leave_them_alone(run: RunDir) -> None:
     names = ["memskill", "all-skills", "seed-skills", "rag"]
-    table = subjects_of(names, run, "best", SETTINGS, lambda text: None, OTHERS)
+    table = policies_of(names, run, "best", SETTINGS, lambda text: None, OTHERS)
     assert [table[name].bank.names for name in names] == [OTHERS.names, OTHERS.names, seed_bank().names, ()]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.evaluation.spec import Task
+from memskill_cli.evaluation.spec import EvalSpec
 from memskill_cli.reports.executor_replies import executor_notes
 from memskill_cli.testing import rules
 from memskill_cli.testing.replies import CutReply
@@ -156,7 +156,7 @@ def test_f1_and_the_judge_compare_the_same_extracted_text(tmp_path: Path, reply:
     made = one_query(tmp_path, "hotpotqa", "", "Porto")
     made.evaluate(
         lambda request: reply if request.role == "answer" else rules.reply(request),
-        Task("hotpotqa", "test", "rag", "data"),
+        EvalSpec("hotpotqa", "test", "rag", "data"),
     )
     (request,) = (request for request in made.requests if request.role == "judge")
     assert rules.part(request, "answer") == judged

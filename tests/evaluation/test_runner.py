@@ -11,9 +11,9 @@ import pytest
 
 from memskill_cli.config import load
 from memskill_cli.errors import AuthError, MemoryBankError, MemskillError, ModelError
-from memskill_cli.evaluation.artifact_store import Shelf
-from memskill_cli.evaluation.policy import Subject
-from memskill_cli.evaluation.spec import Task, evaluation_id, plan
+from memskill_cli.evaluation.artifact_store import EvalArtifactStore
+from memskill_cli.evaluation.policy import EvaluatedPolicy
+from memskill_cli.evaluation.spec import EvalSpec, evaluation_id, plan
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.store import MemoryStore
 from memskill_cli.memory.stored_bank import StoredBank
@@ -24,25 +24,25 @@ from memskill_cli.types import Query, Trace
 from .harness import TASK, TRACES, Rig, trace
 
 
-def named(task: Task = TASK, **overrides: Any) -> str:
+def named(task: EvalSpec = TASK, **overrides: Any) -> str:
     settings = load(overrides={name.replace("__", "."): value for name, value in overrides.items()})
-    return evaluation_id(task, settings, Subject.of(None, settings))
+    return evaluation_id(task, settings, EvaluatedPolicy.of(None, settings))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"eval__top_k": 3},
+        {"eval__num_skills": 3},
         {"eval__chunk_size": 300},
         {"eval__max_spans": 1},
         {"eval__judge": False},
-        {"memory__top_k": 5},
+        {"memory__num_memories": 5},
         {"models__answer": "openai/other"},
         {"models__judge": "openai/other"},
         {"encoders__retrieval": "contriever"},
         {"seed": 7},
         {"controller__hidden": 64},
-        {"controller__noop_seed": False},
+        {"controller__include_noop": False},
     ],
 )
 def test_what_can_change_a_score_names_another_evaluation(change: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ def test_a_limit_counts_scored_queries_and_reads_only_their_traces(
     assert [row["query_id"] for row in rig.rows()] == [q.query_id for t in TRACES for q in t.queries if q.scored][
         :asked
     ]
-    assert plan(TRACES, TASK).left_out == 2
+    assert plan(TRACES, TASK).excluded == 2
 
 
 def test_memories_are_kept_under_names_of_their_own(tmp_path: Path) -> None:
@@ -99,13 +99,13 @@ def test_memories_are_kept_under_names_of_their_own(tmp_path: Path) -> None:
 
 
 def test_questions_do_not_wait_for_a_memory_to_be_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, write = [], Shelf.write_bank
+    asked, write = [], EvalArtifactStore.write_bank
 
-    async def written(shelf: Shelf, trace_id: str, bank: StoredBank) -> None:
+    async def written(shelf: EvalArtifactStore, trace_id: str, bank: StoredBank) -> None:
         asked.append([row["query_id"] for row in rig.rows() if row["trace_id"] == trace_id])
         await write(shelf, trace_id, bank)
 
-    monkeypatch.setattr(Shelf, "write_bank", written)
+    monkeypatch.setattr(EvalArtifactStore, "write_bank", written)
     rig = Rig(tmp_path)
     rig.evaluate()
     assert sorted(map(len, asked)) == [2, 2], "a trace's memory is written once, after its questions"
@@ -114,12 +114,12 @@ def test_questions_do_not_wait_for_a_memory_to_be_written_down(tmp_path: Path, m
 def test_a_trace_has_all_its_rows_only_when_its_memory_is_written_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(shelf: Shelf, trace_id: str, bank: StoredBank) -> None:
+    async def full(shelf: EvalArtifactStore, trace_id: str, bank: StoredBank) -> None:
         raise MemoryBankError("the disk is full")
 
     rig = Rig(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(Shelf, "write_bank", full)
+        patch.setattr(EvalArtifactStore, "write_bank", full)
         with pytest.raises(MemoryBankError):
             rig.evaluate()
     assert len(rig.rows()) <= 4, "at least one of each trace's three is owed"

@@ -9,8 +9,8 @@ import numpy as np
 
 from memskill_cli.evaluation.counts import add_counts, executor_counts
 from memskill_cli.evaluation.summary import summarise
-from memskill_cli.scoring.token_f1 import bootstrap_ci
-from memskill_cli.types import Action, Choice, Execution, MemoryAction, Outcome, Step
+from memskill_cli.scoring.intervals import bootstrap_ci
+from memskill_cli.types import Action, ActionStatus, ExecutorResult, MemoryAction, SkillSelection, Step
 
 
 def row(f1: float | None, judge: float | None = None, category: str = "temporal", **more: Any) -> dict[str, Any]:
@@ -88,17 +88,17 @@ def test_what_did_not_fit_is_told_with_the_mean_of_those_that_were_cut() -> None
     assert "cut" not in summary(row(1.0, cut=0))
 
 
-def step(execution: Execution) -> Step:
-    return Step(np.zeros(2, dtype=np.float32), Choice((0,), 0.0, 0.0), execution, 0.0)
+def step(execution: ExecutorResult) -> Step:
+    return Step(np.zeros(2, dtype=np.float32), SkillSelection((0,), 0.0, 0.0), execution, 0.0)
 
 
 def test_replies_of_the_executor_are_counted_where_one_was_asked_for() -> None:
-    done = Execution((MemoryAction(Action.NOOP),), {Outcome.TOO_LONG: 1, Outcome.BAD_INDEX: 2})
+    done = ExecutorResult((MemoryAction(Action.NOOP),), {ActionStatus.TOO_LONG: 1, ActionStatus.BAD_INDEX: 2})
     steps = [
         step(done),
-        step(Execution((), {Outcome.BAD_INDEX: 1}, cut=True)),
-        step(Execution((), {}, unreadable=True)),
-        step(Execution((), {}, unreadable=True)),
+        step(ExecutorResult((), {ActionStatus.BAD_INDEX: 1}, cut=True)),
+        step(ExecutorResult((), {}, unreadable=True)),
+        step(ExecutorResult((), {}, unreadable=True)),
         step(replace(done, asked=False)),
     ]
     counts = executor_counts(steps)

@@ -13,17 +13,17 @@ from collections.abc import Callable
 
 import orjson
 
-from memskill_cli.agent.answerer import shortened
+from memskill_cli.agent.answerer import truncate_middle
 from memskill_cli.agent.designer_parsing import CAUSES, parse_analysis, parse_refinement
-from memskill_cli.agent.env_runner import understand
+from memskill_cli.agent.env_runner import parse_command
 from memskill_cli.agent.parsing import check_actions, parse_reply
-from memskill_cli.agent.skill_edits import MAX_WHY, make, review
+from memskill_cli.agent.skill_edits import MAX_WHY, apply_edits, validate_edits
+from memskill_cli.datasets.registry import get
 from memskill_cli.errors import SkillBankError, UnreadableReplyError
 from memskill_cli.evaluation.methods import mem0
 from memskill_cli.evaluation.methods.external import read_object
 from memskill_cli.llm.reasoning import read_reply, strip_reasoning
 from memskill_cli.scoring.judge import SCORES, parse_verdict
-from memskill_cli.scoring.token_f1 import score_f1
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.markdown import from_markdown, to_markdown
 from memskill_cli.skills.seeds import seed_bank
@@ -72,11 +72,11 @@ def judge(text: str) -> None:
 
 
 def answer(text: str) -> None:
-    kept = shortened(text, 500)
+    kept = truncate_middle(text, 500)
     assert len(kept) <= 600
     for dataset, category in (("locomo", "multi-hop"), ("hotpotqa", "")):
         query = Query("q", "t", category, "Who?", ("Ana, Bo", "7 May 2023"))
-        assert 0 <= score_f1(dataset, query, kept) <= 1
+        assert 0 <= get(dataset).score(query, kept) <= 1
 
 
 def analysis(text: str) -> None:
@@ -94,10 +94,10 @@ def refinement(text: str) -> None:
         reply = parse_refinement(text)
     except UnreadableReplyError:
         return
-    changes, refused = review(BANK, reply.changes)
+    changes, refused = validate_edits(BANK, reply.changes)
     assert len(changes) <= 20
     assert sum(map(len, refused)) < 20_000
-    bank = make(BANK, changes, 1)
+    bank = apply_edits(BANK, changes, 1)
     assert not [fault for skill in bank.skills for fault in faults(skill.name, skill.description, skill.body)]
     assert {name: bank[name].action for name in BANK.names} == {name: BANK[name].action for name in BANK.names}
     assert {skill.action for skill in bank.skills if skill.name not in BANK} <= ALLOWED
@@ -106,7 +106,7 @@ def refinement(text: str) -> None:
 
 
 def command(text: str) -> None:
-    assert understand(text, COMMANDS) in (None, *COMMANDS)
+    assert parse_command(text, COMMANDS) in (None, *COMMANDS)
 
 
 def bank(text: str) -> None:

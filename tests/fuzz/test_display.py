@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console as RichConsole
 from rich.table import Table
 
-from memskill_cli.cli.console import console, safe
+from memskill_cli.cli.console import console, escape_markup
 from memskill_cli.config import load
 from memskill_cli.errors import RunError
 from memskill_cli.runs.run_dir import RunDir
@@ -34,15 +34,15 @@ def is_inert(shown: str) -> bool:
 @given(text=WILD)
 def test_every_sink_shows_and_obeys_nothing(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     table = Table()
-    table.add_column(safe(text))
-    table.add_row(safe(text))
+    table.add_column(escape_markup(text))
+    table.add_row(escape_markup(text))
     with pytest.raises(typer.Exit), console(json=False, quiet=False, debug=False) as out:  # noqa: PT012
         out.notice(text)
         out.warn(text)
         out.next_command(text)
         with out.progress(text, total=1) as advance:
             advance(note=text)
-        out.result({}, f"[bold]{safe(text)}[/bold]", table)
+        out.result({}, f"[bold]{escape_markup(text)}[/bold]", table)
         raise RunError(text, hint=text)
     seen = capsys.readouterr()
     assert is_inert(seen.out + seen.err)
@@ -51,7 +51,7 @@ def test_every_sink_shows_and_obeys_nothing(text: str, capsys: pytest.CaptureFix
 def test_a_word_between_colons_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
     with console(json=False, quiet=False, debug=False) as out:
         out.notice("a :cat:")
-        out.result({}, safe("b :cat:"))
+        out.result({}, escape_markup("b :cat:"))
     assert capsys.readouterr() == ("b :cat:\n", "· a :cat:\n")
 
 
@@ -70,7 +70,7 @@ def test_what_is_shown_is_what_was_said(text: str, around: str) -> None:
     """
     plain = RichConsole(width=10_000, highlight=False, emoji=False, tab_size=1)
     with plain.capture() as captured:
-        plain.print(around.format(safe(text)), soft_wrap=True)
+        plain.print(around.format(escape_markup(text)), soft_wrap=True)
     wanted = "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
     shown, wanted = (said.replace("\\[", "[") for said in (captured.get(), f"{wanted}\n".replace("\t", " ")))
     assert shown == wanted

@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memskill_cli.agent.designer_parsing import parse_analysis, parse_refinement
-from memskill_cli.agent.env_runner import understand
+from memskill_cli.agent.env_runner import parse_command
 from memskill_cli.agent.parsing import parse_reply
-from memskill_cli.agent.reply_blocks import MAX_SAID
+from memskill_cli.agent.reply_blocks import MAX_REPLY_CHARS
+from memskill_cli.datasets.hotpotqa import extract_answer
 from memskill_cli.errors import SkillBankError
 from memskill_cli.evaluation.methods.external import read_object
 from memskill_cli.llm.reasoning import read_reply, strip_reasoning
 from memskill_cli.scoring.judge import parse_verdict
-from memskill_cli.scoring.token_f1 import extract_answer
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.markdown import from_markdown, import_bank
 
@@ -76,7 +76,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "answer": extract_answer,
     "analysis": lambda text: parse_analysis(text, CASES)["patterns"],
     "refinement": lambda text: parse_refinement(text).changes,
-    "command": lambda text: understand(text, COMMANDS),
+    "command": lambda text: parse_command(text, COMMANDS),
     "bank": lambda text: SkillBank.from_json(text, "file").names,
     "skill": lambda text: from_markdown(text).name,
     "systems": lambda text: read_object(text, "facts" if "facts" in text else "memory"),
@@ -149,8 +149,8 @@ def test_devices_and_loops_in_a_folder_are_no_skills(tmp_path: Path) -> None:
 
 def test_a_reply_beyond_all_bounds_is_not_read() -> None:
     block = "ACTION: INSERT\nMEMORY: Ana has a cat.\n\n"
-    assert parse_reply(block * (MAX_SAID // len(block))).found
-    assert not parse_reply(block * (MAX_SAID // len(block) + 1)).found
+    assert parse_reply(block * (MAX_REPLY_CHARS // len(block))).found
+    assert not parse_reply(block * (MAX_REPLY_CHARS // len(block) + 1)).found
 
 
 @pytest.mark.timeout(60)

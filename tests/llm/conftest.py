@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memskill_cli.config import LimitsConfig, ModelsConfig
+from memskill_cli.config import LimitsConfig
 from memskill_cli.llm.cache import ResponseCache
-from memskill_cli.llm.client import Gateway, Message
+from memskill_cli.llm.client import LLMClient, Message
 from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
+
+from ..factories import key_ring, llm_client, make_ledger
 
 MODEL = "openai/gpt-4o-mini"
 
@@ -35,7 +35,7 @@ class Bench:
     def run(
         self,
         url: str,
-        work: Callable[[Gateway], Awaitable[Any]],
+        work: Callable[[LLMClient], Awaitable[Any]],
         *,
         keys: Sequence[str] = ("key-one", "key-two", "key-three"),
         keys_file: Path | None = None,
@@ -47,25 +47,25 @@ class Bench:
         **models: Any,
     ) -> Any:
         """What ``work`` returns; ``self.ledger`` is the ledger it left."""
-        config = ModelsConfig(model, model, model, model, api_base=url)
-        config = replace(config, **{"retries": 1, "timeout": 20.0, **models})
-        self.ledger = Ledger(self.ledger_file, scope=self.scope, max_cost=max_cost, owner=self.owner)
-        ring = ring or KeyRing.collect(keys, keys_file, {})
+        self.ledger = make_ledger(self.ledger_file, scope=self.scope, max_cost=max_cost, owner=self.owner)
+        ring = ring or key_ring(keys, keys_file)
         store = ResponseCache(self.folder, notice=self.notices.append) if cache else None
 
         async def session() -> Any:
-            gateway = Gateway(
-                config,
-                LimitsConfig(concurrency=concurrency),
+            llm = llm_client(
+                url,
+                model=model,
+                limits=LimitsConfig(concurrency=concurrency),
                 keys=ring,
                 ledger=self.ledger,
                 cache=store,
                 notice=self.notices.append,
+                **{"retries": 1, "timeout": 20.0, **models},
             )
             try:
-                return await work(gateway)
+                return await work(llm)
             finally:
-                await gateway.aclose()
+                await llm.aclose()
 
         try:
             return asyncio.run(session())
@@ -76,8 +76,8 @@ class Bench:
     def ask(self, url: str, *texts: str, **options: Any) -> list[Any]:
         """Replies (or the errors raised) to questions asked at once."""
 
-        async def work(gateway: Gateway) -> Any:
-            asked = [gateway.ask("answer", question(text)) for text in texts or ("What is new?",)]
+        async def work(llm: LLMClient) -> Any:
+            asked = [llm.ask("answer", question(text)) for text in texts or ("What is new?",)]
             return await asyncio.gather(*asked, return_exceptions=True)
 
         return self.run(url, work, **options)

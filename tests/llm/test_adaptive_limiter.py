@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memskill_cli.llm import key_cooldown
-from memskill_cli.llm.adaptive_limiter import PRECEDENCE, Flow, Place
-from memskill_cli.llm.client import Gateway
-from memskill_cli.llm.keys import Purpose
-from memskill_cli.testing.server import Fault, Request, ScriptedServer
+from memskill_cli.llm.adaptive_limiter import PRIORITY, AdaptiveLimiter, Slot
+from memskill_cli.llm.client import LLMClient
+from memskill_cli.llm.keys import CallRole
+from memskill_cli.testing.server import Fault, MockLLMServer, Request
 from memskill_cli.types import Role
 
 from .conftest import Bench, question
 
-LANES: dict[Purpose, str] = {"judge": "slow", "answer": "fast", "executor": "fast", "designer": "fast"}
+LANES: dict[CallRole, str] = {"judge": "slow", "answer": "fast", "executor": "fast", "designer": "fast"}
 
 
 # --- any order of events ---
@@ -31,19 +31,19 @@ LANES: dict[Purpose, str] = {"judge": "slow", "answer": "fast", "executor": "fas
 class Call:
     """One call, as the rules see it (``place`` and ``cuts``) and as it is (``task``, ``leave`` and ``got``)."""
 
-    role: Purpose
+    role: CallRole
     sent: bool = False
     cuts: int = 0
     leave: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
-    got: Place | None = None
+    got: Slot | None = None
 
     def cancel(self) -> None:
         assert self.task
         self.task.cancel()
 
-    async def hold(self, flow: Flow) -> None:
-        async with flow.place(self.role) as self.got:
+    async def hold(self, flow: AdaptiveLimiter) -> None:
+        async with flow.slot(self.role) as self.got:
             await self.leave.wait()
 
 
@@ -61,7 +61,7 @@ class Rules:
         return sum(call.sent and LANES[call.role] == lane for call in self.calls)
 
     def settle(self) -> None:
-        for call in sorted(self.calls, key=lambda call: PRECEDENCE.index(call.role)):
+        for call in sorted(self.calls, key=lambda call: PRIORITY.index(call.role)):
             lane = LANES[call.role]
             room = self.in_flight(lane) < self.limit[lane] and sum(c.sent for c in self.calls) < self.ceiling
             if room and not call.sent:
@@ -91,8 +91,8 @@ async def settled() -> None:
     await rounds(16)  # a place is given in each turn of the loop
 
 
-async def follow(ceiling: int, events: Sequence[tuple[str, Purpose, int]]) -> None:
-    flow, rules = Flow(ceiling, LANES), Rules(ceiling)
+async def follow(ceiling: int, events: Sequence[tuple[str, CallRole, int]]) -> None:
+    flow, rules = AdaptiveLimiter(ceiling, LANES), Rules(ceiling)
     for (what, role, which), (what_next, *_) in pairwise([*events, ("end", "judge", 0)]):
         if what == "ask":
             for call in [Call(role) for _ in range(1 + which % 4)]:
@@ -102,7 +102,7 @@ async def follow(ceiling: int, events: Sequence[tuple[str, Purpose, int]]) -> No
             call = among[which % len(among)]
             if what in ("refused", "answered"):
                 rules.outcome(call, what)
-                getattr(flow, what)(call.got)
+                (flow.on_429 if what == "refused" else flow.on_success)(call.got)
             rules.calls.remove(call)
             call.leave.set() if what != "cancel" else call.cancel()
         rules.settle()
@@ -137,7 +137,7 @@ async def follow(ceiling: int, events: Sequence[tuple[str, Purpose, int]]) -> No
         max_size=60,
     ),
 )
-def test_in_any_order_of_events_the_rules_are_kept(ceiling: int, events: list[tuple[str, Purpose, int]]) -> None:
+def test_in_any_order_of_events_the_rules_are_kept(ceiling: int, events: list[tuple[str, CallRole, int]]) -> None:
     """Never more in flight than the limit, nobody waiting where there is room, precedence, cuts and growth."""
     asyncio.run(follow(ceiling, events))
 
@@ -146,7 +146,7 @@ def test_a_chain_does_not_wait_for_all_of_a_crowd() -> None:
     """Each call that is let out costs the event loop a while: whoever comes next must not find a hundred let out."""
 
     async def crowd() -> None:
-        flow, answers, executor = Flow(64, LANES), [Call("answer") for _ in range(40)], Call("executor")
+        flow, answers, executor = AdaptiveLimiter(64, LANES), [Call("answer") for _ in range(40)], Call("executor")
         for call in answers:
             call.task = asyncio.create_task(call.hold(flow))
         await rounds(4)
@@ -167,57 +167,57 @@ def test_a_chain_does_not_wait_for_all_of_a_crowd() -> None:
 SLOW = 1.0
 
 
-def one_key(bench: Bench, server: ScriptedServer, work: Callable[[Gateway], Awaitable[None]], **options: Any) -> None:
+def one_key(bench: Bench, server: MockLLMServer, work: Callable[[LLMClient], Awaitable[None]], **options: Any) -> None:
     bench.run(server.url, work, **{"keys": ["key-one"], "retries": 0, **options})
 
 
-async def ask_all(gateway: Gateway, phase: str, count: int, role: Role = "answer") -> None:
-    await asyncio.gather(*(gateway.ask(role, question(f"{phase} {i}")) for i in range(count)))
+async def ask_all(llm: LLMClient, phase: str, count: int, role: Role = "answer") -> None:
+    await asyncio.gather(*(llm.ask(role, question(f"{phase} {i}")) for i in range(count)))
 
 
 def slow(request: Request) -> float:
     return 0.0 if request.text.startswith("quick") else SLOW
 
 
-def at_once(server: ScriptedServer, phase: str) -> int:
+def at_once(server: MockLLMServer, phase: str) -> int:
     """How many calls of a phase, each of which takes ``SLOW`` seconds, came before the first can have had its reply."""
     times = [request.time for request in server.requests if request.text.startswith(phase)]
     return sum(time < times[0] + SLOW for time in times)
 
 
 def test_a_burst_of_429s_halves_what_is_in_flight_and_good_replies_bring_it_back(bench: Bench) -> None:
-    async def work(gateway: Gateway) -> None:
-        await ask_all(gateway, "storm", 8)  # the bound is 4 then, and 5 after the first four replies
-        await ask_all(gateway, "after", 6)
-        await ask_all(gateway, "quick", 20)
-        await ask_all(gateway, "calm", 10)
+    async def work(llm: LLMClient) -> None:
+        await ask_all(llm, "storm", 8)  # the bound is 4 then, and 5 after the first four replies
+        await ask_all(llm, "after", 6)
+        await ask_all(llm, "quick", 20)
+        await ask_all(llm, "calm", 10)
 
     faults = lambda request: Fault.rate_limit(1) if request.index < 8 else None  # noqa: E731
-    with ScriptedServer(faults=faults, latency=slow) as server:
+    with MockLLMServer(faults=faults, latency=slow) as server:
         one_key(bench, server, work, concurrency=8)
         assert [at_once(server, phase) for phase in ("storm", "after", "calm")] == [8, 5, 8]
         assert server.max_in_flight == 8
 
 
 def test_a_storm_that_another_key_weathers_cuts_nothing(bench: Bench) -> None:
-    async def work(gateway: Gateway) -> None:
-        await ask_all(gateway, "storm", 8)
-        await ask_all(gateway, "after", 8)
+    async def work(llm: LLMClient) -> None:
+        await ask_all(llm, "storm", 8)
+        await ask_all(llm, "after", 8)
 
     faults = lambda request: Fault.rate_limit(600) if request.key == "key-one" else None  # noqa: E731
-    with ScriptedServer(faults=faults, latency=slow) as server:
+    with MockLLMServer(faults=faults, latency=slow) as server:
         one_key(bench, server, work, keys=["key-one", "key-two"], concurrency=8)
         assert any(request.key == "key-one" for request in server.requests)
         assert at_once(server, "after") == 8
 
 
 def test_a_role_with_a_model_of_its_own_slows_no_other(bench: Bench) -> None:
-    async def work(gateway: Gateway) -> None:
-        await ask_all(gateway, "storm", 8, "judge")
-        await asyncio.gather(ask_all(gateway, "answers", 8), ask_all(gateway, "verdicts", 8, "judge"))
+    async def work(llm: LLMClient) -> None:
+        await ask_all(llm, "storm", 8, "judge")
+        await asyncio.gather(ask_all(llm, "answers", 8), ask_all(llm, "verdicts", 8, "judge"))
 
     faults = lambda request: Fault.rate_limit(1) if request.index < 8 else None  # noqa: E731
-    with ScriptedServer(faults=faults, latency=slow) as server:
+    with MockLLMServer(faults=faults, latency=slow) as server:
         one_key(bench, server, work, concurrency=16, judge="openai/gpt-4o")
         assert (at_once(server, "answers"), at_once(server, "verdicts")) == (8, 5)
 
@@ -225,13 +225,13 @@ def test_a_role_with_a_model_of_its_own_slows_no_other(bench: Bench) -> None:
 def test_what_has_the_longest_way_to_go_is_sent_first(bench: Bench) -> None:
     waiting: list[Role] = ["judge", "answer", "executor", "answer", "designer", "executor", "judge"]
 
-    async def work(gateway: Gateway) -> None:
-        first = asyncio.create_task(ask_all(gateway, "first", 1))
-        while not gateway.on_their_way:  # noqa: ASYNC110 – nothing tells when a request leaves
+    async def work(llm: LLMClient) -> None:
+        first = asyncio.create_task(ask_all(llm, "first", 1))
+        while not llm.in_flight:  # noqa: ASYNC110 – nothing tells when a request leaves
             await asyncio.sleep(0.01)
-        await asyncio.gather(first, *(ask_all(gateway, f"{i} {role}", 1, role) for i, role in enumerate(waiting)))
+        await asyncio.gather(first, *(ask_all(llm, f"{i} {role}", 1, role) for i, role in enumerate(waiting)))
 
-    with ScriptedServer(latency=lambda request: SLOW if request.text.startswith("first") else 0.0) as server:
+    with MockLLMServer(latency=lambda request: SLOW if request.text.startswith("first") else 0.0) as server:
         one_key(bench, server, work, concurrency=1)
         order = [request.text for request in server.requests[1:]]
     assert [text[:-2] for text in order] == [
@@ -243,16 +243,16 @@ def test_standing_in_line_is_neither_an_attempt_that_takes_long_nor_a_key_that_r
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer waits for 2.5 s, more than an attempt may take, and is then asked to wait for a second."""
-    monkeypatch.setattr(key_cooldown, "PATIENCE", 2.0)
+    monkeypatch.setattr(key_cooldown, "MAX_WAIT", 2.0)
     limits = iter([Fault.rate_limit(1)])
 
-    async def work(gateway: Gateway) -> None:
-        chain = asyncio.create_task(ask_all(gateway, "chain", 5, "executor"))
-        while not gateway.on_their_way:  # noqa: ASYNC110 – nothing tells when a request leaves
+    async def work(llm: LLMClient) -> None:
+        chain = asyncio.create_task(ask_all(llm, "chain", 5, "executor"))
+        while not llm.in_flight:  # noqa: ASYNC110 – nothing tells when a request leaves
             await asyncio.sleep(0.01)
-        await asyncio.gather(chain, ask_all(gateway, "late", 1))
+        await asyncio.gather(chain, ask_all(llm, "late", 1))
 
     faults = lambda request: next(limits, None) if request.text.startswith("late") else None  # noqa: E731
-    with ScriptedServer(faults=faults, latency=lambda request: 0.5 * request.text.startswith("chain")) as server:
+    with MockLLMServer(faults=faults, latency=lambda request: 0.5 * request.text.startswith("chain")) as server:
         one_key(bench, server, work, concurrency=1, timeout=2.0)
         assert [request.text[:-2] for request in server.requests] == ["chain"] * 5 + ["late"] * 2

@@ -17,9 +17,9 @@ import pytest
 
 from memskill_cli.errors import UnreadableReplyError
 from memskill_cli.llm.cache import ResponseCache, Stored
-from memskill_cli.llm.client import Gateway
+from memskill_cli.llm.client import LLMClient
 from memskill_cli.llm.ledger import Ledger
-from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.testing.server import MockLLMServer, Request
 from memskill_cli.utils.files import read_jsonl
 
 from .conftest import Bench, question
@@ -58,7 +58,7 @@ def _die(*_: Any) -> None:
 
 
 def test_a_line_that_was_lost_is_written_late_and_once(bench: Bench) -> None:
-    with ScriptedServer(lambda request: f"hello to {request.text}") as server:
+    with MockLLMServer(lambda request: f"hello to {request.text}") as server:
         bench.ask(server.url, "one", cache=True)
         lose_the_line_of(bench, server.url, "two")
         assert len(paid(bench)) == 1
@@ -76,7 +76,7 @@ def test_a_line_that_was_lost_is_written_late_and_once(bench: Bench) -> None:
 
 
 def test_the_first_line_of_a_ledger_may_be_the_lost_one(bench: Bench) -> None:
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         lose_the_line_of(bench, server.url, "one")
         assert paid(bench) == []
         bench.ask(server.url, "one", cache=True)
@@ -85,7 +85,7 @@ def test_the_first_line_of_a_ledger_may_be_the_lost_one(bench: Bench) -> None:
 
 @pytest.mark.parametrize("change", [{"owner": "run of tomorrow"}, {"scope": "another evaluation"}, {"owner": ""}])
 def test_who_did_not_pay_is_not_billed(bench: Bench, change: dict[str, str]) -> None:
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         lose_the_line_of(bench, server.url, "one")
         for name, value in change.items():
             setattr(bench, name, value)
@@ -95,12 +95,12 @@ def test_who_did_not_pay_is_not_billed(bench: Bench, change: dict[str, str]) -> 
 
 
 def test_an_unreadable_first_reply_is_not_paid_for_again(bench: Bench) -> None:
-    async def work(gateway: Gateway) -> Any:
-        return await gateway.ask("judge", question("You are the judge."), parse=number)
+    async def work(llm: LLMClient) -> Any:
+        return await llm.ask("judge", question("You are the judge."), parse=number)
 
-    with ScriptedServer({"judge": mumble}) as server:
+    with MockLLMServer({"judge": mumble}) as server:
         with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
-            patch.setattr("memskill_cli.llm.client._asking_again", _die)
+            patch.setattr("memskill_cli.llm.client._retry_messages", _die)
             bench.run(server.url, work, cache=True)
         assert [request.text for request in server.requests] == ["You are the judge."]
         reply = bench.run(server.url, work, cache=True)
@@ -117,20 +117,19 @@ def test_a_full_disk_under_the_cache_costs_the_caching_only(bench: Bench, monkey
         self._failed(sqlite3.OperationalError("database or disk is full"))
 
     monkeypatch.setattr(ResponseCache, "put", full)
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         assert all(reply.text for reply in bench.ask(server.url, *TEXTS, cache=True))
     assert len(paid(bench)) == len(TEXTS)
-    assert sum("not cached any more" in notice for notice in bench.notices) == 1
+    assert sum("no longer cached" in notice for notice in bench.notices) == 1
 
 
 SESSION = """
 import asyncio, os, sys
 from pathlib import Path
-from memskill_cli.config import LimitsConfig, ModelsConfig
+from memskill_cli.config import LimitsConfig
 from memskill_cli.llm.cache import ResponseCache
-from memskill_cli.llm.client import Gateway
-from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
+from tests.factories import llm_client, make_ledger
 
 url, folder, place, left = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 
@@ -149,9 +148,9 @@ else:
     Ledger.write = mortal(Ledger.write)
 
 async def main():
-    ledger = Ledger(folder / "usage.jsonl", scope="test", max_cost=0, owner="run of today")
-    gateway = Gateway(ModelsConfig(*["openai/gpt-4o-mini"] * 4, api_base=url), LimitsConfig(concurrency=1),
-                      keys=KeyRing.collect(["k"], None, {}), ledger=ledger, cache=ResponseCache(folder))
+    ledger = make_ledger(folder / "usage.jsonl", owner="run of today")
+    gateway = llm_client(url, model="openai/gpt-4o-mini", limits=LimitsConfig(concurrency=1), keys=["k"],
+                         ledger=ledger, cache=ResponseCache(folder))
     for i in range(12):
         await gateway.ask("answer", [{"role": "user", "content": f"question {i}"}])
 
@@ -164,10 +163,10 @@ asyncio.run(main())
 )
 def test_a_process_killed_at_the_worst_moment(bench: Bench, tmp_path: Path, place: str, again: int) -> None:
     """Between a reply's arrival and its storing lies a moment in which it can be lost; after that, none."""
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(SESSION), server.url, str(tmp_path), place, "5"],
-            env={**os.environ, "PYTHONPATH": os.getcwd()},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             timeout=60,
         )
         assert done.returncode == -9
@@ -225,8 +224,8 @@ def test_two_processes_migrate_at_once(tmp_path: Path) -> None:
 
 def test_the_cache_of_before_this_version_answers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second, readable reply used to be stored under the first question."""
-    with ScriptedServer({"judge": mumble}) as server:
-        work = lambda gateway: gateway.ask("judge", question("You are the judge."), parse=number)  # noqa: E731
+    with MockLLMServer({"judge": mumble}) as server:
+        work = lambda llm: llm.ask("judge", question("You are the judge."), parse=number)  # noqa: E731
         keys: list[str] = []
         put = ResponseCache.put
         monkeypatch.setattr(

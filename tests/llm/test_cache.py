@@ -56,7 +56,7 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, content: bytes) -> None:
     assert cache.get("k") == Stored("v")
     cache.close()
     assert len(notices) == 1
-    assert "set aside" in notices[0]
+    assert "renamed to" in notices[0]
     (aside,) = tmp_path.glob("responses.sqlite.damaged-*")
     assert aside.read_bytes() == content
 
@@ -95,4 +95,4 @@ def test_a_cache_that_fails_later_costs_the_caching_only(tmp_path: Path) -> None
         assert cache.get("k") is None
     cache.close()
     assert len(notices) == 1
-    assert "not cached any more" in notices[0]
+    assert "no longer cached" in notices[0]

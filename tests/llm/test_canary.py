@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import logging
+import os
 import threading
 import traceback
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ from urllib.parse import unquote
 import pytest
 
 from memskill_cli.errors import MemskillError, UnreadableReplyError
-from memskill_cli.llm.client import Gateway
+from memskill_cli.llm.client import LLMClient
 from memskill_cli.llm.embeddings import embed_texts
 from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
-from memskill_cli.testing.server import Fault, Request, ScriptedServer
+from memskill_cli.testing.server import Fault, MockLLMServer, Request
 
+from ..factories import key_ring, make_ledger
 from .conftest import Bench, question
 
 CANARY = "sk-canary-7Qm2xWfP9rTz4LkVb8NhYc3GdJs6Ae1U"
@@ -79,7 +80,7 @@ def planted(place: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> KeyRin
             key = "env:A_CANARY" if place.endswith("env:") else CANARY
             file = folder / "keys.toml"
             file.write_text(f'[[all]]\nkeys = ["{key}"]\n')
-    return KeyRing.collect(flags, file)
+    return key_ring(flags, file, os.environ)
 
 
 def everything(error: BaseException | None) -> str:
@@ -113,25 +114,25 @@ def test_no_key_leaves_the_gateway(
     def unreadable(text: str) -> str:
         raise UnreadableReplyError(f"cannot read {text!r}")
 
-    async def work(gateway: Gateway) -> None:
+    async def work(llm: LLMClient) -> None:
         for role in ("executor", "answer"):
             try:
-                seen.append(str(await gateway.ask(role, question(f"You are the {role}."))))  # type: ignore[arg-type]
+                seen.append(str(await llm.ask(role, question(f"You are the {role}."))))  # type: ignore[arg-type]
             except MemskillError as error:
                 seen.append(everything(error))
         if not fault:
             try:
-                await gateway.ask("judge", question("You are the judge."), parse=unreadable)
+                await llm.ask("judge", question("You are the judge."), parse=unreadable)
             except MemskillError as error:
                 seen.append(everything(error))
 
-    with ScriptedServer(reply) as server:
+    with MockLLMServer(reply) as server:
         for next_fault in [*FAULTS, None]:
             fault = next_fault
             ring = planted(place, tmp_path, monkeypatch)
             bench.run(server.url, work, ring=ring, cache=True, retries=0, timeout=0.3)
-    with ScriptedServer(keys=["another"]) as server:
-        book = Ledger(out / "usage.jsonl", scope="embed", max_cost=0)
+    with MockLLMServer(keys=["another"]) as server:
+        book = make_ledger(out / "usage.jsonl", scope="embed")
         try:
             embed_texts("openai/text-embedding-3-small", ["a"], keys=ring, api_base=server.url, ledger=book)
         except MemskillError as error:
@@ -226,14 +227,14 @@ def test_no_style_of_provider_gives_a_key_away(
     bench = Bench(tmp_path)
     seen: list[str] = []
 
-    async def work(gateway: Gateway) -> Any:
+    async def work(llm: LLMClient) -> Any:
         with pytest.raises(MemskillError) as caught:
-            await gateway.ask("answer", question())
+            await llm.ask("answer", question())
         seen.append(everything(caught.value))
 
     try:
         url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-        bench.run(url, work, model=model, ring=KeyRing.collect(), retries=0, cache=True)
+        bench.run(url, work, model=model, ring=key_ring(environ=os.environ), retries=0, cache=True)
     finally:
         server.shutdown()
         server.server_close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -22,11 +23,11 @@ from memskill_cli.errors import (
     UnreadableReplyError,
     UsageError,
 )
-from memskill_cli.llm.client import Gateway
-from memskill_cli.llm.ledger import Ledger
-from memskill_cli.testing.server import Fault, Request, ScriptedServer
+from memskill_cli.llm.client import LLMClient
+from memskill_cli.testing.server import Fault, MockLLMServer, Request
 from memskill_cli.utils.files import read_jsonl
 
+from ..factories import make_ledger
 from .conftest import Bench, question
 
 TEXTS = [f"question {i}" for i in range(30)]
@@ -36,7 +37,7 @@ def hello(request: Request) -> str:
     return f"hello to {request.text}"
 
 
-def by_key(server: ScriptedServer) -> Counter[str]:
+def by_key(server: MockLLMServer) -> Counter[str]:
     return Counter(request.key for request in server.requests)
 
 
@@ -44,7 +45,7 @@ def by_key(server: ScriptedServer) -> Counter[str]:
 
 
 def test_calls_rotate_over_all_keys(bench: Bench) -> None:
-    with ScriptedServer(hello) as server:
+    with MockLLMServer(hello) as server:
         replies = bench.ask(server.url, *TEXTS)
         assert [reply.text for reply in replies] == [f"hello to {text}" for text in TEXTS]
         assert len(server.requests) == 30
@@ -56,10 +57,10 @@ def test_a_limited_key_rests_while_others_go_on(bench: Bench) -> None:
     def faults(request: Request) -> Fault | None:
         return Fault.rate_limit(600) if request.key == "key-one" else None
 
-    async def one_after_another(gateway: Gateway) -> list[str]:
-        return [(await gateway.ask("answer", question(text))).text for text in TEXTS]
+    async def one_after_another(llm: LLMClient) -> list[str]:
+        return [(await llm.ask("answer", question(text))).text for text in TEXTS]
 
-    with ScriptedServer(hello, faults=faults) as server:
+    with MockLLMServer(hello, faults=faults) as server:
         assert len(bench.run(server.url, one_after_another)) == 30
         assert by_key(server)["key-one"] <= 1
         assert len(server.requests) == 30 + by_key(server)["key-one"]
@@ -76,7 +77,7 @@ def test_when_all_keys_rest_calls_wait_and_it_is_no_retry(bench: Bench, retry_af
         limited.add(request.key)
         return Fault.rate_limit(formatdate(time() + 2, usegmt=True) if retry_after == "date" else retry_after)
 
-    with ScriptedServer(hello, faults=faults) as server:
+    with MockLLMServer(hello, faults=faults) as server:
         (reply,) = bench.ask(server.url, retries=0)
         assert reply.text == "hello to What is new?"
         assert len(server.requests) == 4
@@ -89,7 +90,7 @@ def test_a_rest_is_lengthened_by_a_later_429(bench: Bench) -> None:
     def faults(request: Request) -> Fault | None:
         return [Fault.rate_limit(1), Fault.rate_limit(2), None][min(request.index, 2)]
 
-    with ScriptedServer(hello, faults=faults, latency=lambda request: 0.3 * (1 + request.index)) as server:
+    with MockLLMServer(hello, faults=faults, latency=lambda request: 0.3 * (1 + request.index)) as server:
         replies = bench.ask(server.url, "one", "two", keys=["key-one"])
         assert sorted(reply.text for reply in replies) == ["hello to one", "hello to two"]
         assert len(server.requests) == 4
@@ -97,7 +98,7 @@ def test_a_rest_is_lengthened_by_a_later_429(bench: Bench) -> None:
 
 
 def test_calls_that_would_wait_too_long_fail_and_say_so(bench: Bench) -> None:
-    with ScriptedServer(hello, faults=lambda _: Fault.rate_limit(86_400)) as server:
+    with MockLLMServer(hello, faults=lambda _: Fault.rate_limit(86_400)) as server:
         (error,) = bench.ask(server.url)
         assert len(server.requests) == 3
     assert type(error) is ModelError
@@ -110,29 +111,29 @@ def test_a_refused_key_is_out_for_the_run_with_one_warning(bench: Bench, status:
     def faults(request: Request) -> Fault | None:
         return Fault.unauthorized(status=status) if request.key == "key-two" else None
 
-    async def work(gateway: Gateway) -> None:
+    async def work(llm: LLMClient) -> None:
         for text in TEXTS:
-            await gateway.ask("answer", question(text))
+            await llm.ask("answer", question(text))
         for text in TEXTS:
-            await gateway.ask("judge", question(text))
+            await llm.ask("judge", question(text))
 
-    with ScriptedServer(hello, faults=faults) as server:
+    with MockLLMServer(hello, faults=faults) as server:
         bench.run(server.url, work)
         assert by_key(server)["key-two"] == 1  # not once more, by no role
         assert len(server.requests) == 61
-    assert bench.notices == [f"key openai#2 was refused ({status}) and is out for this run"]
+    assert bench.notices == [f"key openai#2 was refused ({status}) and is disabled for this run"]
 
 
 @pytest.mark.parametrize("keys", [["wrong-one"], ["wrong-one", "wrong-two"]])
 def test_all_keys_refused_is_an_error_at_once(bench: Bench, keys: list[str]) -> None:
-    async def work(gateway: Gateway) -> list[Any]:
-        one = gateway.ask("answer", question())
-        return [await asyncio.gather(one, return_exceptions=True), await bench_again(gateway)]
+    async def work(llm: LLMClient) -> list[Any]:
+        one = llm.ask("answer", question())
+        return [await asyncio.gather(one, return_exceptions=True), await bench_again(llm)]
 
-    async def bench_again(gateway: Gateway) -> Any:
-        return (await asyncio.gather(gateway.ask("answer", question()), return_exceptions=True))[0]
+    async def bench_again(llm: LLMClient) -> Any:
+        return (await asyncio.gather(llm.ask("answer", question()), return_exceptions=True))[0]
 
-    with ScriptedServer(hello, keys=["right"]) as server:
+    with MockLLMServer(hello, keys=["right"]) as server:
         [first], second = bench.run(server.url, work, keys=keys, retries=4)
         assert len(server.requests) == len(keys)  # each tried once, and nothing tried after that
     assert type(first) is type(second) is AuthError
@@ -144,26 +145,26 @@ def test_a_key_without_quota_is_out(bench: Bench) -> None:
     def faults(request: Request) -> Fault | None:
         return Fault.error(429, "You exceeded your quota.", code="insufficient_quota")
 
-    with ScriptedServer(hello, faults=faults) as server:
+    with MockLLMServer(hello, faults=faults) as server:
         (error,) = bench.ask(server.url, keys=["key-one"])
         assert len(server.requests) == 1
     assert type(error) is AuthError
-    assert bench.notices == ["key openai#1 was refused (no quota left) and is out for this run"]
+    assert bench.notices == ["key openai#1 was refused (no quota left) and is disabled for this run"]
 
 
 def test_a_local_server_needs_no_key(bench: Bench) -> None:
-    with ScriptedServer(hello) as server:
+    with MockLLMServer(hello) as server:
         (reply,) = bench.ask(server.url, keys=[], model="some/local-model")
         assert reply.text == "hello to What is new?"
         assert server.requests[0].model == "some/local-model"
-    assert bench.notices == ["the price of openai/some/local-model is not known: its calls count as $0"]
+    assert bench.notices == ["the price of openai/some/local-model is unknown: its calls count as $0"]
 
 
 def test_requests_per_minute_are_kept(bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     file.write_text('[[all]]\nkeys = ["slow-key"]\nrpm = 3\n[[all]]\nkeys = ["fast-key"]\nrpm = 10000\n')
     file.chmod(0o600)
-    with ScriptedServer(hello) as server:
+    with MockLLMServer(hello) as server:
         for _ in range(3):
             bench.ask(server.url, *TEXTS, keys=[], keys_file=file)
         assert by_key(server)["slow-key"] <= 3 * 3  # each run counts its own minute
@@ -173,7 +174,7 @@ def test_requests_per_minute_are_kept(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_passing_fault_is_retried(bench: Bench) -> None:
-    with ScriptedServer({"answer": [Fault.server_error(), "fine"]}) as server:
+    with MockLLMServer({"answer": [Fault.server_error(), "fine"]}) as server:
         (reply,) = bench.ask(server.url)
         assert (reply.text, len(server.requests)) == ("fine", 2)
 
@@ -197,7 +198,7 @@ def test_a_passing_fault_is_retried(bench: Bench) -> None:
 def test_retries_are_counted_once(bench: Bench, fault: Fault | str, keys: list[str]) -> None:
     """One retry is two requests: neither the provider's SDK nor a second loop of ours adds any."""
     endless = isinstance(fault, Fault) and fault.kind in ("hang", "drip")
-    with ScriptedServer({"answer": fault}) as server:
+    with MockLLMServer({"answer": fault}) as server:
         # On a busy machine a call may take a second to leave: only what never ends is cut short.
         (error,) = bench.ask(server.url, keys=keys, retries=1, timeout=1.5 if endless else 30)
         assert len(server.requests) == 2
@@ -219,7 +220,7 @@ def test_a_refused_connection(bench: Bench) -> None:
 
 
 def test_retries_back_off(bench: Bench) -> None:
-    with ScriptedServer({"answer": Fault.server_error()}) as server:
+    with MockLLMServer({"answer": Fault.server_error()}) as server:
         bench.ask(server.url, retries=2)
         times = [request.time for request in server.requests]
     assert len(times) == 3
@@ -238,7 +239,7 @@ def test_retries_back_off(bench: Bench) -> None:
     ],
 )
 def test_what_no_retry_helps_fails_at_once(bench: Bench, fault: Fault, kind: type[ModelError]) -> None:
-    with ScriptedServer({"answer": fault}) as server:
+    with MockLLMServer({"answer": fault}) as server:
         (error,) = bench.ask(server.url, retries=4)
         assert len(server.requests) == 1
     assert type(error) is kind
@@ -248,7 +249,7 @@ def test_what_no_retry_helps_fails_at_once(bench: Bench, fault: Fault, kind: typ
 
 
 def test_empty_replies_are_billed(bench: Bench) -> None:
-    with ScriptedServer({"answer": ["  ", "fine"]}) as server:
+    with MockLLMServer({"answer": ["  ", "fine"]}) as server:
         (reply,) = bench.ask(server.url)
     assert reply.text == "fine"
     rows = list(read_jsonl(bench.ledger_file))
@@ -280,8 +281,8 @@ def number(text: str) -> int:
 
 
 def test_an_unreadable_reply_is_asked_again_with_the_error(bench: Bench) -> None:
-    with ScriptedServer({"judge": ["seven", "7"]}) as server:
-        reply = bench.run(server.url, lambda gateway: gateway.ask("judge", question(JUDGE), parse=number))
+    with MockLLMServer({"judge": ["seven", "7"]}) as server:
+        reply = bench.run(server.url, lambda llm: llm.ask("judge", question(JUDGE), parse=number))
         assert (reply.value, reply.text, reply.cached) == (7, "7", False)
         shown = server.requests[1].messages
     assert [message["role"] for message in shown] == ["user", "assistant", "user"]
@@ -294,15 +295,15 @@ JUDGE = "You are the judge of this."
 
 
 def test_a_second_unreadable_reply_is_the_callers_and_is_not_paid_for_again(bench: Bench) -> None:
-    async def work(gateway: Gateway) -> None:
+    async def work(llm: LLMClient) -> None:
         with pytest.raises(UnreadableReplyError, match="eight"):
-            await gateway.ask("judge", question(JUDGE), parse=number)
+            await llm.ask("judge", question(JUDGE), parse=number)
 
-    with ScriptedServer({"judge": ["seven", "eight", "9"]}) as server:
+    with MockLLMServer({"judge": ["seven", "eight", "9"]}) as server:
         for _ in range(2):
             bench.run(server.url, work, cache=True)
             assert len(server.requests) == 2
-        ask_anew = lambda g: g.ask("judge", question(JUDGE), parse=number, settled=False)  # noqa: E731
+        ask_anew = lambda g: g.ask("judge", question(JUDGE), parse=number, reuse_cached_error=False)  # noqa: E731
         reply = bench.run(server.url, ask_anew, cache=True)
         assert (reply.value, reply.cached) == (9, False)
         reply = bench.run(server.url, ask_anew, cache=True)
@@ -313,11 +314,11 @@ def test_a_second_unreadable_reply_is_the_callers_and_is_not_paid_for_again(benc
 
 
 def test_settings_reach_the_server(bench: Bench) -> None:
-    async def work(gateway: Gateway) -> None:
-        await gateway.ask("answer", question(), grammar="root ::= [a-z]+")
-        await gateway.ask("answer", question(), max_tokens=7)
+    async def work(llm: LLMClient) -> None:
+        await llm.ask("answer", question(), grammar="root ::= [a-z]+")
+        await llm.ask("answer", question(), max_tokens=7)
 
-    with ScriptedServer(hello) as server:
+    with MockLLMServer(hello) as server:
         bench.run(server.url, work, answer_max_tokens=99, temperature=0.5)
         bodies = [request.body for request in server.requests]
     assert [body["max_tokens"] for body in bodies] == [99, 7]
@@ -326,7 +327,7 @@ def test_settings_reach_the_server(bench: Bench) -> None:
 
 
 def test_calls_in_flight_are_bounded(bench: Bench) -> None:
-    with ScriptedServer(hello, latency=0.05) as server:
+    with MockLLMServer(hello, latency=0.05) as server:
         bench.ask(server.url, *TEXTS, concurrency=3)
         assert server.max_in_flight == 3
 
@@ -335,7 +336,7 @@ def test_calls_in_flight_are_bounded(bench: Bench) -> None:
 
 
 def test_the_same_question_is_paid_for_once(bench: Bench) -> None:
-    with ScriptedServer(hello) as server:
+    with MockLLMServer(hello) as server:
         (first,) = bench.ask(server.url, cache=True)
         (second,) = bench.ask(server.url, cache=True, keys=["another-key"])
         assert len(server.requests) == 1
@@ -345,12 +346,12 @@ def test_the_same_question_is_paid_for_once(bench: Bench) -> None:
         assert len(server.requests) == 4
     assert (first.cached, second.cached) == (False, True)
     assert first.text == second.text
-    usage = Ledger(bench.ledger_file, scope="test", max_cost=0).usage()
+    usage = make_ledger(bench.ledger_file).usage()
     assert (usage.calls, usage.cached_calls) == (5, 1)
 
 
 def test_equal_questions_at_once_share_one_call(bench: Bench) -> None:
-    with ScriptedServer(hello, latency=0.1) as server:
+    with MockLLMServer(hello, latency=0.1) as server:
         replies = bench.ask(server.url, *["same"] * 20, cache=True)
         assert len(server.requests) == 1
     assert {reply.text for reply in replies} == {"hello to same"}
@@ -358,20 +359,20 @@ def test_equal_questions_at_once_share_one_call(bench: Bench) -> None:
 
 
 def test_one_asker_giving_up_leaves_the_others_their_reply(bench: Bench) -> None:
-    async def work(gateway: Gateway) -> str:
-        first = asyncio.create_task(gateway.ask("answer", question()))
-        second = asyncio.create_task(gateway.ask("answer", question()))
+    async def work(llm: LLMClient) -> str:
+        first = asyncio.create_task(llm.ask("answer", question()))
+        second = asyncio.create_task(llm.ask("answer", question()))
         await asyncio.sleep(0.1)
         first.cancel()
         return (await second).text
 
-    with ScriptedServer(hello, latency=0.3) as server:
+    with MockLLMServer(hello, latency=0.3) as server:
         assert bench.run(server.url, work, cache=True) == "hello to What is new?"
         assert len(server.requests) == 1
 
 
 def test_failures_are_not_stored(bench: Bench) -> None:
-    with ScriptedServer({"answer": [Fault.error(400, "no"), "fine"]}) as server:
+    with MockLLMServer({"answer": [Fault.error(400, "no"), "fine"]}) as server:
         (error,) = bench.ask(server.url, cache=True)
         (reply,) = bench.ask(server.url, cache=True)
         assert len(server.requests) == 2
@@ -384,7 +385,7 @@ def test_failures_are_not_stored(bench: Bench) -> None:
 
 def test_the_budget_stops_calls_and_holds_across_runs(bench: Bench) -> None:
     texts = [f"question {i} " + "x" * 4000 for i in range(40)]  # about 1000 tokens: $0.00015 a call
-    with ScriptedServer(lambda _: "y" * 400) as server:  # and 100 tokens: $0.00006
+    with MockLLMServer(lambda _: "y" * 400) as server:  # and 100 tokens: $0.00006
         replies = bench.ask(server.url, *texts, max_cost=0.001, concurrency=2)
         made, spent = len(server.requests), bench.ledger.spent
         again = bench.ask(server.url, *texts, max_cost=0.001)
@@ -400,7 +401,7 @@ def test_the_budget_stops_calls_and_holds_across_runs(bench: Bench) -> None:
 
 
 def test_a_budget_needs_a_price(bench: Bench, tmp_path: Path) -> None:
-    with ScriptedServer(hello) as server:
+    with MockLLMServer(hello) as server:
         with pytest.raises(UsageError) as caught:
             bench.ask(server.url, model="openai/home-made", max_cost=1)
         assert "input_cost_per_token" in caught.value.hint
@@ -422,12 +423,12 @@ def test_a_key_rests_in_every_role_that_uses_it(bench: Bench) -> None:
     def faults(request: Request) -> Fault | None:
         return Fault.rate_limit(600) if request.key == "key-one" else None
 
-    async def work(gateway: Gateway) -> None:
+    async def work(llm: LLMClient) -> None:
         for role in ("executor", "answer", "judge", "designer"):
             for text in TEXTS:
-                await gateway.ask(role, question(text))  # type: ignore[arg-type]
+                await llm.ask(role, question(text))  # type: ignore[arg-type]
 
-    with ScriptedServer(hello, faults=faults) as server:
+    with MockLLMServer(hello, faults=faults) as server:
         bench.run(server.url, work)
         assert by_key(server)["key-one"] == 1
 
@@ -438,7 +439,7 @@ def test_tokens_used_up_by_thinking_are_not_paid_for_again(bench: Bench) -> None
         ' "message": {"role": "assistant", "content": ""}, "finish_reason": "length"}],'
         ' "usage": {"prompt_tokens": 5, "completion_tokens": 32, "total_tokens": 37}}'
     )
-    with ScriptedServer({"answer": Fault(200, body, {"Content-Type": "application/json"})}) as server:
+    with MockLLMServer({"answer": Fault(200, body, {"Content-Type": "application/json"})}) as server:
         (error,) = bench.ask(server.url, retries=4)
         assert len(server.requests) == 1
     assert "models.answer_max_tokens" in error.hint
@@ -458,15 +459,11 @@ def test_a_whole_session_is_silent(tmp_path: Path) -> None:
     """litellm and its HTTP clients print nothing, from import to the end of the process; nor do failures."""
     script = """
 import asyncio, sys
-from memskill_cli.config import LimitsConfig, ModelsConfig
 from memskill_cli.llm.embeddings import embed_texts
-from memskill_cli.llm.client import Gateway
-from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
+from tests.factories import key_ring, llm_client, make_ledger
 async def main(url):
-    models = ModelsConfig(*["openai/gpt-4o-mini"] * 4, api_base=url, retries=0)
-    ledger, ring = Ledger(None, scope="s", max_cost=0), KeyRing.collect(["k"], None, {})
-    gateway = Gateway(models, LimitsConfig(), keys=ring, ledger=ledger, cache=None)
+    ledger, ring = make_ledger(), key_ring(["k"])
+    gateway = llm_client(url, model="openai/gpt-4o-mini", keys=ring, ledger=ledger, notice=print)
     for text in "abc":  # in a loop of its own
         await gateway.ask("answer", [{"role": "user", "content": "0"}])
         vectors = {"keys": ring, "api_base": url, "ledger": ledger}
@@ -478,6 +475,12 @@ async def main(url):
 asyncio.run(main(sys.argv[1]))
 """
     replies = lambda request: Fault.cut() if int(request.text) % 2 else "fine"  # noqa: E731
-    with ScriptedServer(replies) as server:
-        done = subprocess.run([sys.executable, "-c", script, server.url], capture_output=True, text=True, timeout=60)
+    with MockLLMServer(replies) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", script, server.url],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

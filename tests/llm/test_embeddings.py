@@ -11,21 +11,17 @@ import pytest
 
 from memskill_cli.errors import AuthError
 from memskill_cli.llm.embeddings import embed_texts
-from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
-from memskill_cli.testing.server import Fault, ScriptedServer
+from memskill_cli.testing.server import Fault, MockLLMServer
+
+from ..factories import key_ring, make_ledger
 
 MODEL = "openai/text-embedding-3-small"
 TEXTS = [f"text number {i}" for i in range(150)]
 
 
-def ledger() -> Ledger:
-    return Ledger(None, scope="test", max_cost=0)
-
-
 def test_vectors_come_in_the_order_of_the_texts() -> None:
-    with ScriptedServer() as server:
-        book, ring = ledger(), KeyRing.collect(["k1", "k2"], None, {})
+    with MockLLMServer() as server:
+        book, ring = make_ledger(), key_ring(["k1", "k2"])
         rows = embed_texts(MODEL, TEXTS, keys=ring, api_base=server.url, ledger=book)
         assert len(server.requests) == 3
         backwards = embed_texts(MODEL, TEXTS[::-1], keys=ring, api_base=server.url, ledger=book)
@@ -38,7 +34,7 @@ def test_vectors_come_in_the_order_of_the_texts() -> None:
 
 
 def test_nothing_is_asked_for_no_texts() -> None:
-    rows = embed_texts(MODEL, [], keys=KeyRing.collect([], None, {}), api_base="", ledger=ledger())
+    rows = embed_texts(MODEL, [], keys=key_ring(), api_base="", ledger=make_ledger())
     assert rows.shape == (0, 0)
 
 
@@ -47,26 +43,26 @@ def test_it_works_within_a_running_loop_and_with_a_limited_key() -> None:
         return Fault.rate_limit(600) if getattr(request, "key", "") == "k1" else None
 
     async def work(url: str) -> int:
-        ring = KeyRing.collect(["k1", "k2"], None, {})
-        return len(embed_texts(MODEL, TEXTS, keys=ring, api_base=url, ledger=ledger()))
+        ring = key_ring(["k1", "k2"])
+        return len(embed_texts(MODEL, TEXTS, keys=ring, api_base=url, ledger=make_ledger()))
 
-    with ScriptedServer(faults=faults) as server:
+    with MockLLMServer(faults=faults) as server:
         assert asyncio.run(work(server.url)) == 150
 
 
 def test_refused_keys_are_told_once() -> None:
     notices: list[str] = []
-    ring = KeyRing.collect(["wrong"], None, {})
-    with ScriptedServer(keys=["right"]) as server:
+    ring = key_ring(["wrong"])
+    with MockLLMServer(keys=["right"]) as server:
         for _ in range(2):
             with pytest.raises(AuthError):
-                embed_texts(MODEL, ["a"], keys=ring, api_base=server.url, ledger=ledger(), notice=notices.append)
-    assert notices == ["key openai#1 was refused (401) and is out for this run"]
+                embed_texts(MODEL, ["a"], keys=ring, api_base=server.url, ledger=make_ledger(), notice=notices.append)
+    assert notices == ["key openai#1 was refused (401) and is disabled for this run"]
 
 
 def test_many_calls_leave_no_connections_open() -> None:
-    ring, book = KeyRing.collect(["k1"], None, {}), ledger()
-    with ScriptedServer() as server:
+    ring, book = key_ring(["k1"]), make_ledger()
+    with MockLLMServer() as server:
 
         def call(times: int) -> int:
             for _ in range(times):

@@ -20,15 +20,14 @@ from hypothesis import strategies as st
 from memskill_cli.errors import ModelError
 from memskill_cli.llm import router as router_module
 from memskill_cli.llm import transport
-from memskill_cli.llm.client import MAX_REPLY, Gateway
+from memskill_cli.llm.client import MAX_REPLY, LLMClient
 from memskill_cli.llm.embeddings import embed_texts
 from memskill_cli.llm.key_cooldown import retry_after
-from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
-from memskill_cli.llm.router import PatientRouter
-from memskill_cli.testing.server import Fault, Request, ScriptedServer
+from memskill_cli.llm.router import RetryingRouter
+from memskill_cli.testing.server import Fault, MockLLMServer, Request
 from memskill_cli.utils.files import read_jsonl
 
+from ..factories import key_ring, make_ledger
 from .conftest import Bench, question
 
 JSON = {"Content-Type": "application/json"}
@@ -90,7 +89,7 @@ def small_replies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PatientRouter, "_time_to_sleep_before_retry", lambda *_, **__: 0.0)
+    monkeypatch.setattr(RetryingRouter, "_time_to_sleep_before_retry", lambda *_, **__: 0.0)
 
 
 # --- one retry loop ---
@@ -104,7 +103,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_pauses")
 def test_a_completion_that_fails_is_asked_for_as_often_as_set_and_no_more(bench: Bench, model: str, keys: int) -> None:
     names = [f"key-number-{i}" for i in range(keys)]
-    with ScriptedServer(faults=lambda request: BROKEN[request.text]) as server:
+    with MockLLMServer(faults=lambda request: BROKEN[request.text]) as server:
         errors = bench.ask(server.url, *BROKEN, keys=names, model=model, retries=2, timeout=60, concurrency=8)
         asked = Counter(request.text for request in server.requests)
     assert asked == dict.fromkeys(BROKEN, 3)
@@ -137,8 +136,8 @@ NO_VECTORS = {
 @pytest.mark.parametrize("model", ["openai/text-embedding-3-small", "mistral/mistral-embed"])
 @pytest.mark.usefixtures("no_pauses")
 def test_vectors_that_fail_are_asked_for_as_often_as_set_and_no_more(model: str) -> None:
-    ring, ledger = KeyRing.collect(["key-number-one"], None, {}), Ledger(None, scope="test", max_cost=0)
-    with ScriptedServer(faults=lambda request: NO_VECTORS[request.body["input"][0]]) as server:
+    ring, ledger = key_ring(["key-number-one"]), make_ledger()
+    with MockLLMServer(faults=lambda request: NO_VECTORS[request.body["input"][0]]) as server:
         for name in NO_VECTORS:
             with pytest.raises(ModelError, match="role embedding"):
                 embed_texts(model, [name], keys=ring, api_base=server.url, ledger=ledger, notice=lambda _: None)
@@ -155,7 +154,7 @@ def test_what_passes_is_over_when_it_has_passed(bench: Bench) -> None:
         seen[request.text] += 1
         return BROKEN[request.text] if seen[request.text] <= 2 else None
 
-    with ScriptedServer(lambda request: f"hello to {request.text}", faults=faults) as server:
+    with MockLLMServer(lambda request: f"hello to {request.text}", faults=faults) as server:
         replies = bench.ask(server.url, *BROKEN, keys=["key-number-one"], retries=2, timeout=60)
     assert [reply.text for reply in replies] == [f"hello to {name}" for name in BROKEN]
 
@@ -164,20 +163,20 @@ def test_what_passes_is_over_when_it_has_passed(bench: Bench) -> None:
 
 
 def test_a_flood_is_stopped_at_the_bound(bench: Bench) -> None:
-    with ScriptedServer({"answer": Fault.flood()}) as server:
+    with MockLLMServer({"answer": Fault.flood()}) as server:
         (error,) = bench.ask(server.url, retries=0, timeout=60)
-    assert "the reply has more than 1 MiB" in str(error)
+    assert "the reply is larger than 1 MiB" in str(error)
 
 
 def test_a_bomb_is_not_unpacked(bench: Bench) -> None:
-    with ScriptedServer({"answer": BROKEN["a bomb"]}) as server:
+    with MockLLMServer({"answer": BROKEN["a bomb"]}) as server:
         (error,) = bench.ask(server.url, retries=0)
         assert server.requests
-    assert "the reply is compressed (gzip), which was not asked for" in str(error)
+    assert "the reply is compressed (gzip), but an uncompressed one was requested" in str(error)
 
 
 def test_a_long_text_is_cut(bench: Bench) -> None:
-    with ScriptedServer({"answer": "x" * (MAX_REPLY + 1000)}) as server:
+    with MockLLMServer({"answer": "x" * (MAX_REPLY + 1000)}) as server:
         (reply,) = bench.ask(server.url, cache=True)
     assert reply.text == "x" * MAX_REPLY
 
@@ -185,7 +184,7 @@ def test_a_long_text_is_cut(bench: Bench) -> None:
 def test_a_bill_is_neither_negative_nor_astronomical_because_the_server_says_so(bench: Bench) -> None:
     usages = {"less": -5, "more": 10**30, "less of a number": -1e300}
     replies = lambda request: completion(GOOD, dict.fromkeys(USAGE, usages[request.text]))  # noqa: E731
-    with ScriptedServer(replies) as server:
+    with MockLLMServer(replies) as server:
         bench.ask(server.url, "less", "more", retries=0)
     rows = list(read_jsonl(bench.ledger_file))
     assert len(rows) == 2
@@ -195,7 +194,7 @@ def test_a_bill_is_neither_negative_nor_astronomical_because_the_server_says_so(
 def test_half_a_character_is_replaced(bench: Bench) -> None:
     body = b'{"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [{"index": 0, "message":'
     body += b' {"role": "assistant", "content": "\\ud83d bad"}, "finish_reason": "stop"}]}'
-    with ScriptedServer({"answer": Fault(200, body, JSON)}) as server:
+    with MockLLMServer({"answer": Fault(200, body, JSON)}) as server:
         for cached in (False, True):
             (reply,) = bench.ask(server.url, cache=True)
             assert (reply.text, reply.cached) == ("? bad", cached)
@@ -203,13 +202,13 @@ def test_half_a_character_is_replaced(bench: Bench) -> None:
 
 def test_a_redirect_takes_nothing_elsewhere(bench: Bench) -> None:
     with (
-        ScriptedServer() as other,
-        ScriptedServer({"answer": Fault.redirect(f"{other.url}/chat/completions")}) as server,
+        MockLLMServer() as other,
+        MockLLMServer({"answer": Fault.redirect(f"{other.url}/chat/completions")}) as server,
     ):
         (error,) = bench.ask(server.url, retries=0)
         assert len(server.requests) == 1
         assert other.requests == []
-    assert f"the server sends us elsewhere, to {other.url}" in str(error)
+    assert f"the server redirects to {other.url}" in str(error)
 
 
 # --- rate limits ---
@@ -217,7 +216,7 @@ def test_a_redirect_takes_nothing_elsewhere(bench: Bench) -> None:
 
 def test_a_storm_of_429s_on_all_keys_is_waited_out(bench: Bench) -> None:
     texts = [f"question {i}" for i in range(30)]
-    with ScriptedServer(faults=lambda request: Fault.rate_limit(1) if request.time < 2.5 else None) as server:
+    with MockLLMServer(faults=lambda request: Fault.rate_limit(1) if request.time < 2.5 else None) as server:
         replies = bench.ask(server.url, *texts, retries=0)
         last = max(request.time for request in server.requests)
         storm = [request for request in server.requests if request.time < 2.5]
@@ -232,7 +231,7 @@ def test_a_storm_of_429s_on_all_keys_is_waited_out(bench: Bench) -> None:
 )
 def test_a_retry_after_that_makes_no_sense_is_a_short_rest(bench: Bench, told: str) -> None:
     limits = iter([Fault.rate_limit(told)])
-    with ScriptedServer(faults=lambda _: next(limits, None)) as server:
+    with MockLLMServer(faults=lambda _: next(limits, None)) as server:
         (reply,) = bench.ask(server.url, keys=["key-number-one"], retries=0)
         first, second = server.requests
     assert reply.text
@@ -244,11 +243,11 @@ def test_an_absurd_retry_after_is_an_answer_at_once_or_the_other_keys_work(bench
     def faults(request: Request) -> Fault | None:
         return Fault.rate_limit(told) if request.key == "key-number-one" else None
 
-    async def work(gateway: Gateway) -> None:
+    async def work(llm: LLMClient) -> None:
         for i in range(8):
-            await gateway.ask("answer", question(f"question {i}"))
+            await llm.ask("answer", question(f"question {i}"))
 
-    with ScriptedServer(faults=faults) as server:
+    with MockLLMServer(faults=faults) as server:
         (error,) = bench.ask(server.url, keys=["key-number-one"])
         assert type(error) is ModelError
         assert "rate-limited" in str(error)
@@ -267,30 +266,30 @@ def test_any_retry_after_is_a_number_of_seconds(told: str) -> None:
 # --- a server that is down ---
 
 
-def answering(port: int = 0) -> ScriptedServer:
-    return ScriptedServer(lambda request: f"hello to {request.text}", port=port)
+def answering(port: int = 0) -> MockLLMServer:
+    return MockLLMServer(lambda request: f"hello to {request.text}", port=port)
 
 
-def port_of(server: ScriptedServer) -> int:
+def port_of(server: MockLLMServer) -> int:
     return int(server.url.split(":")[2].partition("/")[0])
 
 
 @pytest.mark.parametrize("kind", ["completions", "vectors"])
 def test_a_server_that_goes_down_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Without a single retry: an outage is no failed attempt."""
-    monkeypatch.setattr(router_module, "_TELL_AFTER", 0.6)
-    ring, ledger = KeyRing.collect(["key-number-one"], None, {}), Ledger(None, scope="test", max_cost=0)
+    monkeypatch.setattr(router_module, "_NOTICE_AFTER", 0.6)
+    ring, ledger = key_ring(["key-number-one"]), make_ledger()
     back: list[threading.Timer] = []
 
     def ask_vectors(url: str) -> Any:
         model = "openai/text-embedding-3-small"
         return embed_texts(model, ["x"], keys=ring, api_base=url, ledger=ledger, notice=bench.notices.append).tolist()
 
-    async def work(gateway: Gateway) -> None:
+    async def work(llm: LLMClient) -> None:
         async def once(text: str) -> Any:
             if kind == "vectors":
                 return await asyncio.to_thread(ask_vectors, url)
-            return (await gateway.ask("answer", question(text))).text
+            return (await llm.ask("answer", question(text))).text
 
         with first:
             await once("one")
@@ -308,18 +307,18 @@ def test_a_server_that_goes_down_is_waited_for(bench: Bench, monkeypatch: pytest
         url = first.url
     first = answering(port_of(first))
     bench.run(url, work, retries=0)
-    (notice,) = [notice for notice in bench.notices if "does not answer" in notice]
+    (notice,) = [notice for notice in bench.notices if "has not answered" in notice]
     assert url in notice
-    assert "waiting, 15 min at most" in notice
+    assert "waiting, at most 15 min" in notice
 
 
 def test_a_server_that_stays_down_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router_module, "PATIENCE", 1.0)
+    monkeypatch.setattr(router_module, "MAX_WAIT", 1.0)
 
-    async def work(gateway: Gateway) -> Any:
+    async def work(llm: LLMClient) -> Any:
         with server:
-            await gateway.ask("answer", question("one"))
-        return await asyncio.gather(gateway.ask("judge", question("two")), return_exceptions=True)
+            await llm.ask("answer", question("one"))
+        return await asyncio.gather(llm.ask("judge", question("two")), return_exceptions=True)
 
     server = answering()
     with server:
@@ -327,27 +326,27 @@ def test_a_server_that_stays_down_is_given_up(bench: Bench, monkeypatch: pytest.
     server = answering(port_of(server))
     (error,) = bench.run(url, work, retries=4)
     assert type(error) is ModelError
-    assert f"nothing is heard of {url} for" in str(error)
+    assert f"no reply from {url} for" in str(error)
     assert "--resume" in error.hint
 
 
 def test_one_question_that_the_server_hangs_up_on_is_no_outage(bench: Bench) -> None:
     """While others get their replies the server is not down, so attempts count."""
 
-    async def work(gateway: Gateway) -> Any:
+    async def work(llm: LLMClient) -> Any:
         async def others() -> None:
             for i in range(1000):
-                await gateway.ask("answer", question(f"other {i}"))
+                await llm.ask("answer", question(f"other {i}"))
 
-        await gateway.ask("answer", question("other"))
+        await llm.ask("answer", question("other"))
         background = asyncio.create_task(others())
         try:
-            return await asyncio.gather(gateway.ask("answer", question("poison")), return_exceptions=True)
+            return await asyncio.gather(llm.ask("answer", question("poison")), return_exceptions=True)
         finally:
             background.cancel()
 
     faults = lambda request: Fault.refuse() if request.text == "poison" else None  # noqa: E731
-    with ScriptedServer(faults=faults, latency=0.02) as server:
+    with MockLLMServer(faults=faults, latency=0.02) as server:
         (error,) = bench.run(server.url, work, retries=1)
         poisoned = sum(request.text == "poison" for request in server.requests)
     assert type(error) is ModelError
@@ -357,22 +356,22 @@ def test_one_question_that_the_server_hangs_up_on_is_no_outage(bench: Bench) -> 
 # --- the end of a command ---
 
 
-async def on_their_way(gateway: Gateway, count: int) -> None:
-    while gateway.on_their_way < count:  # noqa: ASYNC110 – nothing tells when a request leaves
+async def on_their_way(llm: LLMClient, count: int) -> None:
+    while llm.in_flight < count:  # noqa: ASYNC110 – nothing tells when a request leaves
         await asyncio.sleep(0.01)
 
 
 def test_held_calls_are_not_sent_and_those_on_their_way_are_kept(bench: Bench) -> None:
-    async def work(gateway: Gateway) -> list[Any]:
-        asked = [asyncio.create_task(gateway.ask("answer", question(f"question {i}"))) for i in range(6)]
-        await on_their_way(gateway, 2)
-        gateway.hold()
-        gateway.hold()
-        await gateway.aclose()
-        assert gateway.on_their_way == 0
+    async def work(llm: LLMClient) -> list[Any]:
+        asked = [asyncio.create_task(llm.ask("answer", question(f"question {i}"))) for i in range(6)]
+        await on_their_way(llm, 2)
+        llm.stop_sending()
+        llm.stop_sending()
+        await llm.aclose()
+        assert llm.in_flight == 0
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    with ScriptedServer(latency=1.0) as server:
+    with MockLLMServer(latency=1.0) as server:
         replies = bench.run(server.url, work, cache=True, concurrency=2)
         assert len(server.requests) == 2
         again = bench.ask(server.url, *(f"question {i}" for i in range(2)), cache=True)
@@ -380,17 +379,17 @@ def test_held_calls_are_not_sent_and_those_on_their_way_are_kept(bench: Bench) -
     assert sum(isinstance(reply, asyncio.CancelledError) for reply in replies) == 4
     assert all(reply.cached for reply in again)
     assert sum(not row["cached"] for row in read_jsonl(bench.ledger_file)) == 2
-    assert sum("waiting for 2 replies on their way" in notice for notice in bench.notices) == 1
+    assert sum("waiting for 2 replies in flight" in notice for notice in bench.notices) == 1
 
 
 def test_a_reply_is_waited_for_up_to_its_own_deadline(bench: Bench) -> None:
-    async def work(gateway: Gateway) -> None:
-        asked = asyncio.create_task(gateway.ask("answer", question()))
-        await on_their_way(gateway, 1)
-        await gateway.aclose()
+    async def work(llm: LLMClient) -> None:
+        asked = asyncio.create_task(llm.ask("answer", question()))
+        await on_their_way(llm, 1)
+        await llm.aclose()
         await asyncio.wait([asked])
 
-    with ScriptedServer({"answer": Fault.hang()}) as server:
+    with MockLLMServer({"answer": Fault.hang()}) as server:
         start = time.monotonic()
         bench.run(server.url, work, cache=True, retries=4, timeout=1.5)
         assert len(server.requests) == 1, "no retry after the deadline"
@@ -398,15 +397,15 @@ def test_a_reply_is_waited_for_up_to_its_own_deadline(bench: Bench) -> None:
 
 
 def test_closing_may_be_cancelled(bench: Bench) -> None:
-    async def work(gateway: Gateway) -> Callable[[], bool]:
-        asked = asyncio.create_task(gateway.ask("answer", question()))
-        await on_their_way(gateway, 1)
-        closing = asyncio.create_task(gateway.aclose())
+    async def work(llm: LLMClient) -> Callable[[], bool]:
+        asked = asyncio.create_task(llm.ask("answer", question()))
+        await on_their_way(llm, 1)
+        closing = asyncio.create_task(llm.aclose())
         await asyncio.sleep(0.1)
         closing.cancel()
         await asyncio.wait([closing, asked], timeout=20)
         return asked.cancelled
 
-    with ScriptedServer({"answer": Fault.hang()}) as server:
+    with MockLLMServer({"answer": Fault.hang()}) as server:
         cancelled = bench.run(server.url, work, cache=True, timeout=600.0)
     assert cancelled()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.errors import UsageError
-from memskill_cli.llm.keys import FRAGMENT, KeyRing, exposure
+from memskill_cli.llm.keys import FRAGMENT, KeyRing, key_file_warning
 
 from .conftest import MODEL
 
@@ -98,9 +98,9 @@ def test_the_embedded_model_needs_no_key(tmp_path: Path) -> None:
         ('[[executr]]\nkeys = ["SECRET"]', "executr", "executor"),
         ('[[all]]\nkey = ["SECRET"]', "key", "keys"),
         ('[all]\nkeys = ["SECRET"]', "[[all]]", ""),
-        ('[[all]]\nkeys = "SECRET"', "keys is not a list of texts", ""),
-        ("[[all]]\nkeys = [7]", "keys must be texts", "env:"),
-        ('[[all]]\nrpm = "SECRET"', "rpm is not a whole number", ""),
+        ('[[all]]\nkeys = "SECRET"', "keys must be a list of strings", ""),
+        ("[[all]]\nkeys = [7]", "keys must be strings", "env:"),
+        ('[[all]]\nrpm = "SECRET"', "rpm must be an integer", ""),
         ('[[all]]\nkeys = ["env:UNSET_NAME"]', "UNSET_NAME", ""),
         ('[[all]]\nkeys = ["env:SECRET-sk"]', "named there", ""),
         ("[[all]]\nSECRET-sk-as-a-name = 1", "all", ""),
@@ -123,15 +123,15 @@ def test_who_else_can_get_at_a_keys_file(tmp_path: Path, monkeypatch: pytest.Mon
     file = keys_file(tmp_path, "")
     link = tmp_path / "a link.toml"
     link.symlink_to(file)
-    assert exposure(file) == exposure(link) == ""
+    assert key_file_warning(file) == key_file_warning(link) == ""
     for mode in (0o644, 0o640, 0o602, 0o610):
         file.chmod(mode)
-        assert "chmod 600" in exposure(file)
-        assert f"chmod 600 '{link}'" in exposure(link), "a link is judged by what it leads to"
+        assert "chmod 600" in key_file_warning(file)
+        assert f"chmod 600 '{link}'" in key_file_warning(link), "a link is judged by what it leads to"
     file.chmod(0o600)
     owner = file.stat().st_uid
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    assert ("another user" in exposure(file)) == (owner != 0), "root can read everything anyway"
+    assert ("another user" in key_file_warning(file)) == (owner != 0), "root can read everything anyway"
 
 
 def test_a_keys_file_of_another_user(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_keys_file_of_another_user(tmp_path: Path) -> None:
         pytest.skip("only root can give a file away")
     file = keys_file(tmp_path, "")
     os.chown(file, 65534, 65534)
-    assert "belongs to another user" in exposure(file)
+    assert "belongs to another user" in key_file_warning(file)
 
 
 def test_nothing_shows_a_key_by_its_own() -> None:
@@ -158,7 +158,7 @@ def test_no_fragment_survives_scrubbing(key: str, before: str, after: str, cut: 
     ring = KeyRing.collect([key], None, {})
     piece = key[cut[0] : cut[0] + cut[1]]
     for text in (f"{before}{key}{after}", f"{before}{piece}{after}", f"{key}{key}", f"{piece}{before}{key}"):
-        clean = ring.scrub(text)
+        clean = ring.redact(text)
         fragments = {key[i : i + FRAGMENT] for i in range(len(key) - FRAGMENT + 1)}
         assert not any(fragment in clean for fragment in fragments)
 
@@ -166,10 +166,10 @@ def test_no_fragment_survives_scrubbing(key: str, before: str, after: str, cut: 
 @given(st.text(max_size=200))
 def test_scrubbing_leaves_other_text_alone(text: str) -> None:
     ring = KeyRing.collect(["sk-0123456789abcdefghijkl"], None, {})
-    assert ring.scrub(text) == text
+    assert ring.redact(text) == text
 
 
 def test_short_keys_are_scrubbed_from_errors_but_not_from_what_models_say() -> None:
     ring = KeyRing.collect(["local"], None, {})
-    assert ring.scrub("key local refused, locally") == "key [key] refused, locally"
-    assert ring.scrub_reply("the local train") == "the local train"
+    assert ring.redact("key local refused, locally") == "key [key] refused, locally"
+    assert ring.redact_reply("the local train") == "the local train"

@@ -78,12 +78,12 @@ def test_a_call_counts_as_soon_as_its_bill_is_made(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "usage.jsonl", scope="s", max_cost=1.0, owner="me")
     bill = ledger.bill(PAID)
     assert ledger.spent == PAID.usd
-    assert not ledger.lost(bill)
+    assert not ledger.is_missing(bill)
     ledger.write(bill)
     assert ledger.spent == PAID.usd
     again = Ledger(tmp_path / "usage.jsonl", scope="s", max_cost=1.0, owner="me")
     assert again.spent == PAID.usd
-    assert Ledger(None, scope="s", max_cost=1.0, owner="me").lost(bill)
+    assert Ledger(None, scope="s", max_cost=1.0, owner="me").is_missing(bill)
 
 
 def test_an_unknown_price_counts_as_nothing(tmp_path: Path) -> None:

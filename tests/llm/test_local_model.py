@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.config import LimitsConfig, ModelsConfig
+from memskill_cli.config import ModelsConfig
 from memskill_cli.errors import ModelError
-from memskill_cli.llm.client import Gateway
+from memskill_cli.llm.client import LLMClient
 from memskill_cli.llm.grammars import executor_grammar, judge_grammar
-from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
 from memskill_cli.llm.local_model import litellm, register
 from memskill_cli.llm.model_file import QWEN, cache_folder, installed_parts
 from memskill_cli.types import Action
+
+from ..factories import llm_client, make_ledger
 
 SPAN = """<memories>
 [0] Ann has a cat.
@@ -44,24 +44,22 @@ def test_registering_twice_is_registering_once():
     assert litellm.get_llm_provider("memskill_embedded/")[:2] == ("", "memskill_embedded")
 
 
-def _gateway(model: str, ledger: Path | None = None) -> Gateway:
-    models = ModelsConfig(*[model] * 4)
-    keys = KeyRing.collect((), None, {})
-    return Gateway(models, LimitsConfig(), keys=keys, ledger=Ledger(ledger, scope="test", max_cost=0.0), cache=None)
+def _llm(model: str, ledger: Path | None = None) -> LLMClient:
+    return llm_client("", model=model, base=ModelsConfig(), ledger=make_ledger(ledger))
 
 
-async def _asked(gateway: Gateway, **options: Any) -> str:
+async def _asked(llm: LLMClient, **options: Any) -> str:
     try:
-        return (await gateway.ask("executor", [{"role": "user", "content": "Hello"}], **options)).text
+        return (await llm.ask("executor", [{"role": "user", "content": "Hello"}], **options)).text
     finally:
-        await gateway.aclose()
+        await llm.aclose()
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path):
     missing = tmp_path / "missing.gguf"
 
     async def ask() -> str:
-        return await _asked(_gateway(f"embedded:{missing}"))
+        return await _asked(_llm(f"embedded:{missing}"))
 
     with pytest.raises(ModelError, match="No such file") as caught:
         asyncio.run(ask())
@@ -76,7 +74,7 @@ def test_a_file_that_llama_cannot_read_is_named(tmp_path: Path, monkeypatch: pyt
     broken.write_bytes(b"GGUF and nothing more")
 
     async def ask() -> str:
-        return await _asked(_gateway(f"embedded:{broken}"))
+        return await _asked(_llm(f"embedded:{broken}"))
 
     with pytest.raises(ModelError, match="cannot load this model"):
         asyncio.run(ask())

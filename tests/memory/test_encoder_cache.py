@@ -105,7 +105,7 @@ def test_a_file_found_broken_later_on_is_set_aside(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_hint(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(EncoderError, match="cache of embeddings") as caught:
+    with pytest.raises(EncoderError, match="embedding cache") as caught:
         EncoderCache(tmp_path / "file", pytest.fail)
     assert caught.value.hint
 

@@ -213,13 +213,13 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def idle(encoder: CachedEncoder) -> None:
-    await until(lambda: encoder._drain is not None and encoder._drain.done())
+    await until(lambda: encoder._queue_task is not None and encoder._queue_task.done())
 
 
 def slow_model(api: Gate, monkeypatch: pytest.MonkeyPatch, at_once: int = 20) -> CachedEncoder:
     """An encoder that takes few characters at a time, as a model on a CPU does."""
-    monkeypatch.setattr(ApiEncoder, "at_once", at_once)
-    monkeypatch.setattr(encoders, "_A_GLANCE", at_once)
+    monkeypatch.setattr(ApiEncoder, "batch_chars", at_once)
+    monkeypatch.setattr(encoders, "_LOOKUP_CHARS", at_once)
     return load_encoder("litellm:m", cache_dir=None, embed=api)
 
 
@@ -228,7 +228,7 @@ def test_what_is_waited_for_goes_before_what_is_expected(monkeypatch):
     encoder = slow_model(api, monkeypatch)
 
     async def go() -> None:
-        encoder.ahead([f"expected {place}" for place in range(8)])
+        encoder.prefetch([f"expected {place}" for place in range(8)])
         await until(lambda: len(api.calls) == 1)
         waiting = asyncio.create_task(encoder.aencode(["now"]))
         await asyncio.sleep(0)
@@ -251,9 +251,9 @@ def test_of_what_is_expected_the_soonest_comes_first(monkeypatch):
     async def go() -> None:
         busy = asyncio.create_task(encoder.aencode(["busy"]))
         await until(lambda: len(api.calls) == 1)
-        encoder.ahead(["question one", "question two"], "query", after=3)
-        encoder.ahead(["trace A, 0", "trace A, 1", "trace A, 2"])
-        encoder.ahead(["trace B, 0", "trace B, 1"])
+        encoder.prefetch(["question one", "question two"], "query", after=3)
+        encoder.prefetch(["trace A, 0", "trace A, 1", "trace A, 2"])
+        encoder.prefetch(["trace B, 0", "trace B, 1"])
         api.open.set()
         await busy
         await idle(encoder)
@@ -270,7 +270,7 @@ def test_what_was_expected_is_at_hand_at_once():
     encoder = api_encoder(api)
 
     async def go() -> Matrix:
-        encoder.ahead(TEXTS)
+        encoder.prefetch(TEXTS)
         await idle(encoder)
         monitor = asyncio.create_task(asyncio.sleep(0))  # a loop that is not yielded to runs no other task
         rows = await encoder.aencode(TEXTS)
@@ -337,7 +337,7 @@ def test_an_expectation_that_fails_is_told_to_who_asks_and_to_nobody_else(monkey
         nonlocal broken
         complaints: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
-        encoder.ahead([f"expected {place}" for place in range(50)])
+        encoder.prefetch([f"expected {place}" for place in range(50)])
         await idle(encoder)
         assert len(calls) == 1  # the other 49 would fail as well
         with pytest.raises(EncoderError, match="wire"):
@@ -355,7 +355,7 @@ def test_a_closed_encoder_forgets_what_was_expected(monkeypatch):
     encoder = slow_model(api, monkeypatch)
 
     async def go() -> None:
-        encoder.ahead([f"expected {place}" for place in range(50)])
+        encoder.prefetch([f"expected {place}" for place in range(50)])
         await until(lambda: len(api.calls) == 1)
         threading.Timer(0.05, api.open.set).start()
         encoder.close()

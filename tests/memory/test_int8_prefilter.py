@@ -16,8 +16,8 @@ from memskill_cli.types import Matrix, Vector
 @pytest.fixture(autouse=True)
 def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the processor multiplies bytes wrongly, or not at all, the sums are made of larger numbers."""
-    if not int8_prefilter.usable():
-        monkeypatch.setattr(int8_prefilter, "usable", lambda: True)
+    if not int8_prefilter.is_supported():
+        monkeypatch.setattr(int8_prefilter, "is_supported", lambda: True)
         monkeypatch.setattr(torch, "_int_mm", lambda left, right: left.to(torch.int32) @ right.to(torch.int32))
 
 
@@ -50,10 +50,10 @@ class Both:
 
     def search(self, vector: Vector, k: int) -> tuple[list[int], list[float]]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(int8_prefilter, "WORTH_IT", 1)
-            patch.setattr(int8_prefilter, "_SHARED_OUT", 300)
+            patch.setattr(int8_prefilter, "MIN_ROWS", 1)
+            patch.setattr(int8_prefilter, "_PARALLEL_ROWS", 300)
             found = self.tables[0].search(vector, k)
-        assert self.tables[1]._sketch is None
+        assert self.tables[1]._index is None
         assert found == self.tables[1].search(vector, k)
         return found
 
@@ -90,10 +90,10 @@ def test_it_finds_what_looking_at_all_rows_finds(seed, dim, count):
 def test_coarse_cosines_are_not_further_off_than_they_say(dim, exact):
     rng = np.random.default_rng(dim)
     rows = unit(np.sign(rng.standard_normal((2000, dim)))) if exact else wild(rng, 2000, dim)
-    coarse = int8_prefilter.Sketch(len(rows), dim)
+    coarse = int8_prefilter.Int8Index(len(rows), dim)
     for vector in wild(rng, 50, dim):
         coarse.candidates(rows, np.zeros(0, np.intp), vector, 1)
-        near, off = coarse._look(vector)
+        near, off = coarse._approximate(vector)
         assert np.abs(near - np.vecdot(rows, vector)).max() <= off
 
 
@@ -104,9 +104,9 @@ def test_a_row_that_looks_worse_by_nearly_all_it_may_is_found(dim):
     for _ in range(300):
         vector = unit(rng.standard_normal((1, dim)))[0]
         rows = unit(vector + 0.02 * rng.standard_normal((40, dim)))
-        coarse = int8_prefilter.Sketch(len(rows), dim)
+        coarse = int8_prefilter.Int8Index(len(rows), dim)
         found = coarse.candidates(rows, np.zeros(0, np.intp), vector, 1)
-        near, _ = coarse._look(vector)
+        near, _ = coarse._approximate(vector)
         best = np.vecdot(rows, vector).argmax()
         wrong += near.argmax() != best
         assert best in found
@@ -119,9 +119,9 @@ def test_few_rows_are_looked_at_twice():
     for row in rows:
         table.append(row)
     table.search(rows[0], 20)
-    assert table._sketch is not None
+    assert table._index is not None
     none = np.zeros(0, np.intp)
-    assert all(20 <= len(table._sketch.candidates(rows, none, vector, 20)) < 200 for vector in rows[:50])
+    assert all(20 <= len(table._index.candidates(rows, none, vector, 20)) < 200 for vector in rows[:50])
 
 
 def test_where_most_rows_may_be_the_best_all_are_looked_at(monkeypatch):
@@ -131,21 +131,21 @@ def test_where_most_rows_may_be_the_best_all_are_looked_at(monkeypatch):
     both.change("drop", 3)
     found, scores = both.search(anywhere, 5)
     assert (found, scores) == ([0, 1, 2, 4, 5], [0.0] * 5)
-    monkeypatch.setattr(int8_prefilter, "WORTH_IT", 1)
-    assert both.tables[0]._worth_a_look(anywhere, 5) is None
+    monkeypatch.setattr(int8_prefilter, "MIN_ROWS", 1)
+    assert both.tables[0]._prefilter(anywhere, 5) is None
 
 
 def test_numbers_too_small_to_be_divided():
     rows = np.array([[1, 1e-44, 0], [0, 1, 1e-44]], np.float32)
-    coarse = int8_prefilter.Sketch(2, 3)
+    coarse = int8_prefilter.Int8Index(2, 3)
     with np.errstate(divide="raise", invalid="raise"):
         assert coarse.candidates(rows, np.zeros(0, np.intp), rows[0], 1).tolist() == [0]
 
 
 def test_where_bytes_are_not_multiplied_fast_all_rows_are_looked_at(monkeypatch):
-    monkeypatch.setattr(int8_prefilter, "usable", lambda: False)
+    monkeypatch.setattr(int8_prefilter, "is_supported", lambda: False)
     table = VectorTable("t")
-    for row in unit(np.random.default_rng(0).standard_normal((int8_prefilter.WORTH_IT, 4))):
+    for row in unit(np.random.default_rng(0).standard_normal((int8_prefilter.MIN_ROWS, 4))):
         table.append(row)
     table.search(np.array([1, 0, 0, 0], np.float32), 3)
-    assert table._sketch is None
+    assert table._index is None

@@ -67,11 +67,11 @@ def store(tmp_path: Path) -> Iterator[MemoryStore]:
 def test_a_saved_bank_comes_back_whole(store):
     bank = filled("conv/1 – ü", store)
     assert bank.deleted
-    assert bank.complete is None
+    assert bank.metadata is None
     bank.save({"checkpoint": "000010"})
     again = MemoryBank.open("conv/1 – ü", store)
     assert_same(again, bank)
-    assert again.complete == bank.complete == {"checkpoint": "000010"}
+    assert again.metadata == bank.metadata == {"checkpoint": "000010"}
 
 
 def test_an_opened_bank_goes_on_where_it_stopped(store):
@@ -93,7 +93,7 @@ def test_saving_replaces_what_was_there(store):
     newer.save({"checkpoint": "new"})
     again = MemoryBank.open("a", store)
     assert_same(again, newer)
-    assert again.complete == {"checkpoint": "new"}
+    assert again.metadata == {"checkpoint": "new"}
 
 
 def test_banks_of_one_store_do_not_mix(store):
@@ -113,7 +113,7 @@ def test_an_empty_bank_is_saved_too(store):
     again = MemoryBank.open("empty", store)
     assert again is not None
     assert len(again) == 0
-    assert again.complete == {"why": "nothing was worth keeping"}
+    assert again.metadata == {"why": "nothing was worth keeping"}
 
 
 def test_more_items_than_chroma_takes_at_once_keep_their_order(store, monkeypatch):
@@ -229,7 +229,7 @@ def test_a_damaged_folder_is_set_aside(tmp_path, damage):
         bank.save()
         assert_same(MemoryBank.open("a", store), bank)
     (notice,) = told
-    assert f"it is now {folder}.damaged-1" in notice
+    assert f"it was renamed to {folder}.damaged-1" in notice
     assert (tmp_path / "memory.damaged-1" / "chroma.sqlite3").exists()
 
 
@@ -304,7 +304,7 @@ def test_a_chroma_server_works_the_same(server):
     with MemoryStore(server) as store:
         again = MemoryBank.open("a", store)
         assert_same(again, bank)
-        assert again.complete == {"checkpoint": "7"}
+        assert again.metadata == {"checkpoint": "7"}
 
 
 def test_an_index_that_chroma_does_not_find_at_first_is_found_by_a_client_opened_anew(
@@ -315,14 +315,14 @@ def test_an_index_that_chroma_does_not_find_at_first_is_found_by_a_client_opened
     bank = filled("t", store)
     bank.save({})
     failures = iter([InternalError("Error creating hnsw segment reader: Nothing found on disk")])
-    whole = MemoryStore._whole
+    whole = MemoryStore._load
 
     def flaky(self: MemoryStore, *given: Any) -> Any:
         for failure in failures:
             raise failure
         return whole(self, *given)
 
-    monkeypatch.setattr(MemoryStore, "_whole", flaky)
+    monkeypatch.setattr(MemoryStore, "_load", flaky)
     before = store._client
     assert_same(MemoryBank.open("t", store), bank)
     assert store._client is not before

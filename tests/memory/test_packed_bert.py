@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from memskill_cli.errors import EncoderError
 from memskill_cli.memory import batching
-from memskill_cli.memory.batching import _BYTES_A_TOKEN, Spread, _passes
+from memskill_cli.memory.batching import _BYTES_PER_TOKEN, BatchScheduler, _split_into_passes
 from memskill_cli.memory.encoders import load_encoder
 from memskill_cli.memory.packed_bert import PackedBert
 
@@ -68,9 +68,9 @@ def test_a_pass_is_what_transformers_makes_of_each_text(model, monkeypatch, mean
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 12), (torch.bfloat16, 3)])
 def test_no_bit_of_a_text_depends_on_its_company_or_its_place(model, dtype, most):
     rng, packed = np.random.default_rng(1), PackedBert(copy.deepcopy(model).to(dtype), mean=True)
-    if dtype == torch.bfloat16 and not packed.keeps_bits():
+    if dtype == torch.bfloat16 and not packed.is_batch_invariant():
         pytest.skip("on this processor texts go one by one in bfloat16")
-    assert packed.keeps_bits()
+    assert packed.is_batch_invariant()
     texts = some_texts(rng, 120)
     alone = [packed([ids])[0] for ids in texts]
 
@@ -90,15 +90,15 @@ def test_no_bit_of_a_text_depends_on_its_company_or_its_place(model, dtype, most
 
 @given(
     lengths=st.lists(st.integers(1, 512), min_size=1, max_size=60),
-    together=st.sampled_from([0, 100, 320]),
+    batch_tokens=st.sampled_from([0, 100, 320]),
     cores=st.integers(1, 16),
 )
-def test_passes_are_equally_long_on_each_core_and_none_is_too_long(lengths, together, cores):
+def test_passes_are_equally_long_on_each_core_and_none_is_too_long(lengths, batch_tokens, cores):
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    passes = _passes(order, lengths, together, cores)
+    passes = _split_into_passes(order, lengths, batch_tokens, cores)
     assert sorted(itertools.chain.from_iterable(passes)) == list(range(len(lengths)))
     sizes = [sum(lengths[index] for index in part) for part in passes]
-    assert all(size <= together or len(part) == 1 for size, part in zip(sizes, passes, strict=True))
+    assert all(size <= batch_tokens or len(part) == 1 for size, part in zip(sizes, passes, strict=True))
     assert len(passes) >= min(cores, len(lengths)), "no core is idle"
     if len(passes) % cores == 0:  # without its shortest text none would be longer than another
         assert all(size - lengths[part[-1]] <= min(sizes) for size, part in zip(sizes, passes, strict=True))
@@ -116,7 +116,7 @@ def test_passes_are_equally_long_on_each_core_and_none_is_too_long(lengths, toge
 )
 def test_two_cores_have_much_the_same_to_do(lengths, sizes):
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    passes = _passes(order, lengths, together=320, workers=2)
+    passes = _split_into_passes(order, lengths, batch_tokens=320, workers=2)
     assert [sum(lengths[index] for index in part) for part in passes] == sizes
 
 
@@ -193,12 +193,12 @@ def test_batches_on_a_gpu_are_halved_until_they_fit_and_stay_so(monkeypatch, roo
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**31, 2**34))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     lengths = np.random.default_rng(6).integers(1, 200, 500).tolist()
-    gpu, spread = FakeGpu(lengths, room), Spread("cuda")
-    rows = spread.over(gpu, lengths)
+    gpu, spread = FakeGpu(lengths, room), BatchScheduler("cuda")
+    rows = spread.run(gpu, lengths)
     assert rows.tolist() == [[index, length] for index, length in enumerate(lengths)]
-    assert max(gpu.tried) <= 2**30 / _BYTES_A_TOKEN  # of two GiB free, one is used
+    assert max(gpu.tried) <= 2**30 / _BYTES_PER_TOKEN  # of two GiB free, one is used
     gpu.tried.clear()
-    spread.over(gpu, lengths)
+    spread.run(gpu, lengths)
     assert max(gpu.tried) <= room
 
 
@@ -206,5 +206,5 @@ def test_a_gpu_without_room_for_one_text_is_an_error_with_a_hint(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**31, 2**34))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     with pytest.raises(EncoderError, match="one text") as caught:
-        Spread("cuda").over(FakeGpu([300, 10], 200), [300, 10])
+        BatchScheduler("cuda").run(FakeGpu([300, 10], 200), [300, 10])
     assert "encoders.device=cpu" in caught.value.hint

@@ -58,22 +58,34 @@ AREAS = (
         ),
     ),
     Area(
-        ("rollout/rewards", "rollout/episode", "training/train_episode"),
-        ("rollout/test_rewards.py", "rollout/test_episode.py"),
+        (
+            "rollout/rewards",
+            "rollout/episode",
+            "rollout/kinds",
+            "rollout/question_answering",
+            "rollout/env_tasks",
+            "training/train_episode",
+        ),
+        ("rollout/test_rewards.py", "rollout/test_episode.py", "training/test_parts.py"),
     ),
     Area(
-        ("training/episode_sampler", "envs/alfworld/trajectories", "utils/seeding"),
-        ("training/test_episode_sampler.py", "envs/alfworld/test_trajectories.py", "utils/test_seeding.py"),
+        ("training/episode_sampler", "training/query_sampling", "envs/trajectories", "utils/seeding"),
+        (
+            "training/test_episode_sampler.py",
+            "training/test_query_sampling.py",
+            "envs/test_trajectories.py",
+            "utils/test_seeding.py",
+        ),
     ),
     Area(
         ("skills/stages", "training/evolution"),
-        ("skills/test_stages.py", "training/test_evolution.py", "training/test_cycles.py"),
+        ("skills/test_stages.py", "training/test_evolution.py", "training/test_evolution_cycles.py"),
     ),
     Area(("agent/hard_cases",), ("agent/test_hard_cases.py",)),
     Area(
         ("agent/parsing", "agent/reply_blocks", "agent/reply_entry", "agent/reply_json", "llm/reasoning"),
         (
-            "agent/test_actions.py",
+            "agent/test_parsing_actions.py",
             "agent/test_parsing.py",
             "agent/test_reply_blocks.py",
             "agent/test_reply_entry.py",
@@ -84,11 +96,12 @@ AREAS = (
         ),
     ),
     Area(
-        ("scoring/token_f1", "scoring/judge", "scoring/verdict"),
+        ("utils/text_metrics", "scoring/intervals", "scoring/judge", "scoring/verdict"),
         (
-            "scoring/test_token_f1.py",
+            "utils/test_text_metrics.py",
+            "scoring/test_intervals.py",
             "scoring/test_judge.py",
-            "evaluation/test_judging.py",
+            "scoring/test_judge_replies.py",
             "scoring/test_verdict.py",
         ),
     ),

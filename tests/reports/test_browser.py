@@ -75,7 +75,7 @@ def full_run(made: Made) -> Path:
 
 def full_evaluation(made: Made) -> Path:
     rows = [result(at, at % 4 / 3, at % 3 / 2, question=HOSTILE, prediction=HOSTILE) for at in range(40)]
-    rows += [result(41, None, None, error=HOSTILE), result(42, 0.0, 0.0, truths=[HOSTILE], category=UNBROKEN)]
+    rows += [result(41, None, None, error=HOSTILE), result(42, 0.0, 0.0, gold_answers=[HOSTILE], category=UNBROKEN)]
     rows[0]["retrieved"][0]["text"] = HOSTILE
     made.called([call("e", "executor", model=HOSTILE), call("e", "answer")])
     folder = made.evaluated("e", rows)

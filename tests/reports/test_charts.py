@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memskill_cli.reports import charts, score_charts, svg
-from memskill_cli.reports.charts import Boundary, Layer, Node, Point
-from memskill_cli.reports.score_charts import Whisker
+from memskill_cli.reports.charts import Layer, Node, Point, StageBand
+from memskill_cli.reports.score_charts import IntervalRow
 
 finite = st.floats(-1e9, 1e9)
 
@@ -41,7 +41,7 @@ def test_ticks_are_round_equally_far_and_hold_the_data(a: float, b: float, most:
     assert 2 <= len(ticks) <= most + 3
     steps = [y - x for x, y in pairwise(ticks)]
     assert max(steps) - min(steps) <= slack
-    shown = [svg.told_apart(ticks)(tick) for tick in ticks]
+    shown = [svg.distinct_format(ticks)(tick) for tick in ticks]
     assert len(set(shown)) == len(shown) or ticks[-1] - ticks[0] < 1e-3
 
 
@@ -80,7 +80,7 @@ def test_one_point_alone_stands_above_zero() -> None:
 
 def test_stages_are_named_as_far_as_there_is_room() -> None:
     points = [Point(i, i, 0.1) for i in range(1, 201)]
-    stages = [Boundary(str(n), 10 * n + 1, 10 * n + 10, 0.1, 3) for n in range(20)]
+    stages = [StageBand(str(n), 10 * n + 1, 10 * n + 10, 0.1, 3) for n in range(20)]
     for width in (svg.WIDE, svg.NARROW):
         root = parsed(charts.curve("reward", points, width, stages=stages))
         names = [(float(text.get("x", 0)), text.text or "") for text in root.iter("text") if text.get("y") == "17"]
@@ -111,11 +111,11 @@ def test_a_stack_on_a_phone_has_a_legend_instead() -> None:
 
 def test_whiskers_lie_on_one_scale_from_zero() -> None:
     rows = [
-        Whisker("temporal", 0.2, (0.1, 0.4)),
-        Whisker("all", 0.4, (0.3, 0.5), mark=0.5, strong=True),
-        Whisker("none", None, None),
+        IntervalRow("temporal", 0.2, (0.1, 0.4)),
+        IntervalRow("all", 0.4, (0.3, 0.5), mark=0.5, strong=True),
+        IntervalRow("none", None, None),
     ]
-    root = parsed(score_charts.whiskers("F1", rows, 430, mark="the paper: 50.00"))
+    root = parsed(score_charts.interval_chart("F1", rows, 430, mark="the paper: 50.00"))
     zero = float(of(root, "zero")[0].get("x1", 0))
     first, second = (float(dot.get("cx", 0)) - zero for dot in of(root, "dot"))
     assert second == pytest.approx(2 * first, abs=0.3)
@@ -156,7 +156,7 @@ def test_stages_are_tied_to_the_one_they_were_made_from() -> None:
 def test_whatever_is_drawn_is_sound_xml(name: str, values: list[float | None]) -> None:
     points = [Point(i, i, value) for i, value in enumerate(values, 1)]
     drawn = svg.responsive(lambda width: charts.curve(name, points, width))
-    drawn += score_charts.whiskers(name, [Whisker(name, value, None) for value in values], 340)
+    drawn += score_charts.interval_chart(name, [IntervalRow(name, value, None) for value in values], 340)
     drawn += charts.stack(name, [(1, 1)], [Layer(name, [1.0], "s0")], 880, show=svg.plain)
     root = parsed(drawn)
     assert {element.tag for element in root.iter()} <= {"div", "svg", "title", "line", "path", "circle", "rect", "text"}

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.llm.ledger import Ledger
 from memskill_cli.reports import costs
 
+from ..factories import make_ledger
 from .conftest import call, write_jsonl
 
 
@@ -27,15 +27,15 @@ def many() -> list[dict[str, Any]]:
 def test_totals_are_the_ledgers(tmp_path: Any) -> None:
     rows = many()
     write_jsonl(tmp_path / "usage.jsonl", rows)
-    bill = costs.total(costs.added_up(rows), "train")
-    usage = Ledger(tmp_path / "usage.jsonl", scope="train", max_cost=0).usage()
+    bill = costs.total(costs.sum_costs(rows), "train")
+    usage = make_ledger(tmp_path / "usage.jsonl", scope="train").usage()
     assert (bill.calls, bill.cached) == (usage.calls, usage.cached_calls)
     assert (bill.prompt_tokens, bill.completion_tokens) == (usage.prompt_tokens, usage.completion_tokens)
     assert bill.usd == pytest.approx(usage.cost_usd)
 
 
 def test_groups_add_up_to_the_total() -> None:
-    bills = costs.added_up(many())
+    bills = costs.sum_costs(many())
     whole = costs.total(bills)
     for names in (("role",), ("role", "model"), ("key",), ("scope",)):
         groups = costs.grouped_by(bills, *names)
@@ -46,12 +46,12 @@ def test_groups_add_up_to_the_total() -> None:
 
 
 def test_an_unknown_price_is_no_price_of_nothing() -> None:
-    bills = costs.added_up([call(usd=None), call(usd=None, outcome="error:Timeout"), call(usd=0.0, cached=True)])
+    bills = costs.sum_costs([call(usd=None), call(usd=None, outcome="error:Timeout"), call(usd=0.0, cached=True)])
     bill = costs.total(bills)
     assert (bill.unpriced, bill.failed, bill.known_usd) == (1, 1, None)
-    assert costs.total(costs.added_up([call(usd=0.0)])).known_usd == 0.0
+    assert costs.total(costs.sum_costs([call(usd=0.0)])).known_usd == 0.0
 
 
 def test_lines_that_make_no_sense_count_as_calls_of_nothing() -> None:
-    bill = costs.total(costs.added_up([{}, {"usd": "much", "prompt_tokens": -3, "role": 7}]))
+    bill = costs.total(costs.sum_costs([{}, {"usd": "much", "prompt_tokens": -3, "role": 7}]))
     assert (bill.calls, bill.usd, bill.tokens) == (2, 0.0, 0)

@@ -55,7 +55,7 @@ def test_the_worst_come_first_and_each_category_has_its_turn(made: Made) -> None
     rows = [result(at, 0.0, 0.0, category="common" if at < 60 else "rare") for at in range(65)]
     rows += [result(70, 0.0, 1.0), result(71, 0.9, 0.5)]
     page = Page(write_eval_report(made.evaluated("e", rows)))
-    assert "25 of 66 that were not answered fully" in page.text, "the one that the judge found right is none of them"
+    assert "25 of 66 with a score below 100" in page.text, "the one that the judge found right is none of them"
     shown = [part.split("?")[0] for part in page.text.split("What is number ")[1:]]
     assert len(shown) == 25
     assert {str(at) for at in range(60, 65)} <= set(shown), "five of the rare ones, though sixty others are as bad"
@@ -70,7 +70,7 @@ def test_an_example_has_truth_answer_and_what_was_retrieved(made: Made) -> None:
     assert "truth truth 3 answer guess 3 category temporal (t:3)" in page.text
     assert "0.900 untruth 31 is another thing" in page.text
     assert "… 12 more retrieved, the 13th holds the answer" in page.text
-    assert "In 1 of the 1 a true answer stands" in page.text
+    assert "In 1 of the 1 a retrieved memory contains a true answer" in page.text
     assert "holds the answer untruth" not in page.text
 
 
@@ -78,10 +78,10 @@ def test_queries_without_a_score_are_apart(made: Made) -> None:
     rows = [result(0, 1.0, 1.0), *(result(at, None, None, error=f"answer: timed out {at}") for at in range(1, 14))]
     page = Page(write_eval_report(made.evaluated("e", rows)))
     assert "Without a score and excluded from averages: 13 answer." in page.text
-    assert "13 queries have no score and count in no mean; the first 10:" in page.text
+    assert "13 queries have no score and are excluded from averages; the first 10:" in page.text
     assert "answer: timed out 10" in page.text
     assert "timed out 11" not in page.text
-    assert "Every query with a score was answered fully." in page.text
+    assert "Every query with a score has 100." in page.text
 
 
 def test_tokens_and_money_of_a_query_by_role(made: Made) -> None:
@@ -104,14 +104,14 @@ def test_methods_of_the_same_evaluation_stand_side_by_side(made: Made) -> None:
     made.evaluated("c", rows_of(10), method="no-memory", limit=10, f1=0.9)
     made.evaluated("d", rows_of(10), method="all-skills", split="val", f1=0.8)
     page = Page(write_eval_report(folder))
-    assert "Beside other methods" in page.text
+    assert "Comparison with other methods" in page.text
     assert "memskill @ 000100 this one 10" in page.text
     assert "rag 10 12.30" in page.text
     assert page.links().count("../a/report.html") == 1
     assert "no-memory" not in page.text, "it asked other queries"
     assert "all-skills" not in page.text, "of another split"
     alone = Page(write_eval_report(folder.parent / "d"))
-    assert "Beside other methods" not in alone.text
+    assert "Comparison with other methods" not in alone.text
 
 
 def test_the_paper_is_beside_and_the_difference_is_said(made: Made) -> None:
@@ -127,7 +127,7 @@ def test_a_comparable_figure_is_drawn(made: Made) -> None:
     folder = made.evaluated("e", rows_of(314), checkpoint="001000")
     (folder / "config.toml").write_text(config.to_toml(config.load(preset="paper")))
     page = Page(write_eval_report(folder))
-    assert "the figures may be compared" in page.text
+    assert "the figures are comparable" in page.text
     assert any("; the paper: 38.78" in title for title in page.pictures())
     assert any("; the paper: 50.96" in title for title in page.pictures())
 
@@ -157,7 +157,7 @@ def test_games_are_told_in_their_own_words(made: Made) -> None:
 def test_abstention_is_a_line_of_its_own(made: Made) -> None:
     apart = {"queries": 4, "f1": None, "judge": 0.75, "ci95": {"f1": None, "judge": [0.5, 1.0]}}
     page = Page(write_eval_report(made.evaluated("e", rows_of(6), abstention=apart)))
-    assert "abstention in no mean 4 – 75.00 50.00–100.00" in page.text
+    assert "abstention excluded from averages 4 – 75.00 50.00–100.00" in page.text
 
 
 def test_ten_thousand_queries_make_a_small_page(made: Made) -> None:
@@ -183,10 +183,10 @@ def test_an_evaluation_that_has_not_ended(made: Made) -> None:
     with (folder / "results.jsonl").open("ab") as file:
         file.write(b'{"query_id": "t:7", "f1": 0.')
     page = Page(write_eval_report(folder))
-    assert "this evaluation has not ended" in page.text
-    assert "summary.json is not there" in page.text
+    assert "this evaluation is not complete" in page.text
+    assert "summary.json is missing" in page.text
     assert "results.jsonl: 1 line cannot be read and is left out" in page.text
-    assert "How the scores are spread" in page.text
+    assert "Distribution of the scores" in page.text
     assert page.count("svg") == 4, "two spreads, each for a screen and for a phone"
 
 
@@ -197,7 +197,7 @@ def test_nothing_at_all_is_a_page_too(made: Made) -> None:
 
 
 def test_hostile_text_makes_no_element(made: Made) -> None:
-    row = result(0, 0.0, 0.0, question=HOSTILE, prediction=HOSTILE, truths=[HOSTILE], category=HOSTILE)
+    row = result(0, 0.0, 0.0, question=HOSTILE, prediction=HOSTILE, gold_answers=[HOSTILE], category=HOSTILE)
     row["retrieved"] = [{"id": HOSTILE, "text": HOSTILE, "score": 0.5}]
     bad = result(1, None, None, error=HOSTILE, question=HOSTILE)
     folder = made.evaluated("e", [row, bad], method=HOSTILE, checkpoint=HOSTILE, data_digest=HOSTILE)
@@ -244,8 +244,11 @@ def test_the_settings_are_the_evaluations_own_or_else_its_runs(made: Made, own: 
 def test_what_did_not_fit_a_window_is_said(made: Made) -> None:
     facts = {"cut": {"queries": 3, "mean_tokens": 1234.5}, "skills_shown": 8, "skills": 12, "system": "mem0ai 1.0"}
     page = Page(write_eval_report(made.evaluated("e", rows_of(4), **facts)))
-    assert "3 queries did not fit the model's window: 1,234 tokens of each are left out." in page.text
-    assert "Only 8 of the 12 skills fitted the executor's window." in page.text
+    assert (
+        "The context of 3 queries did not fit the model's window and was truncated by 1,234 tokens on average."
+        in page.text
+    )
+    assert "Only 8 of the 12 skills fit the executor's context window." in page.text
     assert "of run a, with mem0ai 1.0" in page.text
 
 

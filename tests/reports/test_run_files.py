@@ -35,8 +35,8 @@ def test_what_is_missing_or_damaged_is_said_once(tmp_path: Path) -> None:
     assert [files.table(name) for name in ("none.json", "bad.json", "bad.json", "list.json")] == [{}] * 4
     assert files.settings("bad.toml") == {}
     assert files.notes == [
-        "none.jsonl is not there",
-        "none.json is not there",
+        "none.jsonl is missing",
+        "none.json is missing",
         "bad.json is damaged and cannot be read",
         "list.json is damaged and cannot be read",
         "bad.toml is damaged and cannot be read",
@@ -66,7 +66,11 @@ def test_a_folder_in_a_files_place_is_no_crash(tmp_path: Path) -> None:
 )
 def test_values_of_a_wrong_kind_are_none(value: Any, number: float | None, count: int, words: str) -> None:
     row = {"x": value}
-    assert (run_files.number(row, "x"), run_files.count(row, "x"), run_files.words(row, "x")) == (number, count, words)
+    assert (run_files.number(row, "x"), run_files.count(row, "x"), run_files.get_str(row, "x")) == (
+        number,
+        count,
+        words,
+    )
 
 
 def test_intervals_are_two_numbers_in_order() -> None:
@@ -77,9 +81,9 @@ def test_intervals_are_two_numbers_in_order() -> None:
 @settings(deadline=None)
 @given(st.dictionaries(st.just("x"), JSON))
 def test_every_accessor_takes_everything(row: dict[str, Any]) -> None:
-    assert isinstance(run_files.inner(row, "x"), dict)
-    assert all(isinstance(item, dict) for item in run_files.entries(row, "x"))
+    assert isinstance(run_files.get_dict(row, "x"), dict)
+    assert all(isinstance(item, dict) for item in run_files.get_dicts(row, "x"))
     assert all(isinstance(item, str) for item in run_files.texts(row, "x"))
     assert all(value > 0 for value in run_files.counts(row, "x").values())
     assert run_files.count(row, "x") >= 0
-    assert isinstance(run_files.words(row, "x"), str)
+    assert isinstance(run_files.get_str(row, "x"), str)

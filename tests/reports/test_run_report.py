@@ -21,8 +21,8 @@ from .test_run_files import JSON
 
 def test_a_run_just_begun_says_so(made: Made) -> None:
     page = Page(write_run_report(made.path))
-    assert "No inner epoch has ended yet." in page.text
-    assert "Nothing to draw yet" in page.text
+    assert "No inner epoch is complete yet." in page.text
+    assert "No charts yet" in page.text
     assert "No model has been called yet." in page.text
     assert "Not everything could be read" not in page.text
     assert page.pictures() == []
@@ -32,7 +32,7 @@ def test_a_run_just_begun_says_so(made: Made) -> None:
 def test_the_run_that_only_holds_evaluations_says_so(made: Made) -> None:
     (made.path / "run.json").write_bytes(files.to_json({"dataset": "locomo", "status": "untrained"}))
     page = Page(write_run_report(made.path))
-    assert "Nothing is trained here" in page.text
+    assert "This run has no training" in page.text
     assert "Not everything could be read" not in page.text
 
 
@@ -41,9 +41,9 @@ def test_what_was_learned_is_told(trained: Made) -> None:
     assert "Reward 10.00 in the first inner epoch, 23.00 in the last of 12." in page.text
     assert "The best stage is 1, with 31.00; 1 change rolled back." in page.text
     titles = page.pictures()
-    assert "Mean episode reward by inner epoch: 10.00 at first, 23.00 at last, 23.00 at most" in titles
-    assert "Share of each skill in the controller&#39;s choices; at last insert 67 %, update 33 %" in titles
-    assert "Memory actions for each span read; at last insert 3.00, update 0.50" in titles
+    assert "Mean episode reward by inner epoch: 10.00 first, 23.00 last, 23.00 highest" in titles
+    assert "Share of each skill in the controller&#39;s selections; last values: insert 67 %, update 33 %" in titles
+    assert "Memory actions per span; last values: insert 3.00, update 0.50" in titles
     assert "stage 0 20.00 kept, stage 1 31.00 best, stage 2 25.00 rolled back" in titles[-1]
     assert "36 of 456 actions (7.9 %) were rejected." in page.text
     assert "12 of 120 replies could not be read at all." in page.text
@@ -76,7 +76,7 @@ def test_the_bill_is_by_role_and_by_key(trained: Made) -> None:
     page = Page(write_run_report(trained.path))
     assert "executor openai/gpt-4o-mini 1 0 0 900 80 $0.00200" in page.text
     assert "openai#2 1 0 0 900 80 $0.00200" in page.text
-    assert "Of 1 call the model's price is not known" in page.text
+    assert "The price of 1 call is unknown" in page.text
     assert "locomo-test-x 1 0 0 900 80 price unknown" in page.text
 
 

@@ -13,21 +13,27 @@ import numpy as np
 import pytest
 import torch
 
-from memskill_cli.agent.controller import Controller, Exploration, choose
-from memskill_cli.agent.env_runner import Playground
+from memskill_cli.agent.controller import Controller, Exploration, select_skills
+from memskill_cli.agent.env_runner import EnvRunner
 from memskill_cli.config import AlfworldConfig, MemoryConfig, RewardConfig
+from memskill_cli.datasets.registry import get
 from memskill_cli.errors import GameError, ModelError, UnreadableReplyError
 from memskill_cli.llm.client import Reply
 from memskill_cli.llm.reasoning import ReplyText
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.memory.encoder_pair import Spaces
 from memskill_cli.memory.encoders import load_encoder
 from memskill_cli.rollout import episode as rollout
-from memskill_cli.rollout.episode import World, run_episode
+from memskill_cli.rollout.context import RolloutContext
+from memskill_cli.rollout.env_tasks import run_env_task
+from memskill_cli.rollout.episode import run_episode
+from memskill_cli.rollout.kinds import answer_query, prefetch_queries
+from memskill_cli.rollout.question_answering import add_judge_score
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.training.episode_sampler import Lesson
-from memskill_cli.training.train_episode import Desk, Standing, attend
-from memskill_cli.types import Answer, Choice, MemoryItem, Query, Retrieved, Span, Vector
+from memskill_cli.training.episode_sampler import EpisodeSpec
+from memskill_cli.training.train_episode import EpisodeCallbacks, PolicySnapshot, run_training_episode
+from memskill_cli.types import MemoryItem, Query, QueryResult, Retrieved, SkillSelection, Span, Vector
+
+from ..factories import rollout_context
 
 FACTS = ("Ada bakes bread.", "Bo keeps bees.", "Cy keeps boats.")
 SPANS = [Span("talk", i, f"Someone says: {fact}") for i, fact in enumerate(FACTS)]
@@ -48,8 +54,10 @@ class Models:
         self.systems: list[str] = []
         self.under_way = self.most = 0
 
-    async def ask(self, role: str, messages: Any, *, parse: Any = str, settled: bool = True, **more: Any) -> Any:
-        self.asked.append((role, messages[-1]["content"], settled))
+    async def ask(
+        self, role: str, messages: Any, *, parse: Any = str, reuse_cached_error: bool = True, **more: Any
+    ) -> Any:
+        self.asked.append((role, messages[-1]["content"], reuse_cached_error))
         self.systems.append(messages[0]["content"])
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -73,19 +81,17 @@ def verdict(score: float) -> str:
     return f'{{"explanation": "so", "score": {score}}}'
 
 
-def always(*skills: int) -> Callable[[Vector], Choice]:
-    return lambda state: Choice(skills, -1.5, 0.5, 0.25)
+def always(*skills: int) -> Callable[[Vector], SkillSelection]:
+    return lambda state: SkillSelection(skills, -1.5, 0.5, 0.25)
 
 
-Work = Callable[[World], Coroutine[Any, Any, Any]]
+Work = Callable[[RolloutContext], Coroutine[Any, Any, Any]]
 
 
 def within(models: Models, work: Work, *, dataset: str = "locomo", **more: Any) -> Any:
     """``work`` in a world with these models and an encoder that needs none."""
-    memory, reward = more.pop("memory", MemoryConfig()), more.pop("reward", RewardConfig())
     with closing(load_encoder("hashing", cache_dir=None)) as encoder:
-        world = World(models, Spaces(encoder, encoder), memory, reward, dataset, **more)  # type: ignore[arg-type]
-        return asyncio.run(work(world))
+        return asyncio.run(work(rollout_context(models, encoder, dataset=dataset, **more)))
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -98,9 +104,9 @@ def reading(
     bank, told = MemoryBank("talk"), []
     evaluating = {"evaluating": True} if more.pop("evaluating", False) else {}
 
-    async def work(world: World) -> Any:
-        return await rollout.read(
-            world, spans, SKILLS, always(*skills), bank, lambda: told.append(len(told) + 1), **evaluating
+    async def work(context: RolloutContext) -> Any:
+        return await rollout.build_memory(
+            context, spans, SKILLS, always(*skills), bank, lambda: told.append(len(told) + 1), **evaluating
         )
 
     return within(models, work, **more), bank, told
@@ -116,7 +122,7 @@ def test_spans_are_read_in_order_each_with_the_memory_that_those_before_it_left(
         assert f"Someone says: {FACTS[i]}" in text
     assert models.most == 1
     assert not any("trajector" in system for system in models.systems)
-    assert [step.choice for step in steps] == [Choice((INSERT,), -1.5, 0.5, 0.25)] * 3
+    assert [step.selection for step in steps] == [SkillSelection((INSERT,), -1.5, 0.5, 0.25)] * 3
     assert [[action.text for action in step.execution.applied] for step in steps] == [[fact] for fact in FACTS]
     assert [step.process_reward for step in steps] == pytest.approx([0.1 / 3] * 3)
     assert [step.reward for step in steps] == [0.0] * 3, "still to come"
@@ -128,10 +134,10 @@ def test_the_state_is_the_span_beside_the_mean_of_the_memories_shown() -> None:
     steps, _, _ = reading(Models())
     assert steps[0].state == pytest.approx(np.concatenate([spans[0], np.zeros_like(spans[0])]))
     assert steps[2].state == pytest.approx(np.concatenate([spans[2], facts[:2].mean(0)]), abs=1e-6)
-    one, _, _ = reading(Models(), memory=MemoryConfig(top_k=1))
+    one, _, _ = reading(Models(), memory=MemoryConfig(num_memories=1))
     nearest = facts[int(np.argmax(facts[:2] @ spans[2]))]
     assert one[2].state == pytest.approx(np.concatenate([spans[2], nearest]), abs=1e-6)
-    soft, _, _ = reading(Models(), memory=MemoryConfig(fuse="softmax", tau=0.05))
+    soft, _, _ = reading(Models(), memory=MemoryConfig(pooling="softmax", tau=0.05))
     weights = np.exp(facts[:2] @ spans[2] / 0.05)
     expected = np.concatenate([spans[2], weights @ facts[:2] / weights.sum()])
     assert soft[2].state == pytest.approx(expected, abs=1e-5)
@@ -163,7 +169,7 @@ def test_in_an_evaluation_a_noop_is_chosen_but_not_shown_and_alone_needs_no_call
     models = Models()
     steps, bank, _ = reading(models, (NOOP, INSERT), evaluating=True)
     assert all("### noop" not in text and "### insert" in text for text in models.of("executor"))
-    assert steps[0].choice.skills == (NOOP, INSERT)
+    assert steps[0].selection.skills == (NOOP, INSERT)
     assert len(bank) == 3
     models = Models()
     steps, bank, told = reading(models, (NOOP,), evaluating=True)
@@ -190,8 +196,8 @@ def test_an_index_means_the_memory_that_was_shown_there() -> None:
 
 
 def test_what_traces_are_about() -> None:
-    assert rollout.style_of("alfworld") == "embodied"
-    assert {rollout.style_of(name) for name in ("locomo", "longmemeval", "hotpotqa")} == {"conversational"}
+    assert get("alfworld").prompt_style == "embodied"
+    assert {get(name).prompt_style for name in ("locomo", "longmemeval", "hotpotqa")} == {"conversational"}
 
 
 def test_the_executor_of_games_is_told_that_it_is_about_acting() -> None:
@@ -207,11 +213,11 @@ async def recalled(query: Query) -> list[Retrieved]:
     return [Retrieved(MemoryItem(fact, fact, ()), 0.5) for fact in FACTS[:2]]
 
 
-def asking(models: Models, asked: Query, *, judged: bool = False, **more: Any) -> Answer:
-    settled = {"settled": False} if more.pop("anew", False) else {}
+def asking(models: Models, asked: Query, *, judged: bool = False, **more: Any) -> QueryResult:
+    reuse_cached_error = {"reuse_cached_error": False} if more.pop("anew", False) else {}
 
-    async def work(world: World) -> Answer:
-        return await rollout.ask(world, recalled, asked, judged=judged, **settled)
+    async def work(context: RolloutContext) -> QueryResult:
+        return await answer_query(context, recalled, asked, judged=judged, **reuse_cached_error)
 
     return within(models, work, **more)
 
@@ -219,7 +225,7 @@ def asking(models: Models, asked: Query, *, judged: bool = False, **more: Any) -
 def test_a_query_is_answered_with_the_memories_recalled_and_scored_by_f1() -> None:
     models = Models(answer=lambda text: "Fresh bread")
     found = asking(models, query(1))
-    assert (found.prediction, found.judge, found.error, found.played) == ("Fresh bread", None, "", None)
+    assert (found.prediction, found.judge, found.error, found.trajectory) == ("Fresh bread", None, "", None)
     assert found.f1 == pytest.approx(2 / 3)
     assert [one.item.text for one in found.retrieved] == list(FACTS[:2])
     (text,) = models.of("answer")
@@ -265,16 +271,16 @@ def test_an_answer_that_could_not_be_read_before_is_asked_for_anew_only_if_so_wa
     models = Models()
     asking(models, query(1))
     asking(models, query(1), anew=True)
-    assert [settled for _, _, settled in models.asked] == [True, False]
+    assert [reuse_cached_error for _, _, reuse_cached_error in models.asked] == [True, False]
 
 
 def test_a_verdict_that_could_not_be_read_before_is_asked_for_anew_only_if_so_wanted() -> None:
     models = Models()
-    given = Answer(query(1), "bread", (), 1.0)
-    for settled in ({}, {"settled": False}):
-        found = within(models, lambda world, how=settled: rollout.with_verdict(world, given, **how))
+    given = QueryResult(query(1), "bread", (), 1.0)
+    for reuse_cached_error in ({}, {"reuse_cached_error": False}):
+        found = within(models, lambda context, how=reuse_cached_error: add_judge_score(context, given, **how))
         assert found == dataclasses.replace(given, judge=1.0)
-    assert [settled for _, _, settled in models.asked] == [True, False]
+    assert [reuse_cached_error for _, _, reuse_cached_error in models.asked] == [True, False]
 
 
 def test_a_categorys_own_rule_is_told_to_the_judge_unless_one_prompt_serves_all() -> None:
@@ -297,41 +303,41 @@ class Games:
         self.played: list[str] = []
 
     @asynccontextmanager
-    async def game(self, name: str) -> AsyncIterator[Any]:
+    async def open_task(self, name: str) -> AsyncIterator[Any]:
         if name == "gone":
             raise GameError("no such game", kind="broken")
         games = self
 
         class Game:
-            scene = SimpleNamespace(
-                observation="A room.", inventory="", commands=["look", "win"], done=False, won=False
-            )
+            observation = SimpleNamespace(text="A room.", inventory="", commands=["look", "win"], done=False, won=False)
 
             async def play(self, command: str) -> Any:
                 games.played.append(command)
                 if name == "broken":
                     raise GameError("it stopped", kind="died")
                 won = command == "win"
-                self.scene = SimpleNamespace(**{**vars(self.scene), "observation": "Seen.", "done": won, "won": won})
-                return self.scene
+                self.observation = SimpleNamespace(
+                    **{**vars(self.observation), "text": "Seen.", "done": won, "won": won}
+                )
+                return self.observation
 
         yield Game()
 
 
-def playing(models: Models, name: str = "g", **acting: Any) -> tuple[Answer, list[str], list[str]]:
+def playing(models: Models, name: str = "g", **acting: Any) -> tuple[QueryResult, list[str], list[str]]:
     """The answer, what was played, and what memory was asked."""
     games, questions = Games(), []
     task = Query(name, "games", "pick", "put an egg in the sink", ())
 
-    async def recall(asked: Query) -> list[Retrieved]:
+    async def retrieve(asked: Query) -> list[Retrieved]:
         questions.append(asked.question)
         return await recalled(asked)
 
-    async def work(world: World) -> Answer:
-        return await rollout.ask(world, recall, task, judged=True)
+    async def work(context: RolloutContext) -> QueryResult:
+        return await answer_query(context, retrieve, task, judged=True)
 
-    where = Playground(games, AlfworldConfig(**{"steps": 3, **acting}))  # type: ignore[arg-type]
-    found = within(models, work, dataset="alfworld", playground=where)
+    where = EnvRunner(games, AlfworldConfig(**{"steps": 3, **acting}))  # type: ignore[arg-type]
+    found = within(models, work, dataset="alfworld", env_runner=where)
     assert found.query == task
     return found, games.played, questions
 
@@ -342,8 +348,8 @@ def test_a_task_is_played_and_worth_one_for_success() -> None:
     assert (found.f1, found.judge, found.error, played) == (1.0, None, "", ["win"])
     assert found.prediction.startswith("reached the goal in 1 commands")
     assert [one.item.text for one in found.retrieved] == list(FACTS[:2])
-    assert found.played is not None
-    assert found.played.won
+    assert found.trajectory is not None
+    assert found.trajectory.won
     assert asked == ["put an egg in the sink"]
     assert not models.of("judge")
     (text,) = models.of("answer")
@@ -355,21 +361,26 @@ def test_a_task_is_played_and_worth_one_for_success() -> None:
 
 def test_memory_may_be_asked_with_the_first_observation() -> None:
     models = Models(answer=lambda text: "win")
-    assert playing(models, query="observation")[2] == ["A room."]
+    assert playing(models, retrieval_query="observation")[2] == ["A room."]
     assert "put an egg in the sink" in models.of("answer")[0], "the model is told the goal all the same"
 
 
 def test_no_more_of_a_prompt_is_said_than_fits() -> None:
     games, models = Games(), Models(answer=lambda text: "look")
-    where = Playground(games, AlfworldConfig(steps=1), max_chars=30)  # type: ignore[arg-type]
+    where = EnvRunner(games, AlfworldConfig(steps=1), max_chars=30)  # type: ignore[arg-type]
     task = Query("g", "games", "pick", "go", ())
-    within(models, lambda world: rollout.play(world, where, recalled, task), dataset="alfworld", playground=where)
+    within(
+        models,
+        lambda context: run_env_task(context, where, recalled, task),
+        dataset="alfworld",
+        env_runner=where,
+    )
     assert "there is no room" in models.of("answer")[0]
 
 
 def test_a_game_that_breaks_down_has_no_score() -> None:
     found, _, _ = playing(Models(answer=lambda text: "win"), "broken")
-    assert (found.f1, found.played, found.prediction, found.error) == (None, None, "", "game: it stopped")
+    assert (found.f1, found.trajectory, found.prediction, found.error) == (None, None, "", "game: it stopped")
     assert len(found.retrieved) == 2
     found, _, asked = playing(Models(), "gone")
     assert (found.f1, found.retrieved, found.error, asked) == (None, (), "game: no such game", [])
@@ -380,14 +391,14 @@ def test_a_game_that_breaks_down_has_no_score() -> None:
 
 def episode(models: Models, queries: Sequence[Query], told: list[int] | None = None, **more: Any) -> Any:
     advance = (lambda: told.append(1)) if told is not None else rollout.no_progress
-    return within(models, lambda world: run_episode(world, SPANS, queries, SKILLS, always(INSERT), advance), **more)
+    return within(models, lambda context: run_episode(context, SPANS, queries, SKILLS, always(INSERT), advance), **more)
 
 
 def test_a_step_earns_its_share_of_the_mean_score_and_its_own_reward() -> None:
     told: list[int] = []
     found = episode(Models(), [query(1), query(2, "cake"), query(3), query(4)], told)
     assert (found.trace_id, found.reward, found.memories, told) == ("talk", 0.75, 3, [1, 1, 1])
-    assert [one.f1 for one in found.answers] == [1.0, 0.0, 1.0, 1.0], "in the order in which they were asked"
+    assert [one.f1 for one in found.results] == [1.0, 0.0, 1.0, 1.0], "in the order in which they were asked"
     own = 0.1 / 3
     shares = [0.4 * 0.81 / 2.71, 0.4 * 0.9 / 2.71, 0.6 + 0.4 / 2.71]
     assert [step.reward for step in found.steps] == pytest.approx([0.75 * share + own for share in shares])
@@ -395,8 +406,8 @@ def test_a_step_earns_its_share_of_the_mean_score_and_its_own_reward() -> None:
 
 
 def test_of_one_span_all_is_earned_by_its_step() -> None:
-    async def work(world: World) -> Any:
-        return await run_episode(world, SPANS[:1], [query(1), query(2, "cake")], SKILLS, always(INSERT))
+    async def work(context: RolloutContext) -> Any:
+        return await run_episode(context, SPANS[:1], [query(1), query(2, "cake")], SKILLS, always(INSERT))
 
     found = within(Models(), work)
     assert found.trace_id == "talk"
@@ -406,8 +417,8 @@ def test_of_one_span_all_is_earned_by_its_step() -> None:
 def test_the_memories_nearest_to_a_question_are_what_it_is_answered_with() -> None:
     models = Models()
     asked = dataclasses.replace(query(1), question="Who keeps bees?")
-    found = episode(models, [asked], memory=MemoryConfig(top_k=1))
-    assert [[one.item.text for one in answer.retrieved] for answer in found.answers] == [["Bo keeps bees."]]
+    found = episode(models, [asked], memory=MemoryConfig(num_memories=1))
+    assert [[one.item.text for one in answer.retrieved] for answer in found.results] == [["Bo keeps bees."]]
     assert all("Bo keeps bees." in text and "Ada" not in text for text in models.of("answer"))
 
 
@@ -420,9 +431,9 @@ def test_questions_are_asked_at_the_same_time() -> None:
 def test_with_a_judge_its_verdicts_are_the_reward() -> None:
     models = Models(judge=lambda text: verdict(0.5))
     found = episode(models, [query(1), query(2)], reward=RewardConfig(kind="judge"))
-    assert (found.reward, [one.judge for one in found.answers], len(models.of("judge"))) == (0.5, [0.5, 0.5], 2)
+    assert (found.reward, [one.judge for one in found.results], len(models.of("judge"))) == (0.5, [0.5, 0.5], 2)
     found = episode(Models(), [query(1)])
-    assert found.answers[0].judge is None
+    assert found.results[0].judge is None
 
 
 def test_what_has_no_score_is_in_no_mean_and_an_episode_without_any_is_none() -> None:
@@ -451,12 +462,12 @@ def test_a_call_that_fails_for_good_ends_the_episode() -> None:
 def test_questions_and_spans_are_encoded_ahead_but_tasks_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead: list[tuple[Any, ...]] = []
 
-    async def work(world: World) -> None:
-        monkeypatch.setattr(type(world.spaces.state), "ahead", lambda self, *args: ahead.append(args))
-        rollout.expect(world, [query(1), query(2)], 3)
-        await rollout.read(world, SPANS, SKILLS, always(NOOP), MemoryBank("talk"), evaluating=True)
-        where = Playground(Games(), AlfworldConfig())  # type: ignore[arg-type]
-        rollout.expect(dataclasses.replace(world, playground=where), [query(1)], 3)
+    async def work(context: RolloutContext) -> None:
+        monkeypatch.setattr(type(context.encoders.state), "prefetch", lambda self, *args: ahead.append(args))
+        prefetch_queries(context, [query(1), query(2)], 3)
+        await rollout.build_memory(context, SPANS, SKILLS, always(NOOP), MemoryBank("talk"), evaluating=True)
+        where = EnvRunner(Games(), AlfworldConfig())  # type: ignore[arg-type]
+        prefetch_queries(dataclasses.replace(context, dataset="alfworld", env_runner=where), [query(1)], 3)
 
     within(Models(), work)
     questions = ["What does number 1 do?", "What does number 2 do?"]
@@ -469,27 +480,27 @@ def test_a_lesson_is_read_with_the_controllers_choices_and_its_seed_is_all_that_
         dim = skills.shape[1]
     controller = Controller.seeded(dim, 8, seed=0)
     new = torch.tensor([name == "update" for name in SKILLS.names])
-    standing = Standing(controller, SKILLS, skills, 2, Exploration(new, 0.9, 1.0))
+    standing = PolicySnapshot(controller, SKILLS, skills, 2, Exploration(new, 0.9, 1.0))
     told: list[int] = []
-    desk = Desk(lambda: told.append(1))
+    callbacks = EpisodeCallbacks(lambda: told.append(1))
 
-    def lesson(seed: int) -> Any:
-        async def work(world: World) -> Any:
-            async with standing.open(world, desk) as where:
-                return await attend(where, desk, Lesson(SPANS, [query(1)]), seed)
+    def episode_spec(seed: int) -> Any:
+        async def work(context: RolloutContext) -> Any:
+            async with standing.open(context, callbacks) as where:
+                return await run_training_episode(where, callbacks, EpisodeSpec(SPANS, [query(1)]), seed)
 
         return within(Models(), work)
 
-    first, again, other = lesson(1), lesson(1), lesson(2)
+    first, again, other = episode_spec(1), episode_spec(1), episode_spec(2)
     assert told == [1] * 9
-    assert [step.choice for step in first.steps] == [step.choice for step in again.steps]
-    choices = [[step.choice for step in one.steps] for one in (first, other, lesson(3), lesson(4))]
+    assert [step.selection for step in first.steps] == [step.selection for step in again.steps]
+    choices = [[step.selection for step in one.steps] for one in (first, other, episode_spec(3), episode_spec(4))]
     assert len({tuple(choice.skills for choice in one) for one in choices}) > 1
     generator = torch.Generator().manual_seed(1)
     for step in first.steps:
-        expected = choose(
+        expected = select_skills(
             controller, step.state, skills, 2, generator=generator, exploration=Exploration(new, 0.9, 1.0)
         )
-        assert step.choice == expected
-        assert step.choice.shift > 0
-    assert (first.answers[0].prediction, first.answers[0].query.query_id) == ("bread", "q1")
+        assert step.selection == expected
+        assert step.selection.exploration_bonus > 0
+    assert (first.results[0].prediction, first.results[0].query.query_id) == ("bread", "q1")

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.config import RewardConfig
-from memskill_cli.rollout.rewards import process_reward, spread
-from memskill_cli.types import Action, Execution, MemoryAction, Outcome
+from memskill_cli.rollout.rewards import distribute_reward, process_reward
+from memskill_cli.types import Action, ActionStatus, ExecutorResult, MemoryAction
 
 CONFIG = RewardConfig()
 INS, UPD, DEL, NOOP = Action.INSERT, Action.UPDATE, Action.DELETE, Action.NOOP
@@ -16,20 +16,20 @@ INS, UPD, DEL, NOOP = Action.INSERT, Action.UPDATE, Action.DELETE, Action.NOOP
 
 @given(reward=st.floats(-2, 2), steps=st.integers(1, 200))
 def test_the_episode_reward_is_spread_without_loss(reward: float, steps: int) -> None:
-    shares = spread(reward, steps, CONFIG)
+    shares = distribute_reward(reward, steps, CONFIG)
     assert len(shares) == steps
     assert sum(shares) == pytest.approx(reward, abs=1e-9)
 
 
 def test_the_last_step_has_sixty_percent_and_its_share_of_the_rest() -> None:
     # weights 0.81, 0.9, 1 sum to 2.71
-    assert spread(1.0, 3, CONFIG) == pytest.approx([0.4 * 0.81 / 2.71, 0.4 * 0.9 / 2.71, 0.6 + 0.4 / 2.71])
-    assert spread(0.7, 1, CONFIG) == [0.7]
+    assert distribute_reward(1.0, 3, CONFIG) == pytest.approx([0.4 * 0.81 / 2.71, 0.4 * 0.9 / 2.71, 0.6 + 0.4 / 2.71])
+    assert distribute_reward(0.7, 1, CONFIG) == [0.7]
 
 
-def did(*actions: Action, rejected: int = 0, unreadable: bool = False) -> Execution:
-    return Execution(
-        tuple(MemoryAction(a) for a in actions), {Outcome.BAD_INDEX: rejected} if rejected else {}, unreadable
+def did(*actions: Action, rejected: int = 0, unreadable: bool = False) -> ExecutorResult:
+    return ExecutorResult(
+        tuple(MemoryAction(a) for a in actions), {ActionStatus.BAD_INDEX: rejected} if rejected else {}, unreadable
     )
 
 
@@ -48,6 +48,6 @@ def did(*actions: Action, rejected: int = 0, unreadable: bool = False) -> Execut
         ({UPD}, did(INS), -0.10),  # nothing in common
     ],
 )
-def test_process_reward(chosen: set[Action], execution: Execution, expected: float) -> None:
+def test_process_reward(chosen: set[Action], execution: ExecutorResult, expected: float) -> None:
     assert process_reward(chosen, execution, 1, CONFIG) == pytest.approx(expected)
     assert process_reward(chosen, execution, 4, CONFIG) == pytest.approx(expected / 4)

@@ -71,7 +71,7 @@ def refused(folder: Path, *, naming: Path) -> CheckpointError:
     told: list[str] = []
     found = checkpoint.load_latest(folder.parent, told.append)
     assert found is not None
-    assert found.done == 1
+    assert found.num_updates == 1
     assert len(told) == 1
     assert failure.value.message in told[0]
     return failure.value
@@ -79,7 +79,7 @@ def refused(folder: Path, *, naming: Path) -> CheckpointError:
 
 def test_training_goes_on_bit_for_bit_after_a_round_trip(tmp_path: Path) -> None:
     found = checkpoint.load(saved(tmp_path, 3))
-    assert (found.done, found.state, found.bank) == (3, STATE, seed_bank())
+    assert (found.num_updates, found.state, found.bank) == (3, STATE, seed_bank())
     controller, optimizer = trained(0)
     controller.load_state_dict(found.controller)
     checkpoint.restore_optimizer(optimizer, found.optimizer)
@@ -286,12 +286,12 @@ def test_a_save_cut_short_anywhere_leaves_a_sound_checkpoint(
                 assert number > 3, "or nothing was cut short"
                 assert calls() < number
                 return
-        checkpoint.sweep(folder)
+        checkpoint.remove_stale(folder)
         assert not list(folder.glob(".*")), "nothing is left over"
         found = checkpoint.load_latest(folder, lambda text: pytest.fail(text))
         assert found is not None
-        assert found.done == 2 if again else found.done in (1, 2)
-        assert checkpoint.load(checkpoint.save(folder, new)).done == 2
+        assert found.num_updates == 2 if again else found.num_updates in (1, 2)
+        assert checkpoint.load(checkpoint.save(folder, new)).num_updates == 2
     pytest.fail("it never came to an end")
 
 
@@ -339,4 +339,4 @@ def test_one_that_is_dropped_while_it_is_looked_for_is_no_damage(
     monkeypatch.setattr(checkpoint, "load", load)
     found = checkpoint.load_latest(tmp_path, lambda text: pytest.fail(text))
     assert found is not None
-    assert found.done == 2
+    assert found.num_updates == 2

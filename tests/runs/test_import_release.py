@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from memskill_cli.agent.controller import Controller
 from memskill_cli.app.import_run import make_run, skills_of
 from memskill_cli.config import load
-from memskill_cli.envs.env_process import KEPT
+from memskill_cli.envs.env_process import ENV_VARS
 from memskill_cli.errors import CheckpointError, RunError
 from memskill_cli.runs import checkpoint, release_checkpoint, release_unpickler
 from memskill_cli.runs.release_checkpoint import ReleaseCheckpoint
@@ -77,7 +77,7 @@ def test_a_checkpoint_is_read_by_another_process_that_has_no_keys(
     monkeypatch.setattr(subprocess, "run", lambda *a, **kw: started.append(kw) or real(*a, **kw))
     written = content()
     found, told = read(save(tmp_path / "a.pt", written))
-    assert [set(kw["env"]) <= set(KEPT) for kw in started] == [True]
+    assert [set(kw["env"]) <= set(ENV_VARS) for kw in started] == [True]
     assert "src" not in sys.modules
     assert told == []
     assert (found.state_dim, found.skill_dim, found.hidden, found.outer_epochs) == (2 * DIM, DIM, HIDDEN, 10)
@@ -274,14 +274,14 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, name: str, where: str) -> None
     marker = tmp_path / "ran"
     payload = PAYLOADS[name](str(marker))
     table: Any = payload if where == "whole" else {**content(), where: payload}
-    with pytest.raises(UnusableError, match=r"it asks for [\w.]+, which is refused; nothing in the file was run"):
+    with pytest.raises(UnusableError, match=r"it loads [\w.]+, which is refused; no code of the file was run"):
         release_unpickler.load(save(tmp_path / "a.pt", table))
     assert not marker.exists()
 
 
 def test_the_global_is_named_in_one_line(tmp_path: Path) -> None:
     file = save(tmp_path / "a.pt", {**content(), "args": Payload(os.system, f"touch {tmp_path / 'ran'}")})
-    assert refused(file) == "it asks for posix.system, which is refused; nothing in the file was run"
+    assert refused(file) == "it loads posix.system, which is refused; no code of the file was run"
     assert not (tmp_path / "ran").exists()
 
 
@@ -340,7 +340,7 @@ def test_nothing_of_numpy_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_programs_that_make_no_sense(tmp_path: Path, program: bytes) -> None:
-    with pytest.raises(UnusableError, match=r"it cannot be read: |holds no table"):
+    with pytest.raises(UnusableError, match=r"it cannot be read: |has no dict"):
         release_unpickler.extract(release_unpickler.load(raw(tmp_path / "a.pt", program)))
 
 
@@ -350,7 +350,7 @@ def test_deep_nesting(tmp_path: Path) -> None:
     lists = raw(tmp_path / "a.pt", b"\x80\x02}X\x01\x00\x00\x00a" + b"]" * deep + b"a" * (deep - 1) + b"s.")
     assert "it has no controller" in refused(lists)
     key = raw(tmp_path / "b.pt", b"\x80\x02})" + b"\x85" * deep + b"K\x01s.")
-    assert "the process that read it ended by SIGSEGV; it is damaged, or made to do harm" in refused(key)
+    assert "the process that read it ended by SIGSEGV; the file is damaged or malicious" in refused(key)
     table = content()
     for _ in range(900):
         table["config"] = {"gamma": table["config"], "retriever": [table["config"]]}
@@ -381,7 +381,7 @@ def test_archives_of_something_else(tmp_path: Path) -> None:
     assert refused(file).startswith("not an archive of torch.save")
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(100_000))
-    assert refused(file) == "it is compressed, which torch.save never does"
+    assert refused(file) == "a compressed ZIP archive, but torch.save never compresses"
 
 
 @pytest.mark.usefixtures("here")
@@ -395,7 +395,7 @@ def test_archives_of_something_else(tmp_path: Path) -> None:
             "op_net.0.bias has numbers that are not finite",
         ),
         (lambda c: c.pop("actor_head.2.bias"), "its controller has no tensor actor_head.2.bias"),
-        (lambda c: c.update(extra=torch.ones(1)), "its controller has a tensor that is unknown: extra"),
+        (lambda c: c.update(extra=torch.ones(1)), "its controller has an unknown tensor: extra"),
         (lambda c: c.update({"op_net.2.bias": torch.ones(HIDDEN + 1)}), "op_net.2.bias has the shape (9,), not (8,)"),
         (lambda c: c.update({"actor_head.0.weight": torch.ones(HIDDEN, HIDDEN)}), "has the shape (8, 8), not (8, 16)"),
         (lambda c: c.update({"state_net.0.weight": torch.ones(HIDDEN, 7)}), "a state has 7 numbers"),
@@ -418,7 +418,7 @@ def test_controllers_that_are_none(tmp_path: Path, change: Callable[[Any], Any],
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("table", [[], "x", 5, None, {}, {"controller_state_dict": 5}, {5: {}}, torch.ones(3)])
 def test_tables_without_a_controller(tmp_path: Path, table: Any) -> None:
-    assert refused(save(tmp_path / "a.pt", table)).startswith(("it holds no table", "it has no controller"))
+    assert refused(save(tmp_path / "a.pt", table)).startswith(("it has no dict", "it has no controller"))
 
 
 @pytest.mark.usefixtures("here")
@@ -450,14 +450,14 @@ def test_the_run_is_whole_and_its_name_is_taken_once(tmp_path: Path) -> None:
     assert (run.status, run.manifest().data_digest) == ("finished", "")
     (stage,) = stages.read_all(run.stages)
     assert (stage.is_best, stage.reward, stage.checkpoint, stage.bank) == (True, 0.375, 1000, skills)
-    assert stages.marked([stage]) == [stage]  # also where a training goes on from it
+    assert stages.mark_best([stage]) == [stage]  # also where a training goes on from it
     saved = checkpoint.load(run.checkpoints / "001000")
-    assert (saved.bank, saved.done, saved.skill_dim) == (skills, 1000, DIM)
+    assert (saved.bank, saved.num_updates, saved.skill_dim) == (skills, 1000, DIM)
     assert saved.state["window_start"] == 990
     assert (run.metrics.read_bytes(), run.hard_cases.read_bytes()) == (b"", b"")
-    with pytest.raises(RunError, match="run r exists already"):
+    with pytest.raises(RunError, match="run r already exists"):
         make_run(tmp_path / "runs", "r", found, skills, settings, tmp_path, measured=True)
     other = make_run(tmp_path / "runs", "s", found, skills, settings, tmp_path, measured=False)
     (unmeasured,) = stages.read_all(other.stages)
     assert unmeasured.reward is None
-    assert stages.marked([unmeasured]) == [unmeasured]
+    assert stages.mark_best([unmeasured]) == [unmeasured]

@@ -18,7 +18,7 @@ def taken(dataset: str = "locomo", hidden: int = 256, **values: Any) -> r.Taken:
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    ours = {*r.DIRECT.values(), *r.PLAYED.values(), *(setting for setting, _ in r.RENAMED.values())}
+    ours = {*r.DIRECT.values(), *r.DIRECT_ALFWORLD.values(), *(setting for setting, _ in r.RENAMED.values())}
     assert ours <= set(setting_names())
 
 
@@ -83,10 +83,10 @@ def test_values_that_have_other_names() -> None:
         mem_top_k=5,
         mem_top_k_eval=7,
     ).settings
-    assert (found.memory.fuse, found.reward.kind, found.controller.noop_seed) == ("softmax", "judge", False)
+    assert (found.memory.pooling, found.reward.kind, found.controller.include_noop) == ("softmax", "judge", False)
     assert (found.train.evolve, found.train.span_mode, found.train.chunk_size) == (False, "fixed-length", 1024)
-    assert (found.ppo.clip_vloss, found.ppo.clip, found.controller.hidden) == (True, 0.1, 64)
-    assert (found.encoders.retrieval, found.memory.top_k, found.eval.num_memories) == ("contriever", 5, 7)
+    assert (found.ppo.clip_vloss, found.ppo.clip_coef, found.controller.hidden) == (True, 0.1, 64)
+    assert (found.encoders.retrieval, found.memory.num_memories, found.eval.num_memories) == ("contriever", 5, 7)
 
 
 def test_what_cannot_be_taken_over_is_named() -> None:
@@ -132,7 +132,7 @@ def test_alfworld() -> None:
     found = taken("alfworld", **values)
     played = found.settings.alfworld
     assert (played.trajectories_min, played.trajectories_max, played.tasks_min, played.tasks_max) == (10, 20, 6, 6)
-    assert (played.same_type, played.steps, played.query, played.inventory) == (0.8, 30, "observation", False)
+    assert (played.same_type, played.steps, played.retrieval_query, played.inventory) == (0.8, 30, "observation", False)
     assert (found.settings.train.chunk_size, found.settings.models.answer_max_tokens) == (1000, 16)
     assert found.left == ()
     assert taken(**values).settings.alfworld == load(preset="paper").alfworld  # another benchmark leaves it alone
@@ -189,5 +189,5 @@ def test_widths() -> None:
     r.check_width(QWEN, 1024, "states")
     r.check_width("minilm@bfloat16", 384, "states")
     r.check_width("anything/else", 5, "states")
-    with pytest.raises(UsageError, match="takes 512-d embeddings of skills, but encoder minilm gives 384-d ones"):
+    with pytest.raises(UsageError, match="needs 512-d embeddings of skills, but encoder minilm gives 384-d ones"):
         r.check_width("minilm", 512, "skills")

@@ -43,7 +43,7 @@ def test_the_newest_run_is_found_and_a_typo_gets_the_nearest_name(tmp_path: Path
     with pytest.raises(RunError) as failure:
         find_run(tmp_path, "alpa")
     assert failure.value.hint == "did you mean alpha?"
-    with pytest.raises(RunError, match="exists already"):
+    with pytest.raises(RunError, match="already exists"):
         RunDir.create(tmp_path, "alpha", Config(), "abc")
 
 
@@ -51,7 +51,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from memskill_cli.runs.run_dir import RunDir
-with RunDir(Path(sys.argv[1])).owned():
+with RunDir(Path(sys.argv[1])).lock():
     print("owned", flush=True)
     time.sleep(60)
 """
@@ -62,9 +62,9 @@ def test_a_second_process_is_told_the_holders_pid_and_a_dead_ones_lock_is_free(t
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline().strip() == "owned"
-    with pytest.raises(RunLockedError, match=f"process {holder.pid}"), run.owned():
+    with pytest.raises(RunLockedError, match=f"process {holder.pid}"), run.lock():
         pass
     holder.kill()
     holder.wait()
-    with run.owned():
+    with run.lock():
         assert (run.path / ".owner").read_text().strip() == str(os.getpid())

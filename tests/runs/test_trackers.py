@@ -19,7 +19,7 @@ from memskill_cli.config import load, to_dict
 from memskill_cli.errors import TrackerError, UsageError
 from memskill_cli.runs import trackers
 from memskill_cli.runs.run_dir import RunDir
-from memskill_cli.runs.trackers import numbers, require, tracked
+from memskill_cli.runs.trackers import check_installed, numbers, tracked
 from memskill_cli.utils import files
 
 Row = dict[str, Any]
@@ -63,9 +63,9 @@ def test_without_a_tracker_nothing_is_written(tmp_path: Path) -> None:
 
 def test_a_missing_package_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    require("none")
+    check_installed("none")
     with pytest.raises(UsageError) as refused:
-        require("wandb")
+        check_installed("wandb")
     assert refused.value.hint == 'pip install "memskill[wandb]"'
 
 
@@ -92,7 +92,7 @@ def test_a_tracker_that_fails_is_given_up_with_one_notice(tmp_path: Path, monkey
     assert failing.asked == 3
     assert told == [
         "metrics also go to a place",
-        "the tracker failed (ConnectionError); going on with metrics.jsonl alone",
+        "the tracker failed (ConnectionError); training continues with metrics.jsonl only",
     ]
 
 

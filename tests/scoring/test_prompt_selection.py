@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memskill_cli.evaluation.spec import Task
+from memskill_cli.evaluation.spec import EvalSpec
 from memskill_cli.testing import rules
 from memskill_cli.testing.server import Request
 from memskill_cli.types import Query, Session, Trace, Turn
@@ -16,8 +16,8 @@ from ..evaluation.harness import Rig
 SAID = (Session("s1", "2023/05/01 (Mon) 10:00", (Turn("user", "I adopted a parrot called Juno today."),)),)
 
 
-def rig(folder: Path, dataset: str, category: str, truths: tuple[str, ...] = ("Juno",), **overrides: str) -> Rig:
-    query = Query("q", "t", category, "Who is the parrot?", truths, date="2023/05/30 (Tue) 23:40")
+def rig(folder: Path, dataset: str, category: str, gold_answers: tuple[str, ...] = ("Juno",), **overrides: str) -> Rig:
+    query = Query("q", "t", category, "Who is the parrot?", gold_answers, date="2023/05/30 (Tue) 23:40")
     return Rig(folder, traces=[Trace("t", dataset, "test", SAID, (query,))], dataset=dataset, **overrides)
 
 
@@ -79,7 +79,7 @@ def test_of_a_reply_with_a_tag_only_the_answer_is_judged_and_scored(tmp_path: Pa
             return "The parrot was adopted in May, so it is Bo.\n<answer>Juno</answer>"
         return rules.reply(request)
 
-    made.evaluate(thinks, Task("hotpotqa", "test", "rag", "data"))
+    made.evaluate(thinks, EvalSpec("hotpotqa", "test", "rag", "data"))
     (request,) = (request for request in made.requests if request.role == "judge")
     assert rules.part(request, "answer") == "Juno"
     assert rules.part(request, "truth") == "Juno / the parrot Juno"

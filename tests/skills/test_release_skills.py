@@ -44,8 +44,8 @@ def test_names_are_kept_where_they_can_be() -> None:
     kept = ("capture-details", "capture_details", "insert")
     assert bank.names == tuple(sorted((*kept, "capture-details-2", "capture-details-3", "skill", "x" * 56)))
     assert bank.new == {"capture-details-2"}
-    assert told[0] == "skill 'Capture Details' is called capture-details-2 here"
-    assert told[-1] == "names marked as new that no skill has are left out: gone"
+    assert told[0] == "skill 'Capture Details' is renamed to capture-details-2"
+    assert told[-1] == "marked as new, but there are no such skills (ignored): gone"
     assert len(told) == 5
 
 
@@ -55,7 +55,7 @@ def test_a_description_that_is_too_long_is_cut_at_a_word() -> None:
     assert bank["insert"].description == ("words " * 170).strip()
     assert bank["a"].description == fives[:MAX_DESCRIPTION] == ("word " * 205).strip()
     assert bank["b"].description == "x" * MAX_DESCRIPTION
-    assert told[0] == f"the description of skill insert has 1799 characters and is cut at {MAX_DESCRIPTION}"
+    assert told[0] == f"the description of skill insert has 1799 characters; truncated to {MAX_DESCRIPTION}"
     exact, told = made(operation(description="y" * MAX_DESCRIPTION))
     assert exact["insert"].description == "y" * MAX_DESCRIPTION
     assert told == []
@@ -63,7 +63,7 @@ def test_a_description_that_is_too_long_is_cut_at_a_word() -> None:
 
 def test_placeholders_are_said() -> None:
     _, told = made(operation(body="Read {session_text} with care."))
-    assert told == ["the body of skill insert has {session_text}, which nothing is put in place of here"]
+    assert told == ["the body of skill insert has {session_text}; memskill does not fill in placeholders"]
 
 
 def test_every_action_is_a_skill_and_case_does_not_matter() -> None:
@@ -88,10 +88,10 @@ def test_every_action_is_a_skill_and_case_does_not_matter() -> None:
         ({"avg_reward": "1"}, "not finite"),
         ({"recent_rewards": [math.inf]}, "not finite"),
         ({"recent_rewards": "x"}, "not finite"),
-        ({"usage_count": -1}, "a usage of -1 times"),
-        ({"usage_count": 1.5}, "a usage of 1.5 times"),
-        ({"usage_count": 1e18}, "a usage of 1e"),
-        ({"recent_usage_ema": 1.5}, "a recent usage of 1.5"),
+        ({"usage_count": -1}, "usage_count -1 or"),
+        ({"usage_count": 1.5}, "usage_count 1.5 or"),
+        ({"usage_count": 1e18}, "usage_count 1e"),
+        ({"recent_usage_ema": 1.5}, "recent_usage_ema 1.5 is out of range"),
     ],
 )
 def test_what_cannot_be_mended_is_refused(more: dict[str, Any], why: str) -> None:

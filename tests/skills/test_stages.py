@@ -142,7 +142,7 @@ def test_a_newer_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
 
 def champion(*found: Stage) -> int | None:
-    marked = [one.number for one in stages.marked(found) if one.is_best]
+    marked = [one.number for one in stages.mark_best(found) if one.is_best]
     assert len(marked) <= 1
     return marked[0] if marked else None
 
@@ -169,7 +169,7 @@ def test_an_evaluation_may_have_judged_a_stage() -> None:
 
 def test_marking_changes_nothing_else() -> None:
     before = [stage(0, 0.2, is_best=True), stage(1, 0.4, parent=0, kept=True)]
-    first, second = stages.marked(before)
+    first, second = stages.mark_best(before)
     assert (first.is_best, second.is_best) == (False, True)
     assert (first.reward, second.reward, second.parent, second.kept) == (0.2, 0.4, 0, True)
     assert second.bank == before[1].bank
@@ -186,7 +186,7 @@ def test_of_two_marked_as_the_best_it_is_the_later() -> None:
 def test_what_waits_is_the_first_that_is_not_judged_after_a_stage() -> None:
     known = [stage(0), stage(1, 0.2), stage(2, kept=False), stage(3), stage(4)]
     assert [one.judged for one in known] == [False, True, True, False, False]
-    waiting = [stages.pending(known, after) for after in (-1, 0, 2, 3, 4)]
+    waiting = [stages.first_unjudged(known, after) for after in (-1, 0, 2, 3, 4)]
     assert [one and one.number for one in waiting] == [0, 3, 3, 4, None]
 
 

@@ -1,4 +1,4 @@
-"""The rule-made models: their replies keep the contract's forms and depend on what they are shown."""
+"""The rule-based models: the format of their replies, and their dependence on the prompt."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from memskill_cli.testing.server import Fault, Request, ScriptedServer
+from memskill_cli.testing.server import Fault, MockLLMServer, Request
 from memskill_cli.utils.files import read_jsonl
 
 
-def _post(server: ScriptedServer, content: str = "hi", *, model: str = "m", key: str = "k1", timeout: float = 5.0):
+def _post(server: MockLLMServer, content: str = "hi", *, model: str = "m", key: str = "k1", timeout: float = 5.0):
     body = {"model": model, "messages": [{"role": "user", "content": content}]}
     headers = {"Authorization": f"Bearer {key}"}
     return httpx.post(f"{server.url}/chat/completions", json=body, headers=headers, timeout=timeout)
@@ -32,7 +32,7 @@ def test_scripts_by_role_in_turn_and_by_function():
     def judge(request: Request) -> str:
         return f"judged {request.messages[0]['content']}"
 
-    with ScriptedServer({"answer": ["one", "two"], "executor": "same", "judge": judge}) as server:
+    with MockLLMServer({"answer": ["one", "two"], "executor": "same", "judge": judge}) as server:
         assert [_said(_post(server)) for _ in range(3)] == ["one", "two", "two"]
         assert _said(_post(server, model="my-executor")) == "same"
         assert _said(_post(server, "x", model="judge-7b")) == "judged x"
@@ -42,7 +42,7 @@ def test_scripts_by_role_in_turn_and_by_function():
 
 
 def test_the_prompt_names_the_role_when_the_model_does_not():
-    with ScriptedServer(lambda request: request.role) as server:
+    with MockLLMServer(lambda request: request.role) as server:
         said = [
             _said(_post(server, f"You are the {name} of memories.\nGo.")) for name in ("executor", "answering model")
         ]
@@ -52,7 +52,7 @@ def test_the_prompt_names_the_role_when_the_model_does_not():
 
 
 def test_requests_are_recorded_as_they_came():
-    with ScriptedServer({"answer": "x"}) as server:
+    with MockLLMServer({"answer": "x"}) as server:
         usage = _post(server, "12345", key="sk-abc").json()["usage"]
         _post(server)
         first, second = server.requests
@@ -63,7 +63,7 @@ def test_requests_are_recorded_as_they_came():
 
 
 def test_only_given_keys_are_let_in():
-    with ScriptedServer({"answer": "x"}, keys={"good"}) as server:
+    with MockLLMServer({"answer": "x"}, keys={"good"}) as server:
         assert _post(server, key="good").status_code == 200
         refused = _post(server, key="sk-wrong")
         assert refused.status_code == 401
@@ -77,13 +77,13 @@ def test_sixty_four_requests_are_in_flight_at_once():
             calls = [client.post(f"{url}/chat/completions", json={"model": "m"}) for _ in range(64)]
             return [reply.status_code for reply in await asyncio.gather(*calls)]
 
-    with ScriptedServer({"answer": "x"}, latency=1.5) as server:
+    with MockLLMServer({"answer": "x"}, latency=1.5) as server:
         assert asyncio.run(ask_all(server.url)) == [200] * 64
         assert server.max_in_flight == 64
 
 
 def test_a_connection_is_kept():
-    with ScriptedServer({"answer": "x"}) as server, httpx.Client() as client:
+    with MockLLMServer({"answer": "x"}) as server, httpx.Client() as client:
         sources = set()
         for _ in range(3):
             with client.stream("POST", f"{server.url}/chat/completions", json={"model": "m"}) as response:
@@ -100,7 +100,7 @@ def test_faults_with_a_status():
         Fault.error_in_200(),
         Fault.unknown_model(),
     ]
-    with ScriptedServer({"answer": [*faults, "fine"]}) as server:
+    with MockLLMServer({"answer": [*faults, "fine"]}) as server:
         replies = [_post(server, key="sk-echo") for _ in range(6)]
         assert [reply.status_code for reply in replies] == [429, 401, 503, 200, 404, 200]
         assert replies[0].headers["retry-after"] == "7"
@@ -119,7 +119,7 @@ def test_faults_with_a_status():
     ],
 )
 def test_faults_of_the_line(fault: Fault, error: type[Exception]):
-    with ScriptedServer({"answer": "x"}, faults=lambda request: fault if request.index == 0 else None) as server:
+    with MockLLMServer({"answer": "x"}, faults=lambda request: fault if request.index == 0 else None) as server:
         with pytest.raises(error):
             _post(server, timeout=0.3)
         assert _said(_post(server)) == "x"
@@ -127,7 +127,7 @@ def test_faults_of_the_line(fault: Fault, error: type[Exception]):
 
 def test_a_drip_keeps_sending():
     with (
-        ScriptedServer({"answer": Fault.drip(0.01)}) as server,
+        MockLLMServer({"answer": Fault.drip(0.01)}) as server,
         httpx.stream("POST", f"{server.url}/chat/completions", json={"model": "m"}, timeout=1) as response,
     ):
         pieces = response.iter_raw(chunk_size=1)
@@ -135,14 +135,14 @@ def test_a_drip_keeps_sending():
 
 
 def test_an_empty_body():
-    with ScriptedServer({"answer": Fault.empty()}) as server:
+    with MockLLMServer({"answer": Fault.empty()}) as server:
         reply = _post(server)
         assert (reply.status_code, reply.content) == (200, b"")
 
 
 def test_leaving_does_not_wait_for_a_hanging_request():
     with ThreadPoolExecutor(1) as pool:
-        with ScriptedServer({"answer": Fault.hang()}) as server:
+        with MockLLMServer({"answer": Fault.hang()}) as server:
             call = pool.submit(_post, server, timeout=60)
             while not server.requests:
                 time.sleep(0.01)
@@ -154,12 +154,12 @@ def test_a_script_that_raises_is_the_tests_own_fault():
     def broken(request: Request) -> str:
         raise LookupError("no such line in the script")
 
-    with pytest.raises(LookupError, match="no such line"), ScriptedServer({"answer": broken}) as server:
+    with pytest.raises(LookupError, match="no such line"), MockLLMServer({"answer": broken}) as server:
         assert _post(server).status_code == 500
 
 
 def test_embeddings_and_models():
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         ask = {"model": "e", "input": ["a red apple", "red apples", "the sea"]}
         plain = [row["embedding"] for row in httpx.post(f"{server.url}/embeddings", json=ask).json()["data"]]
         coded = httpx.post(f"{server.url}/embeddings", json={**ask, "encoding_format": "base64"}).json()["data"]
@@ -171,7 +171,7 @@ def test_embeddings_and_models():
 
 @pytest.mark.parametrize("raw", [b"not json", b"[]", b""])
 def test_what_is_no_request_is_refused(raw: bytes):
-    with ScriptedServer() as server:
+    with MockLLMServer() as server:
         assert httpx.post(f"{server.url}/chat/completions", content=raw).status_code == 400
         assert httpx.post(f"{server.url}/nothing", json={}).status_code == 404
         assert server.requests == []

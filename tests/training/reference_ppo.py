@@ -119,13 +119,13 @@ def update(
     ``new`` tells which skills' logits a step's shift raised. ``generator`` draws the order of the steps.
     """
     steps = [step for episode in episodes for step in episode]
-    raw = [a for episode in episodes for a in advantages(episode, config.gamma, config.lam)]
+    raw = [a for episode in episodes for a in advantages(episode, config.gamma, config.gae_lambda)]
     returns = [a + step.value for a, step in zip(raw, steps, strict=True)]
     scaled = normalised(raw)
-    size = config.minibatch or len(steps)
+    size = config.minibatch_size or len(steps)
     kls: list[float] = []
     measured: list[dict[str, float]] = []
-    for _ in range(config.epochs):
+    for _ in range(config.update_epochs):
         order = torch.randperm(len(steps), generator=generator).tolist()
         measured = []
         for start in range(0, len(steps), size):
@@ -133,8 +133,8 @@ def update(
             rows = order[start : start + size]
             found = [one_step(leaves, steps[i], scaled[i], returns[i], skills, new, config) for i in rows]
             mean = {name: sum(losses[name] for losses in found) / len(rows) for name in found[0]}
-            loss = mean["policy_loss"] + config.value_weight * mean["value_loss"]
-            loss = loss - config.entropy_weight * mean["entropy"]
+            loss = mean["policy_loss"] + config.vf_coef * mean["value_loss"]
+            loss = loss - config.ent_coef * mean["entropy"]
             derived = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
             gradients = dict(zip(leaves, derived, strict=True))
             norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients.values()))
@@ -166,10 +166,10 @@ def one_step(
     logits, value = forward(weights, step.state, skills)
     logits = logits + torch.tensor([step.shift if is_new else 0.0 for is_new in new], dtype=logits.dtype)
     ratio = torch.exp(log_prob(logits, step.chosen) - step.log_prob)
-    clipped = min(max(ratio, 1 - config.clip), 1 + config.clip)
+    clipped = min(max(ratio, 1 - config.clip_coef), 1 + config.clip_coef)
     error = (value - wanted) ** 2
     if config.clip_vloss:
-        moved = step.value + min(max(value - step.value, -config.clip), config.clip)
+        moved = step.value + min(max(value - step.value, -config.clip_coef), config.clip_coef)
         error = max(error, (moved - wanted) ** 2)
     p = probabilities(logits)
     return {
@@ -177,5 +177,5 @@ def one_step(
         "value_loss": 0.5 * error,
         "entropy": -(p * torch.log(p)).sum(),
         "approx_kl": ratio.item() - 1 - math.log(ratio.item()),
-        "clipfrac": float(abs(ratio.item() - 1) > config.clip),
+        "clipfrac": float(abs(ratio.item() - 1) > config.clip_coef),
     }

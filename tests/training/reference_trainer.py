@@ -19,42 +19,42 @@ import numpy as np
 import torch
 
 from memskill_cli.types import Query, Trace
-from memskill_cli.utils.seeding import batch_of, seed_from
+from memskill_cli.utils.seeding import batch_indices, seed_from
 
 from . import reference_ppo as ppo
 
 PAPER: dict[str, Any] = {
     "seed": 42,
-    "memory.top_k": 20,
-    "memory.fuse": "mean",
+    "memory.num_memories": 20,
+    "memory.pooling": "mean",
     "memory.tau": 1.0,
     "reward.kind": "f1",
     "reward.final_share": 0.60,
     "reward.decay": 0.9,
-    "reward.process_quality": 0.10,
-    "reward.process_failure": 0.05,
-    "controller.p_min": 0.30,
+    "reward.process_reward_scale": 0.10,
+    "reward.process_penalty_scale": 0.05,
+    "controller.new_skill_min_prob": 0.30,
     "controller.new_skill_epochs": 50,
     "ppo.gamma": 0.99,
-    "ppo.lam": 0.95,
-    "ppo.clip": 0.2,
+    "ppo.gae_lambda": 0.95,
+    "ppo.clip_coef": 0.2,
     "ppo.clip_vloss": False,
-    "ppo.value_weight": 0.5,
-    "ppo.entropy_weight": 0.01,
+    "ppo.vf_coef": 0.5,
+    "ppo.ent_coef": 0.01,
     "ppo.learning_rate": 1e-4,
-    "ppo.minibatch": 32,
-    "ppo.epochs": 4,
+    "ppo.minibatch_size": 32,
+    "ppo.update_epochs": 4,
     "ppo.max_grad_norm": 0.5,
     "ppo.target_kl": 0.02,
     "designer.every": 1,
     "designer.judged_share": 0.25,
     "designer.f1_threshold": 0.5,
-    "designer.window": 100,
-    "designer.pool": 2000,
-    "designer.retrieved": 20,
+    "designer.case_max_age": 100,
+    "designer.case_capacity": 2000,
+    "designer.memories_per_case": 20,
     "designer.clusters": 5,
     "designer.per_cluster": 3,
-    "designer.cases": 15,
+    "designer.max_cases": 15,
     "designer.max_cycles": 20,
     "designer.patience": 5,
 }
@@ -209,7 +209,7 @@ def choose(
 
 
 def apply(
-    actions: list[Action] | None, allowed: set[str], shown: list[Memory], memory: list[Memory], world: World
+    actions: list[Action] | None, allowed: set[str], shown: list[Memory], memory: list[Memory], context: World
 ) -> tuple[list[Action], Counter[str]]:
     """Do to ``memory`` what may be done; what was done, and how often something was rejected for what."""
     rejected: Counter[str] = Counter()
@@ -242,11 +242,11 @@ def apply(
                 continue
             changed.add(action[1])
         if kind == "insert":
-            memory.append(Memory(action[1], world.embed_state(action[1]), world.embed_memory(action[1])))
+            memory.append(Memory(action[1], context.embed_state(action[1]), context.embed_memory(action[1])))
         elif kind == "update":
             item = shown[action[1]]
             item.text = action[2]
-            item.state, item.retrieval = world.embed_state(action[2]), world.embed_memory(action[2])
+            item.state, item.retrieval = context.embed_state(action[2]), context.embed_memory(action[2])
         else:
             memory[:] = [item for item in memory if item is not shown[action[1]]]
         done.append(action)
@@ -257,7 +257,7 @@ def apply(
 
 
 def process_reward(chosen: set[str], done: set[str], failed: bool, steps: int, setup: Mapping[str, Any]) -> float:
-    q, f = setup["reward.process_quality"] / steps, setup["reward.process_failure"] / steps
+    q, f = setup["reward.process_reward_scale"] / steps, setup["reward.process_penalty_scale"] / steps
     if not done:
         return -f if failed else 0.0
     if chosen == done:
@@ -293,13 +293,13 @@ class Trainer:
     def __init__(
         self,
         setup: Mapping[str, Any],
-        world: World,
+        context: World,
         traces: Sequence[Trace],
         bank: Bank,
         weights: ppo.Weights,
         epsilon: float = 1e-8,
     ) -> None:
-        self.setup, self.world, self.traces, self.bank = {**PAPER, **setup}, world, traces, bank
+        self.setup, self.context, self.traces, self.bank = {**PAPER, **setup}, context, traces, bank
         self.weights = dict(weights)
         self.config = SimpleNamespace(
             **{name.removeprefix("ppo."): value for name, value in self.setup.items() if name.startswith("ppo.")}
@@ -340,7 +340,7 @@ class Trainer:
     def inner_epoch(self, outer: int, inner: int) -> float:
         """A batch of episodes with the bank fixed, and one update; its mean episode reward."""
         setup, seed = self.setup, self.setup["seed"]
-        batch = batch_of(setup["train.batch_size"], len(self.traces), self.done, seed)
+        batch = batch_indices(setup["train.batch_size"], len(self.traces), self.done, seed)
         episodes = [
             self.episode(self.traces[place], torch.Generator().manual_seed(seed_from(seed, outer, inner, index)))
             for index, place in enumerate(batch)
@@ -386,7 +386,7 @@ class Trainer:
         return self.rows[-1]["episode_reward_mean"]
 
     def skill_vectors(self) -> np.ndarray:
-        return np.stack([self.world.embed_skill(skill.description).astype(float) for skill in self.bank.ordered])
+        return np.stack([self.context.embed_skill(skill.description).astype(float) for skill in self.bank.ordered])
 
     def is_new(self) -> list[bool]:
         return [skill.name in self.bank.new for skill in self.bank.ordered]
@@ -396,7 +396,7 @@ class Trainer:
         return ppo.Step(state, step.chosen, step.log_prob, step.value, step.shift, step.reward)
 
     def episode(self, trace: Trace, generator: torch.Generator) -> Episode:
-        setup, world, memory = self.setup, self.world, []
+        setup, context, memory = self.setup, self.context, []
         spans = [
             f"[{session.date}]\n{turn.speaker}: {turn.text}" for session in trace.sessions for turn in session.turns
         ]
@@ -404,17 +404,17 @@ class Trainer:
         left = max(0.0, 1 - (self.done - self.window_start) / setup["controller.new_skill_epochs"])
         steps = []
         for span in spans:
-            vector = world.embed_state(span)
-            shown = nearest(memory, vector, setup["memory.top_k"], "state")
-            state = state_of(vector, shown, setup["memory.fuse"], setup["memory.tau"])
-            k, p_min = min(setup["train.top_k"], len(skills)), setup["controller.p_min"]
+            vector = context.embed_state(span)
+            shown = nearest(memory, vector, setup["memory.num_memories"], "state")
+            state = state_of(vector, shown, setup["memory.pooling"], setup["memory.tau"])
+            k, p_min = min(setup["train.num_skills"], len(skills)), setup["controller.new_skill_min_prob"]
             picked = choose(self.weights, state, self.skill_vectors(), self.is_new(), k, p_min, left, generator)
             chosen = [skills[i] for i in picked[0]]
-            actions = world.execute(
+            actions = context.execute(
                 [(skill.action, skill.body) for skill in chosen], [item.text for item in shown], span
             )
             allowed = {skill.action for skill in chosen}
-            done, rejected = apply(actions, allowed, shown, memory, world)
+            done, rejected = apply(actions, allowed, shown, memory, context)
             failed = actions is None or rejected.total() > 0
             own = process_reward(allowed, {action[0] for action in done}, failed, len(spans), setup)
             steps.append(Step(state, *picked, done, rejected, actions is None, own))
@@ -426,11 +426,13 @@ class Trainer:
         return Episode(trace.trace_id, steps, answers, reward, len(memory))
 
     def ask(self, query: Query, memory: list[Memory]) -> dict[str, Any]:
-        found = nearest(memory, self.world.embed_question(query.question), self.setup["memory.top_k"], "retrieval")
+        found = nearest(
+            memory, self.context.embed_question(query.question), self.setup["memory.num_memories"], "retrieval"
+        )
         texts = [item.text for item in found]
-        prediction = self.world.answer(texts, query.question)
-        judged = self.world.judge(query.truths[0], prediction) if self.setup["reward.kind"] == "judge" else None
-        scores = {"f1": max(f1(prediction, truth) for truth in query.truths), "judge": judged}
+        prediction = self.context.answer(texts, query.question)
+        judged = self.context.judge(query.gold_answers[0], prediction) if self.setup["reward.kind"] == "judge" else None
+        scores = {"f1": max(f1(prediction, truth) for truth in query.gold_answers), "judge": judged}
         return {"query": query, "prediction": prediction, "retrieved": texts, **scores}
 
     # --- section 6: skill statistics ---
@@ -458,16 +460,18 @@ class Trainer:
             if score < (1.0 if judged else self.setup["designer.f1_threshold"]):
                 self.pool[query.query_id] = {
                     **{name: getattr(query, name) for name in ("query_id", "trace_id", "category", "question")},
-                    "truths": list(query.truths),
+                    "truths": list(query.gold_answers),
                     "prediction": answer["prediction"],
-                    "retrieved": answer["retrieved"][: self.setup["designer.retrieved"]],
+                    "retrieved": answer["retrieved"][: self.setup["designer.memories_per_case"]],
                     "score": score,
                     "fails": before["fails"] + 1 if before else 1,
                     "epoch": self.done,
                 }
-        fresh = [case for case in self.pool.values() if self.done - case["epoch"] <= self.setup["designer.window"]]
+        fresh = [
+            case for case in self.pool.values() if self.done - case["epoch"] <= self.setup["designer.case_max_age"]
+        ]
         fresh.sort(key=lambda case: (-case["epoch"], -case["fails"], case["query_id"]))
-        self.pool = {case["query_id"]: case for case in fresh[: self.setup["designer.pool"]]}
+        self.pool = {case["query_id"]: case for case in fresh[: self.setup["designer.case_capacity"]]}
 
     def selected(self) -> list[list[dict[str, Any]]]:
         """The cases the designer is shown, by cluster. Equal questions are shown once."""
@@ -477,7 +481,7 @@ class Trainer:
         if len(cases) > self.setup["designer.clusters"]:
             from sklearn.cluster import KMeans
 
-            vectors = np.stack([self.world.embed_question(case["question"]) for case in cases]).astype(float)
+            vectors = np.stack([self.context.embed_question(case["question"]) for case in cases]).astype(float)
             # The method says seed 42; ours is that of the run, which is 42 unless told otherwise.
             means = KMeans(self.setup["designer.clusters"], random_state=self.setup["seed"], n_init=10)
             labels = means.fit_predict(vectors).tolist()
@@ -489,7 +493,7 @@ class Trainer:
             ranked = sorted(cluster, key=priority)
             chosen += ranked[: self.setup["designer.per_cluster"]]
             rest += ranked[self.setup["designer.per_cluster"] :]
-        missing = self.setup["designer.cases"] - len(chosen)
+        missing = self.setup["designer.max_cases"] - len(chosen)
         names = {case["query_id"] for case in chosen + sorted(rest, key=priority)[:missing]}
         return [[case for case in cluster if case["query_id"] in names] for cluster in clusters.values()]
 
@@ -497,7 +501,7 @@ class Trainer:
         """One designer cycle: the next stage's bank."""
         groups = self.selected()
         self.shown.append((copy.deepcopy(groups), list(self.attempts)))
-        change = self.world.design(list(self.bank.skills), groups, self.attempts)
+        change = self.context.design(list(self.bank.skills), groups, self.attempts)
         self.parent = self.bank.stage
         self.bank = copy.deepcopy(self.bank)
         self.bank.stage = number

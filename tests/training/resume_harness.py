@@ -7,7 +7,6 @@ that, adds a skill that helps.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
 import os
 import shutil
@@ -20,23 +19,20 @@ import pytest
 
 from memskill_cli.config import Config, load
 from memskill_cli.llm.cache import ResponseCache
-from memskill_cli.llm.client import Gateway
-from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
-from memskill_cli.memory.encoder_pair import Spaces
+from memskill_cli.memory.encoder_pair import EncoderPair
 from memskill_cli.memory.encoders import load_encoder
-from memskill_cli.rollout.episode import World
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills import stages
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.testing.server import Request, ScriptedServer
-from memskill_cli.training.episode_sampler import Conversations
+from memskill_cli.testing.server import MockLLMServer, Request
+from memskill_cli.training.episode_sampler import QASampler
 from memskill_cli.training.evolution import designer_of
 from memskill_cli.training.resume import resume
-from memskill_cli.training.trainer import Trainer, Watcher
+from memskill_cli.training.trainer import TrainCallbacks, Trainer
 from memskill_cli.types import Query, Session, Trace, Turn
 from memskill_cli.utils import files
 
+from ..factories import llm_client, make_ledger, rollout_context
 from ..toy_models import HARM, HELP, designed, read_or_answered
 
 MODEL = "openai/gpt-4o-mini"
@@ -67,7 +63,7 @@ def settings(**overrides: Any) -> Config:
         "train.inner_epochs": 2,
         "train.batch_size": 2,
         "train.span_mode": "turn",
-        "train.top_k": 1,
+        "train.num_skills": 1,
         "controller.hidden": 4,
         "ppo.learning_rate": 0.003,
         "models.retries": 0,
@@ -86,7 +82,7 @@ class Lives:
     def __init__(
         self,
         folder: Path,
-        server: ScriptedServer,
+        server: MockLLMServer,
         encoder: str = "hashing",
         embed_skills: Callable[..., Any] | None = None,
         **overrides: Any,
@@ -103,37 +99,32 @@ class Lives:
 
     async def _live(self, run: RunDir, cache: Path, told: list[str]) -> None:
         settings = self.settings
-        ledger = Ledger(run.usage, scope="train", max_cost=0)
+        ledger = make_ledger(run.usage, scope="train")
         with closing(ResponseCache(cache)) as replies, closing(load_encoder(self.encoder, cache_dir=None)) as encoder:
-            gateway = Gateway(
-                dataclasses.replace(settings.models, api_base=self.server.url),
-                settings.limits,
-                keys=KeyRing.collect(("k",), None, {}),
-                ledger=ledger,
-                cache=replies,
-                notice=lambda text: None,
+            llm = llm_client(
+                self.server.url, base=settings.models, limits=settings.limits, keys=["k"], ledger=ledger, cache=replies
             )
-            spaces = Spaces(encoder, encoder)
+            encoders = EncoderPair(encoder, encoder)
             if self.embed_skills:
-                spaces = spaces._replace(skill=load_encoder("litellm:m", cache_dir=None, embed=self.embed_skills))
-            world = World(gateway, spaces, settings.memory, settings.reward, "locomo")
+                encoders = encoders._replace(skill=load_encoder("litellm:m", cache_dir=None, embed=self.embed_skills))
+            context = rollout_context(llm, encoders, settings)
             zero = stages.path_of(run.stages, 0)
             bank = stages.read(zero).bank if zero.exists() else seed_bank(noop=False)
             trainer = Trainer(
                 run,
                 settings,
-                world,
+                context,
                 ledger,
-                Conversations(settings, TRACES),
+                QASampler(settings, TRACES),
                 bank,
-                designer_of(gateway, settings) if settings.train.evolve else None,
-                Watcher(notice=told.append),
+                designer_of(llm, settings) if settings.train.evolve else None,
+                TrainCallbacks(notice=told.append),
             )
             try:
                 resume(trainer)
                 await trainer.train()
             finally:
-                await gateway.aclose()
+                await llm.aclose()
 
 
 def outcome(run: RunDir) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memskill_cli.agent.designer import Attempt, Change, Proposal
+from memskill_cli.agent.designer import FailedEdit, Proposal, SkillEdit
 from memskill_cli.agent.hard_cases import HardCase, HardCasePool
 from memskill_cli.config import DesignerConfig
 from memskill_cli.skills import stages
@@ -21,7 +21,7 @@ from memskill_cli.types import Action
 
 
 def adding(name: str) -> Proposal:
-    change = Change("add", name, f"Write down {name}.", "## Purpose\nKeep it.", Action.INSERT, "it was lost")
+    change = SkillEdit("add", name, f"Write down {name}.", "## Purpose\nKeep it.", Action.INSERT, "it was lost")
     return Proposal(f"add {name}", (change,))
 
 
@@ -114,7 +114,7 @@ def test_a_stage_that_changed_nothing_is_not_rolled_back_but_told_with_its_reaso
 def test_a_run_without_a_designer_tells_of_no_cycles(tmp_path: Path) -> None:
     lineage = Lineage(tmp_path)
     lineage.close(0.6)
-    lineage.evolution.advance(lineage.bank)
+    lineage.evolution.repeat_stage(lineage.bank)
     assert attempts(stages.read_all(tmp_path)) == []
 
 
@@ -124,7 +124,7 @@ class Reluctant:
     def __init__(self) -> None:
         self.told: list[list[str]] = []
 
-    async def propose(self, bank: SkillBank, clusters: Any, tried: list[Attempt]) -> Proposal:
+    async def propose(self, bank: SkillBank, clusters: Any, tried: list[FailedEdit]) -> Proposal:
         self.told.append([attempt.summary for attempt in tried])
         return Proposal("", refused=(f"reply {len(self.told)} made no sense",)) if self.told[1:] else Proposal("")
 
@@ -150,18 +150,18 @@ def test_stopping_early_after_too_many_cycles_without_a_better_stage(tmp_path: P
     for name, reward, exhausted in (("a", 0.4, False), ("b", 0.6, False), ("c", 0.6, False), ("d", 0.1, True)):
         lineage.change(name)
         lineage.close(reward)
-        assert bool(lineage.evolution.exhausted()) is exhausted, name
-    assert "2 cycles" in lineage.evolution.exhausted()
+        assert bool(lineage.evolution.stop_reason()) is exhausted, name
+    assert "2 cycles" in lineage.evolution.stop_reason()
 
 
 def test_stopping_after_the_most_cycles(tmp_path: Path) -> None:
     lineage = Lineage(tmp_path, max_cycles=2)
     lineage.close(0.1)
     for reward in (0.2, 0.3):
-        assert not lineage.evolution.exhausted()
+        assert not lineage.evolution.stop_reason()
         lineage.change(f"skill{reward}".replace(".", ""))
         lineage.close(reward)
-    assert lineage.evolution.exhausted()
+    assert lineage.evolution.stop_reason()
 
 
 def test_closing_a_stage_again_after_a_crash_changes_nothing(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_without_hard_cases_no_model_is_asked(tmp_path: Path) -> None:
     pool = HardCasePool(DesignerConfig())
     stage = asyncio.run(lineage.evolution.propose(None, lineage.bank, pool, Encoder(), 0))  # type: ignore[arg-type]
     assert stage.change == {}
-    assert stages.pending(stages.read_all(tmp_path), 0) == stage
+    assert stages.first_unjudged(stages.read_all(tmp_path), 0) == stage
 
 
 def judged(lineage: Lineage, number: int, *, kept: bool, checkpoint: int) -> None:
@@ -208,7 +208,7 @@ def test_rewinding_to_what_was_known_changes_nothing(tmp_path: Path) -> None:
     lineage.close(0.4)
     lineage.change("pets")
     before = {file.name: (file.stat().st_ino, file.read_bytes()) for file in tmp_path.iterdir()}
-    lineage.evolution.rewind(2, stages.read_all(tmp_path)[1].bank)
+    lineage.evolution.truncate_after(2, stages.read_all(tmp_path)[1].bank)
     assert {file.name: (file.stat().st_ino, file.read_bytes()) for file in tmp_path.iterdir()} == before
 
 
@@ -221,7 +221,7 @@ def test_rewinding_opens_what_was_judged_later_and_drops_what_came_of_it(tmp_pat
     lineage.change("pets")
     lineage.close(0.5)  # checkpoint 3
     lineage.change("jobs")
-    lineage.evolution.rewind(1, opened.bank)  # in the middle of stage 1
+    lineage.evolution.truncate_after(1, opened.bank)  # in the middle of stage 1
     first, again = stages.read_all(tmp_path)
     assert (first.is_best, first.reward, again) == (True, 0.2, opened)
 
@@ -231,10 +231,10 @@ def test_rewinding_keeps_a_proposal_that_was_waiting(tmp_path: Path) -> None:
     lineage.close(0.2)
     zero = lineage.bank
     lineage.change("moves")
-    lineage.evolution.rewind(0, zero)  # in the middle of stage 0
+    lineage.evolution.truncate_after(0, zero)  # in the middle of stage 0
     first, waiting = stages.read_all(tmp_path)
     assert (first.judged, first.is_best, waiting.bank) == (False, False, lineage.bank)
-    assert stages.pending([first, waiting], 0) == waiting
+    assert stages.first_unjudged([first, waiting], 0) == waiting
 
 
 def test_rewinding_counts_what_an_evaluation_has_judged(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_rewinding_counts_what_an_evaluation_has_judged(tmp_path: Path) -> None:
     judged(lineage, 1, kept=True, checkpoint=1)
     judged(lineage, 2, kept=False, checkpoint=1)
     stages.write(tmp_path, stages.Stage(3, bank_of(3), 0.6, True, 5, kept=True))
-    lineage.evolution.rewind(1, lineage.bank)
+    lineage.evolution.truncate_after(1, lineage.bank)
     assert [stage.number for stage in stages.read_all(tmp_path) if stage.is_best] == [1]
     assert [stage.number for stage in stages.read_all(tmp_path)] == [0, 1, 2]
 
@@ -255,7 +255,7 @@ def test_a_second_mark_that_a_crash_left_is_taken_away(tmp_path: Path) -> None:
     lineage.change("moves")
     lineage.close(0.4)
     stages.write(tmp_path, first)
-    lineage.evolution.rewind(2, lineage.bank)
+    lineage.evolution.truncate_after(2, lineage.bank)
     assert [stage.is_best for stage in stages.read_all(tmp_path)] == [False, True]
 
 
@@ -263,6 +263,6 @@ def test_the_proposal_that_waits_is_the_first_one(tmp_path: Path) -> None:
     """``memskill evolve`` may have proposed another while the stage before it was still being trained."""
     for number in (1, 2):
         stages.write(tmp_path, stages.Stage(number, bank_of(number)))
-    waiting = stages.pending(stages.read_all(tmp_path), 0)
+    waiting = stages.first_unjudged(stages.read_all(tmp_path), 0)
     assert waiting is not None
     assert waiting.number == 1

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memskill_cli.agent.controller import Controller, Exploration, choose
+from memskill_cli.agent.controller import Controller, Exploration, select_skills
 from memskill_cli.config import PPOConfig
-from memskill_cli.training.ppo import Batch, PPOStats, explained_variance, gae, moved, update
-from memskill_cli.types import Episode, Execution, Step
+from memskill_cli.training.ppo import Batch, PPOStats, explained_variance, gae, on_device, update
+from memskill_cli.types import Episode, ExecutorResult, Step
 
-NOTHING = Execution((), {})
-ROWS = ("states_N2D", "chosen_NK", "log_probs_N", "values_N", "shifts_N", "rewards_N")
+NOTHING = ExecutorResult((), {})
+ROWS = ("states_N2D", "chosen_NK", "log_probs_N", "values_N", "exploration_bonus_N", "rewards_N")
 
 
 def test_gae_against_a_hand_worked_example() -> None:
@@ -64,7 +64,7 @@ def play(controller: Controller, skills: torch.Tensor, good: int, seed: int) -> 
     episodes = []
     for _ in range(32):
         state = np.ones(8, dtype=np.float32) / 8**0.5
-        drawn = choose(controller, state, skills, 2, generator=generator)
+        drawn = select_skills(controller, state, skills, 2, generator=generator)
         reward = float(drawn.skills[0] == good)
         episodes.append(Episode("t", (Step(state, drawn, NOTHING, 0.0, reward),), (), reward))
     return episodes
@@ -98,7 +98,7 @@ def updated(device: str) -> dict[str, torch.Tensor]:
         batch = Batch.of([*play(controller, skills, 1, 0), *play(controller, skills, 1, 1)])
     for seed in range(2):
         generator = torch.Generator().manual_seed(seed)
-        with moved(device, controller, optimizer):
+        with on_device(device, controller, optimizer):
             update(controller, optimizer, batch.to(device), skills.to(device), new.to(device), PPOConfig(), generator)
     return {**controller.state_dict(), **optimizer.state[next(controller.parameters())]}
 
@@ -176,20 +176,20 @@ def kl_by_hand(weights: dict[str, torch.Tensor], batch: Batch) -> float:
 
 @pytest.mark.parametrize(("minibatch", "steps_an_epoch"), [(64, 1), (32, 1), (12, 3), (8, 4)])
 def test_all_epochs_are_made_while_the_policy_stays_where_it_is(minibatch: int, steps_an_epoch: int) -> None:
-    optimizer, _, _ = watched_update(PPOConfig(epochs=5, minibatch=minibatch), lr=0.0)
+    optimizer, _, _ = watched_update(PPOConfig(update_epochs=5, minibatch_size=minibatch), lr=0.0)
     assert len(optimizer.before) == 5 * steps_an_epoch
 
 
 def test_the_first_epoch_beyond_the_target_is_the_last() -> None:
     """One minibatch an epoch, so that an epoch's KL is that of the weights before its only step."""
-    free, batch, _ = watched_update(PPOConfig(epochs=8, minibatch=32, target_kl=1e9), lr=0.02)
+    free, batch, _ = watched_update(PPOConfig(update_epochs=8, minibatch_size=32, target_kl=1e9), lr=0.02)
     kl = [kl_by_hand(weights, batch) for weights in free.before]
     assert len(kl) == 8
     assert kl[0] == pytest.approx(0, abs=1e-6)
     assert kl[1] < kl[2] < kl[3], "or the epochs below are not the first ones beyond their targets"
     for last in (2, 3):
         target = (kl[last - 1] + kl[last]) / 2
-        stopped, _, stats = watched_update(PPOConfig(epochs=8, minibatch=32, target_kl=target), lr=0.02)
+        stopped, _, stats = watched_update(PPOConfig(update_epochs=8, minibatch_size=32, target_kl=target), lr=0.02)
         assert len(stopped.before) == last + 1
         assert stats.approx_kl == pytest.approx(kl[last], rel=1e-3)
         learned, expected = stopped.controller.state_dict(), free.before[last + 1]
@@ -199,18 +199,18 @@ def test_the_first_epoch_beyond_the_target_is_the_last() -> None:
 def test_the_kl_of_an_epoch_is_the_mean_over_its_minibatches() -> None:
     """A target between the mean of the first epoch's four minibatches and the last of them stops nothing yet."""
     order = torch.randperm(32, generator=torch.Generator().manual_seed(0)).split(8)
-    free, batch, _ = watched_update(PPOConfig(epochs=1, minibatch=8), lr=0.02)
+    free, batch, _ = watched_update(PPOConfig(update_epochs=1, minibatch_size=8), lr=0.02)
     parts = [dataclasses.replace(batch, **{name: getattr(batch, name)[rows] for name in ROWS}) for rows in order]
     kl = [kl_by_hand(weights, part) for weights, part in zip(free.before, parts, strict=True)]
     mean, last = float(np.mean(kl)), kl[-1]
     assert mean < 0.9 * last, "or this shows nothing"
     for target, epochs in ((0.9 * mean, 1), (1.1 * mean, 2)):
-        optimizer, _, _ = watched_update(PPOConfig(epochs=2, minibatch=8, target_kl=target), lr=0.02)
+        optimizer, _, _ = watched_update(PPOConfig(update_epochs=2, minibatch_size=8, target_kl=target), lr=0.02)
         assert len(optimizer.before) == 4 * epochs
 
 
 def test_a_target_of_0_stops_nothing() -> None:
-    optimizer, _, stats = watched_update(PPOConfig(epochs=6, minibatch=32, target_kl=0.0), lr=0.05)
+    optimizer, _, stats = watched_update(PPOConfig(update_epochs=6, minibatch_size=32, target_kl=0.0), lr=0.05)
     assert stats.approx_kl > PPOConfig().target_kl
     assert len(optimizer.before) == 6
 
@@ -222,15 +222,15 @@ def test_the_stored_shift_is_applied_again() -> None:
     state = np.ones(8, dtype=np.float32) / 8**0.5
     generator = torch.Generator().manual_seed(0)
     drawn = [
-        choose(controller, state, skills, 2, generator=generator, exploration=Exploration(new, 0.9, 1.0))
+        select_skills(controller, state, skills, 2, generator=generator, exploration=Exploration(new, 0.9, 1.0))
         for _ in range(8)
     ]
-    assert all(choice.shift > 0 for choice in drawn)
+    assert all(choice.exploration_bonus > 0 for choice in drawn)
     episodes = [Episode("t", (Step(state, choice, NOTHING, 0.0, 1.0),), (), 1.0) for choice in drawn]
     still = torch.optim.SGD(controller.parameters(), lr=0.0)
     stats = update(controller, still, Batch.of(episodes), skills, new, PPOConfig(), torch.Generator())
     assert stats.approx_kl == pytest.approx(0, abs=1e-6)
-    stats = update(controller, still, Batch.of(episodes), skills, ~new, PPOConfig(epochs=1), torch.Generator())
+    stats = update(controller, still, Batch.of(episodes), skills, ~new, PPOConfig(update_epochs=1), torch.Generator())
     assert stats.approx_kl > 1e-3
 
 
@@ -262,7 +262,7 @@ def test_the_weights_do_not_depend_on_the_number_of_threads() -> None:
             torch.set_num_threads(threads)
             controller = Controller.seeded(1024, 256, 0)
             optimizer = torch.optim.Adam(controller.parameters())
-            how, new = PPOConfig(epochs=1), torch.zeros(30, dtype=torch.bool)
+            how, new = PPOConfig(update_epochs=1), torch.zeros(30, dtype=torch.bool)
             update(controller, optimizer, batch, skills, new, how, generator.manual_seed(1))
             learned.append(controller.state_dict())
     finally:

@@ -9,7 +9,7 @@ import torch
 
 from memskill_cli.agent.controller import Controller
 from memskill_cli.config import PPOConfig
-from memskill_cli.training.ppo import Batch, moved, update
+from memskill_cli.training.ppo import Batch, on_device, update
 
 
 def batch(rewards: list[float]) -> Batch:
@@ -24,7 +24,7 @@ def batch(rewards: list[float]) -> Batch:
 def test_a_batch_goes_to_a_device_with_all_its_tensors() -> None:
     here = batch([0.5, 0.25])
     there = here.to("meta")
-    names = ("states_N2D", "chosen_NK", "log_probs_N", "values_N", "shifts_N", "rewards_N")
+    names = ("states_N2D", "chosen_NK", "log_probs_N", "values_N", "exploration_bonus_N", "rewards_N")
     assert {getattr(there, name).device.type for name in names} == {"meta"}
     assert {getattr(here, name).device.type for name in names} == {"cpu"}
     assert [getattr(there, name).shape for name in names] == [getattr(here, name).shape for name in names]
@@ -58,7 +58,7 @@ class Optimizer:
 def test_weights_and_moments_are_on_the_device_for_an_update_and_come_back(fails: bool) -> None:
     weights, optimizer = Weights(), Optimizer()
     try:
-        with moved("cuda:0", weights, optimizer):  # type: ignore[arg-type]
+        with on_device("cuda:0", weights, optimizer):  # type: ignore[arg-type]
             assert weights.been == ("cuda:0",)
             assert {moments["exp_avg"].been for moments in optimizer.state.values()} == {("cuda:0",)}
             if fails:
@@ -75,6 +75,6 @@ def test_advantages_as_small_as_what_is_added_to_their_deviation_do_no_harm() ->
     controller, skills = Controller.seeded(4, 8, seed=0), torch.eye(4)
     optimizer = torch.optim.SGD(controller.parameters(), lr=0.1)
     tiny = batch([1e-8, -1e-8])
-    stats = update(controller, optimizer, tiny, skills, torch.zeros(4), PPOConfig(epochs=1), torch.Generator())
+    stats = update(controller, optimizer, tiny, skills, torch.zeros(4), PPOConfig(update_epochs=1), torch.Generator())
     assert all(torch.tensor(list(vars(stats).values())).isfinite())
     assert all(parameter.isfinite().all() for parameter in controller.parameters())

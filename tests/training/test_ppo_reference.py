@@ -19,7 +19,7 @@ from . import reference_ppo as reference
 
 METRICS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "explained_variance")
 DIM, HIDDEN = 3, 5
-CONFIG = PPOConfig(learning_rate=1e-3, minibatch=4, epochs=3, target_kl=0)
+CONFIG = PPOConfig(learning_rate=1e-3, minibatch_size=4, update_epochs=3, target_kl=0)
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,13 @@ def ours(case: Case, config: PPOConfig, updates: int) -> dict[str, Any]:
         chosen_NK=torch.tensor([step.chosen for step in steps]),
         lengths=tuple(map(len, case.episodes)),
         **{
-            f"{name}s_N": torch.tensor([getattr(step, name) for step in steps], dtype=torch.float64)
-            for name in ("log_prob", "value", "shift", "reward")
+            field: torch.tensor([getattr(step, name) for step in steps], dtype=torch.float64)
+            for field, name in (
+                ("log_probs_N", "log_prob"),
+                ("values_N", "value"),
+                ("exploration_bonus_N", "shift"),
+                ("rewards_N", "reward"),
+            )
         },
     )
     new, generator = torch.tensor(case.new), torch.Generator().manual_seed(7)
@@ -129,8 +134,8 @@ def test_random_batches(seed: int) -> None:
     )
     config = dataclasses.replace(
         CONFIG,
-        minibatch=int(rng.choice([0, 1, 3, 5, 8, 100])),
-        epochs=int(rng.integers(1, 5)),
+        minibatch_size=int(rng.choice([0, 1, 3, 5, 8, 100])),
+        update_epochs=int(rng.integers(1, 5)),
         clip_vloss=bool(rng.integers(2)),
         target_kl=float(rng.choice([0, 0.005, 0.02])),
     )
@@ -140,7 +145,7 @@ def test_random_batches(seed: int) -> None:
 @pytest.mark.parametrize(
     ("lengths", "shape", "how"),
     [
-        ([1], {}, {"minibatch": 32}),
+        ([1], {}, {"minibatch_size": 32}),
         ([1], {"skills": 1, "k": 1, "new": 0}, {}),
         ([1, 1, 1], {}, {}),
         ([6, 1, 3], {"k": 5}, {}),
@@ -148,10 +153,10 @@ def test_random_batches(seed: int) -> None:
         ([6, 1, 3], {"new": 0}, {}),
         ([6, 1, 3], {"new": 5}, {}),
         ([6, 1, 3], {"skills": 1, "k": 1, "new": 0}, {}),
-        ([6, 1, 3], {}, {"minibatch": 0}),
-        ([6, 1, 3], {}, {"minibatch": 10}),
-        ([6, 1, 3], {}, {"minibatch": 11}),
-        ([6, 1, 3], {}, {"minibatch": 3}),
+        ([6, 1, 3], {}, {"minibatch_size": 0}),
+        ([6, 1, 3], {}, {"minibatch_size": 10}),
+        ([6, 1, 3], {}, {"minibatch_size": 11}),
+        ([6, 1, 3], {}, {"minibatch_size": 3}),
         ([9], {"k": 5}, {"clip_vloss": True}),
     ],
 )
@@ -162,14 +167,14 @@ def test_batches_at_the_edges(lengths: list[int], shape: dict[str, int], how: di
 
 OTHERS = {
     "gamma": 0.5,
-    "lam": 0.5,
-    "clip": 0.02,
-    "value_weight": 5.0,
-    "entropy_weight": 1.0,
+    "gae_lambda": 0.5,
+    "clip_coef": 0.02,
+    "vf_coef": 5.0,
+    "ent_coef": 1.0,
     "learning_rate": 1e-2,
     "clip_vloss": True,
-    "minibatch": 7,
-    "epochs": 2,
+    "minibatch_size": 7,
+    "update_epochs": 2,
     "max_grad_norm": 0.05,
     "target_kl": 1e-9,
 }
@@ -192,7 +197,7 @@ def test_every_setting_matters_as_it_should(name: str) -> None:
 @pytest.mark.parametrize("stop", [1, 2, 3, None])
 def test_an_epoch_that_goes_too_far_is_the_last_one(stop: int | None) -> None:
     """From steps just taken, the KL grows with each epoch; a target between two epochs' stops at the later one."""
-    case, config = case_of(4, [5, 4], moved=0), dataclasses.replace(CONFIG, epochs=4, learning_rate=1e-2)
+    case, config = case_of(4, [5, 4], moved=0), dataclasses.replace(CONFIG, update_epochs=4, learning_rate=1e-2)
     kls = plain(case, config, 1)["metrics"]["kls"]
     assert sorted(kls) == kls
     assert len(kls) == 4

@@ -24,28 +24,25 @@ import pytest
 import torch
 
 from memskill_cli.agent.controller import Controller, Exploration
-from memskill_cli.agent.controller import choose as choose_skills
+from memskill_cli.agent.controller import select_skills as choose_skills
 from memskill_cli.agent.designer import Designer
 from memskill_cli.config import RewardConfig, load
-from memskill_cli.llm.client import Gateway
-from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
 from memskill_cli.memory.encoder_cache import EncoderCache
-from memskill_cli.memory.encoder_pair import Spaces
+from memskill_cli.memory.encoder_pair import EncoderPair
 from memskill_cli.memory.encoder_specs import EncoderPlan
 from memskill_cli.memory.encoders import CachedEncoder
-from memskill_cli.rollout.episode import World
-from memskill_cli.rollout.rewards import process_reward, spread
+from memskill_cli.rollout.rewards import distribute_reward, process_reward
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.skill import Skill
-from memskill_cli.testing.server import Request, ScriptedServer
-from memskill_cli.training.episode_sampler import Conversations
-from memskill_cli.training.trainer import Trainer, Watcher
-from memskill_cli.types import Action, Episode, Execution, MemoryAction, Outcome, Query, Session, Trace, Turn
+from memskill_cli.testing.server import MockLLMServer, Request
+from memskill_cli.training.episode_sampler import QASampler
+from memskill_cli.training.trainer import TrainCallbacks, Trainer
+from memskill_cli.types import Action, ActionStatus, Episode, ExecutorResult, MemoryAction, Query, Session, Trace, Turn
 from memskill_cli.utils import files
 
+from ..factories import llm_client, make_ledger, rollout_context
 from . import reference_ppo, reference_trainer
 from .reference_trainer import PAPER, Bank, bank_row
 from .reference_trainer import Skill as PlainSkill
@@ -201,22 +198,24 @@ def numbered(text: str) -> list[str]:
 class Scripted:
     """Answers requests as :class:`Toy` does. ``shown`` is what the designer was shown, a cycle each."""
 
-    def __init__(self, world: Toy) -> None:
-        self.world = world
+    def __init__(self, context: Toy) -> None:
+        self.context = context
         self.shown: list[tuple[list[list[dict[str, Any]]], list[int]]] = []
 
     def reply(self, request: Request) -> str:
         text = request.messages[1]["content"]
         memories = numbered(part(text, "memories"))
         if request.role == "answer":
-            return self.world.answer(memories, part(text, "question"))
+            return self.context.answer(memories, part(text, "question"))
         if request.role == "judge":
-            return json.dumps({"explanation": "", "score": self.world.judge(part(text, "truth"), part(text, "answer"))})
+            return json.dumps(
+                {"explanation": "", "score": self.context.judge(part(text, "truth"), part(text, "answer"))}
+            )
         if request.role == "designer":
             return self.designed(text)
         skills = re.findall(r"^### \S+\nAction type: (\w+)\n(.*)$", part(text, "skills"), flags=re.MULTILINE)
         return written(
-            self.world.execute([(action.lower(), body) for action, body in skills], memories, part(text, "span"))
+            self.context.execute([(action.lower(), body) for action, body in skills], memories, part(text, "span"))
         )
 
     def designed(self, text: str) -> str:
@@ -227,7 +226,7 @@ class Scripted:
         attempts = [int(number) for number in re.findall(r"^Stage (\d+), ", part(text, "attempts"), flags=re.MULTILINE)]
         self.shown.append((groups, attempts))
         skills = re.findall(r"^- (\S+)", part(text, "skills"), flags=re.MULTILINE)
-        change = self.world.design(skills, groups, attempts)
+        change = self.context.design(skills, groups, attempts)
         return json.dumps({"summary": "better", "changes": [change]})
 
     @staticmethod
@@ -254,7 +253,7 @@ class Scripted:
 class Rows:
     """An encoder of :class:`Toy`'s vectors."""
 
-    at_once = 10**6
+    batch_chars = 10**6
 
     def __init__(self, sides: dict[str, Callable[[str], np.ndarray]]) -> None:
         self.sides, self.dim = sides, len(sides["context"]("any"))
@@ -283,27 +282,20 @@ def real_bank(bank: Bank) -> SkillBank:
 
 
 async def train(
-    run: RunDir, overrides: dict[str, Any], bank: Bank, scripted: Scripted, server: ScriptedServer
+    run: RunDir, overrides: dict[str, Any], bank: Bank, scripted: Scripted, server: MockLLMServer
 ) -> Recorded:
     settings = load(overrides=overrides)
-    ledger = Ledger(None, scope="train", max_cost=0)
-    gateway = Gateway(
-        dataclasses.replace(settings.models, api_base=server.url),
-        settings.limits,
-        keys=KeyRing.collect((), None, {}),
-        ledger=ledger,
-        cache=None,
-        notice=lambda text: None,
-    )
-    toy = scripted.world
+    ledger = make_ledger(scope="train")
+    llm = llm_client(server.url, base=settings.models, limits=settings.limits, ledger=ledger)
+    toy = scripted.context
     with (
         closing(encoder_of("toy-state", {"context": toy.embed_state})) as state,
         closing(encoder_of("toy", {"context": toy.embed_memory, "query": toy.embed_question})) as retrieval,
         closing(encoder_of("toy-skill", {"context": toy.embed_skill})) as skill,
     ):
-        world = World(gateway, Spaces(state, retrieval, skill), settings.memory, settings.reward, "locomo")
-        designer, lessons = Designer(gateway, settings.designer), Conversations(settings, TRACES)
-        trainer = Recorded(run, settings, world, ledger, lessons, real_bank(bank), designer, Watcher())
+        context = rollout_context(llm, EncoderPair(state, retrieval, skill), settings)
+        designer, episode_specs = Designer(llm, settings.designer), QASampler(settings, TRACES)
+        trainer = Recorded(run, settings, context, ledger, episode_specs, real_bank(bank), designer, TrainCallbacks())
         trainer.episodes = []
         with torch.no_grad():
             for weight in trainer.controller.parameters():
@@ -314,7 +306,7 @@ async def train(
         try:
             await trainer.train()
         finally:
-            await gateway.aclose()
+            await llm.aclose()
     return trainer
 
 
@@ -324,11 +316,11 @@ SMALL = {
     "train.outer_epochs": 4,
     "train.inner_epochs": 5,
     "train.batch_size": 2,
-    "train.top_k": 2,
+    "train.num_skills": 2,
     "ppo.learning_rate": 1e-2,
-    "ppo.minibatch": 4,
+    "ppo.minibatch_size": 4,
     "controller.new_skill_epochs": 3,
-    "memory.top_k": 4,
+    "memory.num_memories": 4,
 }
 OURS = {
     "train.span_mode": "turn",
@@ -374,21 +366,21 @@ SETUPS = {
             "seed": 23,
             "train.outer_epochs": 7,
             "train.inner_epochs": 2,
-            "train.top_k": 1,
-            "memory.top_k": 3,
-            "memory.fuse": "softmax",
+            "train.num_skills": 1,
+            "memory.num_memories": 3,
+            "memory.pooling": "softmax",
             "memory.tau": 0.5,
             "reward.kind": "judge",
             "ppo.clip_vloss": True,
-            "ppo.minibatch": 0,
+            "ppo.minibatch_size": 0,
             "ppo.target_kl": 0.01,
             "designer.every": 3,
             "designer.judged_share": 0.5,
-            "designer.window": 1,
-            "designer.pool": 9,
+            "designer.case_max_age": 1,
+            "designer.case_capacity": 9,
             "designer.clusters": 3,
             "designer.per_cluster": 1,
-            "designer.cases": 4,
+            "designer.max_cases": 4,
         },
         new=("update",),
         capacity=4,
@@ -402,7 +394,7 @@ SETUPS = {
             "train.outer_epochs": 4,
             "train.inner_epochs": 1,
             "train.batch_size": 4,
-            "train.top_k": 9,
+            "train.num_skills": 9,
             "designer.patience": 1,
         },
     ),
@@ -416,7 +408,7 @@ class Both:
         scripted = Scripted(Toy(setup.first))
         overrides = {**setup.settings, **OURS}
         self.run = RunDir.create(folder, "r", load(overrides=overrides), "data")
-        with ScriptedServer(scripted.reply) as server:
+        with MockLLMServer(scripted.reply) as server:
             self.ours = asyncio.run(train(self.run, overrides, setup.bank(), scripted, server))
         self.shown = scripted.shown
         self.rows = list(files.read_jsonl(self.run.metrics))
@@ -462,10 +454,10 @@ def test_steps_are_the_same(both: Both) -> None:
         for place, (step, other) in enumerate(zip(ours.steps, plain.steps, strict=True)):
             where = f"episode {number}, step {place}"
             assert np.allclose(step.state, other.state, atol=1e-5), where
-            assert step.choice.skills == other.chosen, where
-            close(step.choice.log_prob, other.log_prob, where)
-            close(step.choice.value, other.value, where)
-            close(step.choice.shift, other.shift, where)
+            assert step.selection.skills == other.chosen, where
+            close(step.selection.log_prob, other.log_prob, where)
+            close(step.selection.value, other.value, where)
+            close(step.selection.exploration_bonus, other.shift, where)
             assert [plain_action(action) for action in step.execution.applied] == other.done, where
             assert step.execution.rejected == other.rejected, where
             assert step.execution.unreadable == other.unreadable, where
@@ -486,8 +478,8 @@ def test_rewards_are_the_same(both: Both) -> None:
 
 def test_answers_are_the_same(both: Both) -> None:
     for ours, plain in both.episodes:
-        assert [answer.query for answer in ours.answers] == [answer["query"] for answer in plain.answers]
-        for answer, other in zip(ours.answers, plain.answers, strict=True):
+        assert [answer.query for answer in ours.results] == [answer["query"] for answer in plain.answers]
+        for answer, other in zip(ours.results, plain.answers, strict=True):
             assert answer.prediction == other["prediction"]
             assert [found.item.text for found in answer.retrieved] == other["retrieved"]
             close((answer.f1, answer.judge), (other["f1"], other["judge"]), other["query"].query_id, 1e-9)
@@ -605,8 +597,8 @@ def test_process_rewards_of_all_sets_of_actions() -> None:
     for chosen, done, failed in itertools.product(sets[1:], sets, (False, True)):
         applied = tuple(MemoryAction(action) for action in done)
         for execution in (
-            Execution(applied, {Outcome.BAD_INDEX: 1} if failed else {}),
-            Execution(applied, {}, unreadable=failed),
+            ExecutorResult(applied, {ActionStatus.BAD_INDEX: 1} if failed else {}),
+            ExecutorResult(applied, {}, unreadable=failed),
         ):
             ours = process_reward(chosen, execution, 7, RewardConfig())
             plain = reference_trainer.process_reward(
@@ -618,7 +610,7 @@ def test_process_rewards_of_all_sets_of_actions() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 40])
 @pytest.mark.parametrize("reward", [0.0, 0.7, 1.0])
 def test_shares_of_an_episode_reward(steps: int, reward: float) -> None:
-    shares = spread(reward, steps, RewardConfig())
+    shares = distribute_reward(reward, steps, RewardConfig())
     assert shares == pytest.approx(reference_trainer.spread(reward, steps, PAPER), abs=1e-12)
     assert sum(shares) == pytest.approx(reward)
 
@@ -649,4 +641,4 @@ def test_choices_of_certain_and_of_uncertain_controllers(seed: int) -> None:
         args = (weights, state.astype(float), skills.astype(float), new, min(k, count), 0.3, left)
         chosen, log_prob, value, shift = reference_trainer.choose(*args, generator())
         assert ours.skills == chosen
-        close((ours.log_prob, ours.value, ours.shift), (log_prob, value, shift), within=1e-3)
+        close((ours.log_prob, ours.value, ours.exploration_bonus), (log_prob, value, shift), within=1e-3)

@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from memskill_cli.errors import CheckpointError, MemskillError
-from memskill_cli.llm.client import Gateway
+from memskill_cli.llm.client import LLMClient
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills import stages
-from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.testing.server import MockLLMServer, Request
 from memskill_cli.training import ppo
 from memskill_cli.utils import files
 
@@ -55,8 +55,8 @@ def content_of(folder: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def film(folder: Path, server: ScriptedServer, **overrides: Any) -> Filmed:
-    lives = Lives(folder, server, train__top_k=2, **overrides)
+def film(folder: Path, server: MockLLMServer, **overrides: Any) -> Filmed:
+    lives = Lives(folder, server, train__num_skills=2, **overrides)
     lives.live(lives.begin("once"))  # from now on every reply is in the cache
     run = lives.begin("run")
     with filmed(run, folder / "film") as pictures:
@@ -66,13 +66,13 @@ def film(folder: Path, server: ScriptedServer, **overrides: Any) -> Filmed:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer(reply) as running:
+def server() -> Iterator[MockLLMServer]:
+    with MockLLMServer(reply) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def won(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Filmed:
+def won(server: MockLLMServer, tmp_path_factory: pytest.TempPathFactory) -> Filmed:
     """Stage 1 is rolled back, stage 2 is the best; one checkpoint is kept beside the best."""
     found = film(tmp_path_factory.mktemp("won"), server, seed=7, train__keep_checkpoints=1)
     assert [(stage.is_best, stage.kept) for stage in stages.read_all(found.run.stages)] == [
@@ -84,7 +84,7 @@ def won(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Fil
 
 
 @pytest.fixture(scope="module")
-def lost(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Filmed:
+def lost(server: MockLLMServer, tmp_path_factory: pytest.TempPathFactory) -> Filmed:
     """Stages 1 and 2 are rolled back: the run ends on stage 0, after which three more checkpoints are kept."""
     found = film(tmp_path_factory.mktemp("lost"), server, seed=1)
     assert [stage.kept for stage in stages.read_all(found.run.stages)] == [True, False, False]
@@ -215,7 +215,7 @@ def test_what_is_damaged_is_named_and_what_is_made_again_is_told(lost: Filmed) -
     told: list[str] = []
     lost.lives.live(run, told=told)
     assert outcome(run) == lost.outcome
-    assert f"{run.checkpoints}/000006/state.json: its contents are not those that were written" in told[0]
+    assert f"{run.checkpoints}/000006/state.json: the content does not match its sha256 in checkpoint.json" in told[0]
     assert f"{run.checkpoints}/000005/controller.safetensors" in told[1]
     assert "inner epochs after 4 have no checkpoint: 2 to be made again" in told[2]
     assert "stages judged after inner epoch 4 are judged again: 2" in told[3]
@@ -292,9 +292,9 @@ def test_a_damaged_stage_file_is_named(lost: Filmed) -> None:
         assert "\n" not in failure.value.message
 
 
-def test_a_controller_for_other_embeddings_is_refused(lost: Filmed, server: ScriptedServer) -> None:
+def test_a_controller_for_other_embeddings_is_refused(lost: Filmed, server: MockLLMServer) -> None:
     run = lost.at(lost.before(5))
-    other = Lives(lost.lives.folder, server, train__top_k=2, seed=1, controller__hidden=8)
+    other = Lives(lost.lives.folder, server, train__num_skills=2, seed=1, controller__hidden=8)
     with pytest.raises(CheckpointError, match="4 hidden units, but minilm has 512"):
         other.live(run)
 
@@ -303,9 +303,9 @@ def test_a_controller_for_other_embeddings_is_refused(lost: Filmed, server: Scri
 
 
 def test_lines_of_metrics_sum_up_to_the_bill_however_often_a_run_is_stopped(
-    server: ScriptedServer, tmp_path: Path
+    server: MockLLMServer, tmp_path: Path
 ) -> None:
-    lives = Lives(tmp_path, server, train__top_k=2, seed=7)
+    lives = Lives(tmp_path, server, train__num_skills=2, seed=7)
     undisturbed, stopped = lives.begin("undisturbed"), lives.begin("stopped")
     server.reset()
     lives.live(undisturbed, cache="one")
@@ -331,9 +331,9 @@ def test_lines_of_metrics_sum_up_to_the_bill_however_often_a_run_is_stopped(
 @contextmanager
 def stopped_after(questions: int) -> Iterator[None]:
     """Stop a run at its next question that is not in the cache, after so many of them."""
-    real, left = Gateway._call, questions
+    real, left = LLMClient._call, questions
 
-    async def call(self: Gateway, *arguments: Any) -> Any:
+    async def call(self: LLMClient, *arguments: Any) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
@@ -341,7 +341,7 @@ def stopped_after(questions: int) -> Iterator[None]:
         return await real(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Gateway, "_call", call)
+        patch.setattr(LLMClient, "_call", call)
         yield
 
 
@@ -368,8 +368,8 @@ def unsteady(request: Request) -> float:
 def same_at_any_concurrency(folder: Path, encoder: str) -> None:
     found = []
     for concurrency in (1, 32):
-        with ScriptedServer(reply, latency=unsteady) as server:
-            lives = Lives(folder, server, encoder=encoder, train__top_k=2, seed=7, limits__concurrency=concurrency)
+        with MockLLMServer(reply, latency=unsteady) as server:
+            lives = Lives(folder, server, encoder=encoder, train__num_skills=2, seed=7, limits__concurrency=concurrency)
             run = lives.begin(f"run-{concurrency}")
             lives.live(run, cache=f"cache-{concurrency}")
             assert (server.max_in_flight == 1) == (concurrency == 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -13,23 +12,20 @@ from typing import Any
 import pytest
 
 from memskill_cli.config import load
-from memskill_cli.llm.client import Gateway
-from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
-from memskill_cli.memory.encoder_pair import Spaces
 from memskill_cli.memory.encoders import load_encoder
-from memskill_cli.rollout.episode import World
 from memskill_cli.runs.run_dir import RunDir
-from memskill_cli.scoring.token_f1 import sample_queries
 from memskill_cli.skills import stages
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing import rules
-from memskill_cli.testing.server import Request, ScriptedServer
-from memskill_cli.training.episode_sampler import Conversations
+from memskill_cli.testing.server import MockLLMServer, Request
+from memskill_cli.training.episode_sampler import QASampler
+from memskill_cli.training.query_sampling import sample_queries
 from memskill_cli.training.resume import resume
-from memskill_cli.training.trainer import Trainer, Watcher
+from memskill_cli.training.trainer import TrainCallbacks, Trainer
 from memskill_cli.types import Query, Session, Trace, Turn
 from memskill_cli.utils import files
+
+from ..factories import llm_client, make_ledger, rollout_context
 
 WORDS = ["apples", "boats", "cellos", "dahlias", "eels", "ferns", "gongs", "harps"]
 CATEGORIES = ["single-hop", "temporal"]
@@ -53,7 +49,7 @@ class Rig:
     """A run directory and whatever has to be around a trainer."""
 
     def __init__(self, folder: Path, **overrides: Any) -> None:
-        chosen = {"train.batch_size": 2, "train.outer_epochs": 1, "train.inner_epochs": 2, "train.top_k": 2}
+        chosen = {"train.batch_size": 2, "train.outer_epochs": 1, "train.inner_epochs": 2, "train.num_skills": 2}
         names = {name.replace("__", "."): value for name, value in overrides.items()}
         self.settings = load(overrides={**chosen, "models.retries": 0, **names})
         self.run = RunDir.create(folder / "runs", "r", self.settings, "data")
@@ -68,35 +64,25 @@ class Rig:
         only_resume: bool = False,
     ) -> list[dict[str, Any]]:
         """The metrics after training (or only resuming); ``epoch`` is told each line and the requests so far."""
-        with ScriptedServer(reply) as server:
+        with MockLLMServer(reply) as server:
             asyncio.run(self._train(server, epoch, only_resume))
         return list(files.read_jsonl(self.run.metrics))
 
-    async def _train(self, server: ScriptedServer, epoch: Any, only_resume: bool) -> None:
+    async def _train(self, server: MockLLMServer, epoch: Any, only_resume: bool) -> None:
         encoder = load_encoder("hashing", cache_dir=None)
-        ledger = Ledger(None, scope="train", max_cost=0)
-        models = dataclasses.replace(
-            self.settings.models, executor="m", answer="m", judge="m", designer="m", api_base=server.url
-        )
-        gateway = Gateway(
-            models,
-            self.settings.limits,
-            keys=KeyRing.collect((), None, {}),
-            ledger=ledger,
-            cache=None,
-            notice=lambda text: None,
-        )
-        world = World(gateway, Spaces(encoder, encoder), self.settings.memory, self.settings.reward, "locomo")
-        watcher = Watcher(epoch=lambda row: epoch(row, server.requests), notice=self.notices.append)
+        ledger = make_ledger(scope="train")
+        llm = llm_client(server.url, model="m", base=self.settings.models, ledger=ledger)
+        context = rollout_context(llm, encoder, self.settings)
+        callbacks = TrainCallbacks(on_epoch=lambda row: epoch(row, server.requests), notice=self.notices.append)
         try:
             bank = seed_bank(noop=False)
-            lessons = Conversations(self.settings, TRACES)
-            self.trainer = Trainer(self.run, self.settings, world, ledger, lessons, bank, None, watcher)
+            episode_specs = QASampler(self.settings, TRACES)
+            self.trainer = Trainer(self.run, self.settings, context, ledger, episode_specs, bank, None, callbacks)
             resume(self.trainer)
             if not only_resume:
                 await self.trainer.train()
         finally:
-            await gateway.aclose()
+            await llm.aclose()
             encoder.close()
 
     @property
@@ -114,7 +100,7 @@ def test_resuming_drops_the_metrics_after_the_checkpoint(tmp_path: Path) -> None
     kept = rig.train(only_resume=True)
     assert kept == whole[:2]
     assert rig.trainer is not None
-    assert rig.trainer.done == 2
+    assert rig.trainer.num_updates == 2
     assert any("000003" in text and "the checkpoint before it" in text for text in rig.notices)
     again = rig.train()
     assert rig.digests == learned

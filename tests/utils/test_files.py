@@ -90,8 +90,8 @@ def test_what_is_done_at_last_does_not_hide_why_it_came_to_that() -> None:
         done.append("tried")
         raise OSError(28, "No space left on device", "run.json")
 
-    with pytest.raises(OSError, match="metrics"), files.at_last(fail):
+    with pytest.raises(OSError, match="metrics"), files.run_on_exit(fail):
         raise OSError(28, "No space left on device", "metrics.jsonl")
-    with pytest.raises(OSError, match="run"), files.at_last(fail):
+    with pytest.raises(OSError, match="run"), files.run_on_exit(fail):
         pass
     assert done == ["tried"] * 2

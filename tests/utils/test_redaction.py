@@ -22,7 +22,16 @@ from hypothesis import strategies as st
 from memskill_cli.config import load
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.utils import redaction
-from memskill_cli.utils.redaction import FRAGMENT, MASK, SHORTEST, Guarded, Secrets, bare, secrets_of, without_shapes
+from memskill_cli.utils.redaction import (
+    FRAGMENT,
+    MASK,
+    SHORTEST,
+    RedactingStream,
+    Secrets,
+    redact_patterns,
+    secrets_of,
+    strip_credentials,
+)
 
 VERBATIM = ("as it is", "in capitals", "in small letters")
 PRINTABLE = "".join(chr(code) for code in range(33, 127))
@@ -61,9 +70,9 @@ def runs(text: str) -> set[str]:
 def test_no_run_of_a_secret_survives_in_any_form(form: str, key: str, before: str, after: str) -> None:
     gap = "" if form in VERBATIM else " "  # half an escape before a whole one can be read in two ways
     echo = FORMS[form](key)
-    clean = Secrets([key]).scrub(f"{before}{gap}{echo}{gap}{after}")
+    clean = Secrets([key]).redact(f"{before}{gap}{echo}{gap}{after}")
     assert MASK in clean
-    assert Secrets([key]).scrub(echo) == MASK
+    assert Secrets([key]).redact(echo) == MASK
     assert not [run for run in runs(echo) if run in clean and run not in f"{before} {after}"]
 
 
@@ -72,7 +81,7 @@ def test_no_run_of_a_secret_survives_in_any_form(form: str, key: str, before: st
 @given(key=KEYS)
 def test_no_run_of_a_secret_survives_in_base64(encode: Callable[[bytes], bytes], form: str, key: str) -> None:
     header = f"Basic {encode(IN_BASE64[form](key)).decode()}"
-    clean = Secrets([key]).scrub(header)
+    clean = Secrets([key]).redact(header)
     assert MASK in clean
     left = clean.removeprefix("Basic ").replace(MASK, "")
     assert len(left) <= 12 + 8, "only what stands for the characters around the key"
@@ -82,16 +91,16 @@ def test_no_run_of_a_secret_survives_in_base64(encode: Callable[[bytes], bytes],
 @given(keys=st.lists(KEYS, min_size=2, max_size=4), cut=st.tuples(st.integers(0, 50), st.integers(FRAGMENT, 70)))
 def test_pieces_of_several_secrets_side_by_side(keys: list[str], cut: tuple[int, int]) -> None:
     pieces = [key[cut[0] : cut[0] + cut[1]] for key in keys]
-    clean = Secrets(keys).scrub("".join(keys) + " " + "".join(pieces))
+    clean = Secrets(keys).redact("".join(keys) + " " + "".join(pieces))
     assert not [run for key in keys for run in runs(key) if run in clean and run not in MASK]
 
 
 @given(text=st.text(max_size=300))
 @example(text="\n\n  %41 \\u0041 \\n \\\\ %zz %")
 def test_text_without_a_secret_is_left_as_it_is(text: str) -> None:
-    assert Secrets(["sk-0123456789abcdefghijkl", "12-4_678"]).scrub(text) == text
-    assert Secrets([]).scrub(text) == text
-    assert Secrets(["short", ""]).scrub(text) == text
+    assert Secrets(["sk-0123456789abcdefghijkl", "12-4_678"]).redact(text) == text
+    assert Secrets([]).redact(text) == text
+    assert Secrets(["short", ""]).redact(text) == text
 
 
 def test_searching_takes_steps_in_proportion_to_the_text() -> None:
@@ -109,7 +118,7 @@ def test_searching_takes_steps_in_proportion_to_the_text() -> None:
         secrets = Secrets(["sk-0123456789abcdefghijkl", "aaaaaaaaaaaaa"])
         sys.settrace(tracer)  # type: ignore[arg-type]
         try:
-            secrets.scrub(text)
+            secrets.redact(text)
         finally:
             sys.settrace(None)
         return count
@@ -138,7 +147,7 @@ def test_searching_takes_steps_in_proportion_to_the_text() -> None:
 )
 def test_patterns_do_not_run_away(unit: str) -> None:
     """A pattern of quadratic cost takes minutes here; the time is not measured, the test just ends."""
-    without_shapes(unit * 40_000)
+    redact_patterns(unit * 40_000)
 
 
 @pytest.mark.parametrize(
@@ -158,14 +167,14 @@ def test_patterns_do_not_run_away(unit: str) -> None:
     ],
 )
 def test_what_looks_like_a_secret(text: str, clean: str) -> None:
-    assert without_shapes(text) == clean
+    assert redact_patterns(text) == clean
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "no API key for openai/gpt-4o (role judge)",
-        "set OPENAI_API_KEY, or give --api-key KEY or --keys FILE.toml",
+        "set OPENAI_API_KEY, or use --api-key KEY or --keys FILE.toml",
         "hf-internal-testing/tiny-random-bert at /models/hf_cache_of_2024",
         "https://example.openai.azure.com/openai?api-version=2024-02-01",
         "mail me@example.org, or see http://127.0.0.1:8000/v1",
@@ -174,12 +183,12 @@ def test_what_looks_like_a_secret(text: str, clean: str) -> None:
     ],
 )
 def test_what_does_not(text: str) -> None:
-    assert without_shapes(text) == text
+    assert redact_patterns(text) == text
 
 
 def test_an_address_is_bared_of_what_nobody_else_should_read() -> None:
-    assert bare("https://user:pass@host:1/v1?key=abc&n=2") == f"https://{MASK}@host:1/v1?key={MASK}&n=2"
-    assert bare("http://host/v1?api-version=3") == "http://host/v1?api-version=3"
+    assert strip_credentials("https://user:pass@host:1/v1?key=abc&n=2") == f"https://{MASK}@host:1/v1?key={MASK}&n=2"
+    assert strip_credentials("http://host/v1?api-version=3") == "http://host/v1?api-version=3"
 
 
 def test_which_variables_hold_secrets(tmp_path: Path) -> None:
@@ -218,7 +227,7 @@ KEY = "sk-guarded-" + string.ascii_letters[:30] + "0123456789"
 def test_nothing_that_libraries_print_on_a_guarded_stream_shows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logging, warnings, threads that die, chained exceptions with notes: whoever writes, the stream cleans."""
     inner = io.StringIO()
-    stream = Guarded(inner)
+    stream = RedactingStream(inner)
     redaction.remember([KEY])
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setattr(warnings, "showwarning", _show)

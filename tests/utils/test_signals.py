@@ -18,7 +18,7 @@ BEGINNING = """
 import asyncio, os, signal, sys, time
 from memskill_cli.utils import signals
 def say(text): print(text, flush=True)
-signals.listen("memskill go on")
+signals.install_handlers("memskill go on")
 """
 WAITS = """
 async def work():
@@ -33,8 +33,8 @@ try:
     signals.run(work(), say)
 except signals.StoppedError as error:
     say(f"{type(error).__name__}: {error}")
-    signals.leave(error.exit_code)
-signals.leave(0)
+    signals.exit_process(error.exit_code)
+signals.exit_process(0)
 """
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -86,7 +86,7 @@ def test_at_the_first_signal_nothing_new_is_begun() -> None:
     """Before the work is cancelled, whoever sends things is told to send no more."""
     work = """
 async def work():
-    with signals.first(lambda: say("hold")):
+    with signals.on_first_signal(lambda: say("hold")):
         say("ready")
         try:
             await asyncio.sleep(60)
@@ -115,7 +115,7 @@ async def work():
         say("computed")
         await asyncio.sleep(60)
     finally:
-        await signals.to_the_end(close())
+        await signals.finish_shielded(close())
 """
     with started(work, RUNS) as process:
         code, said, _ = ended(process)
@@ -134,7 +134,7 @@ async def work():
     try:
         raise ValueError("the budget is used up")
     finally:
-        await signals.to_the_end(close())
+        await signals.finish_shielded(close())
 """
     with started(work, RUNS) as process:
         process.send_signal(signal.SIGINT)
@@ -197,7 +197,7 @@ def test_where_no_work_runs_the_first_signal_ends_the_process(number: signal.Sig
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_after_the_end_changes_no_exit_code(number: signal.Signals) -> None:
-    with started("signals.leave(3)", 'say("ready")', "time.sleep(60)") as process:
+    with started("signals.exit_process(3)", 'say("ready")', "time.sleep(60)") as process:
         process.send_signal(number)
         assert ended(process) == (3, [], "")
 
@@ -209,7 +209,7 @@ async def work():
     return "all of it"
 say("ready")
 say(signals.run(work(), say))
-signals.leave(0)
+signals.exit_process(0)
 """
     with started(work) as process:
         code, said, _ = ended(process)
@@ -294,14 +294,17 @@ def test_the_command_line_shows_no_key() -> None:
         "--api-base",
         "https://me:pw@host/?key=k",
     ]
-    line = resume_command.typed(typed)
+    line = resume_command.current_command(typed)
     assert "sk-" not in line
     assert "pw" not in line
     assert "key=k" not in line
     command, _, note = line.partition("   (")
     assert shlex.split(command)[:4] == ["memskill", "eval", "--run", "my run"]
     assert note == "and --api-key, not shown here)"
-    assert resume_command.typed(["prepare", "--dataset", "locomo"]) == "memskill prepare --dataset locomo"
-    assert resume_command.typed(["train", "--api-key", "none", "--resume"]) == "memskill train --resume --api-key none"
-    both = resume_command.typed(["train", "--api-key=none", "--api-key=sk-3"])
+    assert resume_command.current_command(["prepare", "--dataset", "locomo"]) == "memskill prepare --dataset locomo"
+    assert (
+        resume_command.current_command(["train", "--api-key", "none", "--resume"])
+        == "memskill train --resume --api-key none"
+    )
+    both = resume_command.current_command(["train", "--api-key=none", "--api-key=sk-3"])
     assert both == "memskill train --api-key none   (and --api-key, not shown here)"

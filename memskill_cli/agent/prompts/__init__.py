@@ -1,8 +1,9 @@
-"""What models are asked, one template a file: the fixed part of a prompt, sent as its system message.
+"""Prompts. Each template file (``*.md``) is the fixed part of a prompt, sent as its system message.
 
-What changes (skills, memories, span, question) follows in the user message between tags, what repeats before what
-changes, so that a provider's prefix caching pays. Text from conversations and models is never treated as a template,
-and it is put between the tags as it is, but for what looks like one of these tags or like the number of a memory.
+The variable parts (skills, memories, span, question) follow in the user message between tags, the least variable
+first, so that prefix caching of the provider works. Text from conversations and models is never interpreted as a
+template. It is inserted unchanged, except that text that looks like one of these tags or like the number of a memory
+is escaped.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from functools import cache
 from importlib import resources
 
 Message = dict[str, str]
-OURS = "task"
-"""The part that is a template itself, and may speak of the others."""
-_FALSE_NUMBER = re.compile(r"(?<=[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])(?=[ \t]*\[\d+\])")
+TASK_TAG = "task"
+"""The part whose text is a template itself. It is not escaped, because it may name the other tags."""
+_LIKE_NUMBER = re.compile(r"(?<=[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])(?=[ \t]*\[\d+\])")
 
 
 @cache
 def template(name: str) -> str:
+    """The text of the template ``name``. A ``name`` with whitespace is the text itself (from a dataset plug-in)."""
+    if len(name.split()) != 1:
+        return name.strip()
     return resources.files(__package__).joinpath(f"{name}.md").read_text("utf-8").strip()
 
 
 def digest(*, designer: bool) -> str:
-    """12 hex digits that name the wording of all templates, with or without those of the ``designer``."""
+    """A digest (12 hex digits) of the text of all templates, with or without those of the ``designer``."""
     folder = resources.files(__package__)
     names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".md"))
     wording = {
@@ -35,30 +39,30 @@ def digest(*, designer: bool) -> str:
 
 
 def messages(name: str, **parts: str) -> list[Message]:
-    """System message ``name`` and a user message of the ``parts`` that are not empty, each in its tag, in order.
+    """System message from the template ``name``, and a user message of the non-empty ``parts``, each in its tag.
 
-    A part ends where its tag does: a tag of this message within a part is written ``&lt;span>``.
+    Tags of this message inside a part are escaped (``&lt;span>``), so that a part cannot end its own tag.
     """
-    false_tag = _tag(tuple(parts))
-    fenced = {tag: text if tag == OURS else false_tag.sub("&lt;", text) for tag, text in parts.items() if text}
-    body = "\n\n".join(f"<{tag}>\n{text}\n</{tag}>" for tag, text in fenced.items())
+    like_tag = _tag(tuple(parts))
+    escaped = {tag: text if tag == TASK_TAG else like_tag.sub("&lt;", text) for tag, text in parts.items() if text}
+    body = "\n\n".join(f"<{tag}>\n{text}\n</{tag}>" for tag, text in escaped.items())
     return [{"role": "system", "content": template(name)}, {"role": "user", "content": body}]
 
 
 def numbered(texts: Iterable[str]) -> str:
-    """Memories as the executor's indices mean them: one line each, ``[i] text``."""
+    """Memories as a list with the executor's indices: one line each, ``[i] text``."""
     return "\n".join(f"[{i}] {' '.join(text.split())}" for i, text in enumerate(texts)) or "(none)"
 
 
 def blocks(texts: Iterable[str]) -> str:
-    """Memories as an answer is found in them: ``[i] text``, with their own line breaks.
+    """Memories for the answer model: ``[i] text``, with their own line breaks.
 
-    A line within one that begins like the next memory does is written ``· [1] …``.
+    A line inside a memory that looks like the start of another one is written ``· [1] …``.
     """
-    return "\n".join(f"[{i}] {_FALSE_NUMBER.sub('· ', text.strip())}" for i, text in enumerate(texts)) or "(none)"
+    return "\n".join(f"[{i}] {_LIKE_NUMBER.sub('· ', text.strip())}" for i, text in enumerate(texts)) or "(none)"
 
 
 @cache
 def _tag(names: tuple[str, ...]) -> re.Pattern[str]:
-    """The beginning of an opening or closing tag of one of these names, however it is spaced or spelt."""
+    """Matches the ``<`` of an opening or closing tag with one of these names, in any case and spacing."""
     return re.compile(rf"<(?=\s*(?:/\s*)?(?:{'|'.join(map(re.escape, names))})\s*(?:/\s*)?>)", re.IGNORECASE)

@@ -1,7 +1,7 @@
-"""One ALFWorld game in this process, by TextWorld's PDDL environment.
+"""Play an ALFWorld game in this process, with TextWorld's PDDL environment.
 
-Imported only by the worker: it needs the extra ``alfworld``, and a game's native code is best kept away from whoever
-holds keys, money and memories.
+Only worker processes import this module. It needs the extra ``alfworld``, and native code of games must not run in a
+process with API keys and memories.
 """
 
 from __future__ import annotations
@@ -18,56 +18,53 @@ from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
 from textworld.envs.pddl import PddlEnv, textgen
 from textworld.logic import Rule
 
-# A game is translated twice by ``load`` and twice more by ``reset``; that is nearly all the time of a start.
+from memskill_cli.envs.environment import Observation
+
+# ``load`` and ``reset`` each translate a game twice, which takes nearly all the time of a start.
 fast_downward.pddl2sas = functools.lru_cache(maxsize=2)(fast_downward.pddl2sas)
 
-# Every sentence a game says is derived from its grammar, whose texts and conditions are the same again and again; what
-# is parsed once makes a step three times faster. Derivations change the symbols they are given, so each gets a copy.
+# Observations are derived from the game's grammar, whose texts and conditions repeat. Caching the parsed form makes a
+# step three times faster. Derivations modify the symbols, so each gets a copy.
 _parse = textgen._parse_and_convert
 _parsed = functools.lru_cache(maxsize=4096)(lambda text: _parse(text, rule_name="symbols"))
 textgen._parse_and_convert = lambda text, **_: copy.deepcopy(_parsed(text))
 Rule.parse_conjunctive_query = staticmethod(functools.lru_cache(maxsize=4096)(Rule.parse_conjunctive_query))
 
 
-class Engine:
-    """Loads games one after the other. Raises whatever TextWorld raises on files that are no game."""
+class TextWorldEnv:
+    """Loads games one after the other. For invalid files it raises any exception of TextWorld."""
 
     def __init__(self) -> None:
         self._pddl = PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True))
         self._env = AlfredDemangler(self._pddl)
         self._state: Any = None
 
-    def start(self, file: Path) -> dict[str, Any]:
-        """The scene at the beginning of a game; whatever was played before is over."""
+    def start(self, file: Path) -> Observation:
+        """Load a game and return its first observation."""
         self._env.load(str(file))
         self._state = self._env.reset()
-        return self._scene()
+        return self._observation()
 
-    def play(self, command: str) -> dict[str, Any]:
-        """The scene after ``command``. One that is not admissible changes nothing, and the game says so."""
+    def play(self, command: str) -> Observation:
+        """The observation after ``command``. An inadmissible command changes nothing; the observation says so."""
         self._state, _, _ = self._env.step(command)
-        return self._scene()
+        return self._observation()
 
     def walkthrough(self) -> list[str]:
-        """The commands that are stored with the game as winning it; none if it has none."""
+        """The winning commands stored with the game; empty if there are none."""
         return list(self._pddl.walkthrough or [])
 
     def plan(self) -> list[str]:
-        """Commands that win from here, found by the planner: seconds to minutes. None if it finds none."""
+        """Winning commands from the current state, found by the planner (seconds to minutes); else empty."""
         return list(self._pddl._pddl_state.replan(self._pddl._entity_infos))
 
-    def _scene(self) -> dict[str, Any]:
+    def _observation(self) -> Observation:
         state = self._state
-        return {
-            "observation": state["feedback"].strip(),
-            "commands": state["admissible_commands"],
-            "inventory": self._inventory(),
-            "won": bool(state["won"]),
-            "done": bool(state["won"] or state["lost"]),
-        }
+        won, commands = bool(state["won"]), tuple(state["admissible_commands"])
+        return Observation(state["feedback"].strip(), commands, self._inventory(), won, bool(won or state["lost"]))
 
     def _inventory(self) -> str:
-        """What the command ``inventory`` would say, without playing it."""
+        """The observation of the command ``inventory``, without playing it."""
         facts = list(self._pddl._pddl_state.facts)
         context = {
             "state": self._pddl._pddl_state,
@@ -80,9 +77,9 @@ class Engine:
 
 
 def _derive(self: Any, context: dict[str, Any] | None = None) -> list[Any]:
-    """What TextWorld does with ``{o.name}`` in a game's grammar by ``eval``, for names and text only.
+    """Replaces TextWorld's ``eval`` of ``{o.name}`` in a game's grammar; supports names and text only.
 
-    A game is a file from elsewhere; no code in it is run.
+    A game file is untrusted, so its code must not run.
     """
     variables = (context or self.context)["variables"]
     return [textgen.TerminalSymbol(_value(ast.parse(self.expression.strip(), mode="eval").body, variables))]
@@ -100,8 +97,8 @@ def _value(node: ast.expr, variables: dict[str, Any]) -> str:
             return _value(left, variables) + _value(right, variables)
         case ast.BoolOp(op=ast.Or(), values=values):
             return next(filter(None, (_value(value, variables) for value in values)), "")
-    # Not a ValueError, which TextWorld takes for a command that is not admissible.
-    raise RuntimeError(f"an expression that no ALFWorld game has: {ast.unparse(node)[:80]}")
+    # Not a ValueError: TextWorld would treat it as an inadmissible command.
+    raise RuntimeError(f"unsupported expression in the game file: {ast.unparse(node)[:80]}")
 
 
 textgen.EvalSymbol.derive = _derive

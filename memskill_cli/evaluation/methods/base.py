@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from memskill_cli.config import Config
-from memskill_cli.evaluation.artifact_store import Keeper
-from memskill_cli.evaluation.policy import Subject
-from memskill_cli.rollout.episode import World
-from memskill_cli.types import Recall, Span, Trace
+from memskill_cli.config import Config, setting_names
+from memskill_cli.evaluation.artifact_store import MemoryCache
+from memskill_cli.evaluation.policy import EvaluatedPolicy
+from memskill_cli.rollout.context import RolloutContext
+from memskill_cli.types import RetrieveFn, Span, Trace
 
-Uses = Literal["controller", "skills", "seeds", "nothing"]
+PolicyDependency = Literal["controller", "skills", "seeds", "nothing"]
 """What of a run a method depends on: its controller and skills, its skills alone, the seed skills, or nothing."""
 
 EXECUTOR = frozenset(
@@ -31,52 +31,59 @@ EXECUTOR = frozenset(
     }
 )
 """Settings that matter to our executor only."""
-CONTROLLER = frozenset({"encoders.state", "encoders.skill", "memory.fuse", "memory.tau", "eval.top_k"})
+CONTROLLER = frozenset({"encoders.state", "encoders.skill", "memory.pooling", "memory.tau", "eval.num_skills"})
 """Settings that matter where a controller picks skills."""
 SPANS = frozenset({"eval.span_mode", "eval.chunk_size", "eval.chunk_overlap", "eval.max_spans"})
 """Settings that matter where a trace is cut into spans."""
-RETRIEVAL = frozenset({"encoders.retrieval", "memory.top_k"})
+RETRIEVAL = frozenset({"encoders.retrieval", "memory.num_memories", "memory.retriever"})
 """Settings that matter where memories are searched for a query."""
+TRAINING = frozenset(
+    name for name in setting_names() if name.startswith(("train.", "ppo.", "reward.", "controller.", "designer."))
+)
+"""Settings that matter while training, and to a method only by what of the run it uses (``policy_dependency``)."""
 WINDOW = frozenset({"eval.context_tokens"})
 """Settings that matter where what is shown must be cut to the model's window."""
 
 
-class Memory(NamedTuple):
+class MethodMemory(NamedTuple):
     """What a method has kept of one trace."""
 
-    recall: Recall
+    retrieve: RetrieveFn
     size: int
     """Items that can be recalled; their sum over traces is the summary's ``memories``."""
-    brief: bool = False
+    omit_text: bool = False
     """Rows of ``results.jsonl`` name what was recalled with its length, and do not repeat its text."""
     cut: dict[str, int] | None = None
-    """By query id, written by ``recall``: tokens that belong to the answer and did not fit the model's window. None
+    """By query id, written by ``retrieve``: tokens that belong to the answer and did not fit the model's window. None
     where nothing is ever cut."""
     counts: Mapping[str, Any] = MappingProxyType({})
     """What else is counted of a trace, perhaps in groups; sums over traces go into the summary."""
-    keep: Callable[[], Awaitable[None]] | None = None
+    persist: Callable[[], Awaitable[None]] | None = None
     """What is still to be written down when its queries have been asked."""
 
 
 @dataclass(frozen=True)
-class Site:
-    """With what a method works during one evaluation, wherever that is: it writes to no place but ``keeper``."""
+class MethodContext:
+    """With what a method works during one evaluation, wherever that is: it writes to no place but ``cache``."""
 
-    world: World
+    rollout: RolloutContext
     settings: Config
-    subject: Subject
-    keeper: Keeper
+    policy: EvaluatedPolicy
+    cache: MemoryCache
 
 
 class Method(ABC):
     """One method during one evaluation."""
 
-    uses: ClassVar[Uses] = "nothing"
-    ignores: ClassVar[frozenset[str]]
-    """Dotted names of settings that cannot change its scores: two evaluations that differ in these are the same."""
+    policy_dependency: ClassVar[PolicyDependency] = "nothing"
+    irrelevant_settings: ClassVar[frozenset[str]] = frozenset()
+    """Dotted names of settings that cannot change its scores: two evaluations that differ in these are the same.
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
+    With none declared every setting counts. A forgotten name costs an evaluation made anew, and reuses nothing.
+    """
+
+    def __init__(self, site: MethodContext) -> None:
+        self.context = site
 
     def check(self) -> None:  # noqa: B027 - most have nothing to check
         """Called for every method of a command before anything is paid for; quick. UsageError for what can't work."""
@@ -85,15 +92,15 @@ class Method(ABC):
         """What takes time, before the first trace is read."""
 
     @abstractmethod
-    async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
+    async def build_memory(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> MethodMemory:
         """Read ``spans`` of ``trace`` in order, with one ``advance()`` for each; several traces are read at once.
 
-        What costs money is kept (by ``site.keeper``, or by asking through the gateway, whose replies are cached), so
+        What costs money is kept (by ``context.cache``, or by asking through the gateway, whose replies are cached), so
         that the same evaluation again pays for nothing twice. Raises ModelError if the trace can't be remembered: its
         queries are then owed.
         """
 
-    def facts(self) -> dict[str, Any]:
+    def summary_metadata(self) -> dict[str, Any]:
         """What a reader of the numbers must know besides; goes into the summary after all queries were asked."""
         return {}
 

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from memskill_cli.agent.answerer import answer_messages, recall_from
-from memskill_cli.datasets.spans import count_tokens, cut
+from memskill_cli.agent.answerer import answer_messages, make_retriever
+from memskill_cli.datasets.registry import get
+from memskill_cli.datasets.spans import count_tokens, split_spans
 from memskill_cli.errors import UsageError
 from memskill_cli.evaluation.methods.base import (
     CONTROLLER,
@@ -15,12 +16,11 @@ from memskill_cli.evaluation.methods.base import (
     RETRIEVAL,
     SPANS,
     WINDOW,
-    Memory,
     Method,
-    Site,
+    MethodContext,
+    MethodMemory,
 )
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.scoring.prompt_selection import answer_prompt
 from memskill_cli.types import Action, MemoryItem, MemoryVersion, Provenance, Query, Retrieved, Span, Trace
 
 MARGIN = 0.9
@@ -30,13 +30,13 @@ MARGIN = 0.9
 class NoMemory(Method):
     """The question alone: what the model knows, or guesses, anyway."""
 
-    ignores = EXECUTOR | CONTROLLER | SPANS | RETRIEVAL | WINDOW
+    irrelevant_settings = EXECUTOR | CONTROLLER | SPANS | RETRIEVAL | WINDOW
 
-    async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
-        async def recall(query: Query) -> list[Retrieved]:
+    async def build_memory(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> MethodMemory:
+        async def retrieve(query: Query) -> list[Retrieved]:
             return []
 
-        return Memory(recall, 0)
+        return MethodMemory(retrieve, 0)
 
 
 class FullContext(Method):
@@ -46,26 +46,26 @@ class FullContext(Method):
     documents: the last ones); ``cut`` of each row and of the summary say how much.
     """
 
-    ignores = EXECUTOR | CONTROLLER | SPANS | RETRIEVAL
+    irrelevant_settings = EXECUTOR | CONTROLLER | SPANS | RETRIEVAL
 
     def check(self) -> None:
-        if window_of(self.site) is None:
+        if window_of(self.context) is None:
             raise UsageError(
-                f"full-context must know how many tokens {self.site.settings.models.answer} takes, and nobody does",
+                f"full-context must know how many tokens {self.context.settings.models.answer} takes, and nobody does",
                 hint="--set eval.context_tokens=32768 (what your server allows, prompt and answer together)",
             )
 
-    async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
+    async def build_memory(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> MethodMemory:
         history = await asyncio.to_thread(_history, trace)
         cuts: dict[str, int] = {}
 
-        async def recall(query: Query) -> list[Retrieved]:
-            room = _room(self.site, query)
+        async def retrieve(query: Query) -> list[Retrieved]:
+            room = _room(self.context, query)
             assert room is not None
             kept, cuts[query.query_id] = _newest(history, room)
             return [Retrieved(_item(trace, i, session.label, text), 1.0) for i, (session, text) in enumerate(kept)]
 
-        return Memory(recall, len(history), brief=True, cut=cuts)
+        return MethodMemory(retrieve, len(history), omit_text=True, cut=cuts)
 
 
 class Rag(Method):
@@ -74,37 +74,37 @@ class Rag(Method):
     Spans are long; where the answering model's window is known, the farthest that don't fit are left out (``cut``).
     """
 
-    ignores = EXECUTOR | CONTROLLER
+    irrelevant_settings = EXECUTOR | CONTROLLER
 
-    async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
-        spaces, settings = self.site.world.spaces, self.site.settings
+    async def build_memory(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> MethodMemory:
+        encoders, settings = self.context.rollout.encoders, self.context.settings
         bank = MemoryBank(trace.trace_id)
-        vectors = await spaces.retrieval.aencode([span.text for span in spans])
+        vectors = await encoders.retrieval.aencode([span.text for span in spans])
         for span, vector in zip(spans, vectors, strict=True):
             bank.insert(span.text, vector, vector, Provenance(trace.trace_id, span.index, (), span.index))
             advance()
-        nearest = recall_from(bank, spaces, settings.memory.top_k)
+        nearest = make_retriever(bank, encoders, settings.memory)
         cuts: dict[str, int] = {}
 
-        async def recall(query: Query) -> list[Retrieved]:
+        async def retrieve(query: Query) -> list[Retrieved]:
             found = list(await nearest(query))
-            kept, cuts[query.query_id] = _fitting(found, _room(self.site, query))
+            kept, cuts[query.query_id] = _fitting(found, _room(self.context, query))
             return kept
 
-        return Memory(recall, len(bank), cut=cuts)
+        return MethodMemory(retrieve, len(bank), cut=cuts)
 
 
-def window_of(site: Site) -> int | None:
+def window_of(site: MethodContext) -> int | None:
     """The answering model's window in tokens: the setting, else what is known of the model, else None."""
-    return site.settings.eval.context_tokens or site.world.gateway.window("answer")
+    return site.settings.eval.context_tokens or site.rollout.llm.window("answer")
 
 
-def _room(site: Site, query: Query) -> int | None:
+def _room(site: MethodContext, query: Query) -> int | None:
     """Tokens left for what is recalled, beside the rest of the prompt and the answer."""
     window = window_of(site)
     if window is None:
         return None
-    prompt = answer_messages(query, (), answer_prompt(site.world.dataset))
+    prompt = answer_messages(query, (), get(site.rollout.dataset).answer_prompt)
     used = sum(count_tokens(message["content"]) for message in prompt)
     return max(0, int(MARGIN * window) - site.settings.models.answer_max_tokens - used)
 
@@ -136,7 +136,7 @@ class _Session(NamedTuple):
 
 def _history(trace: Trace) -> list[_Session]:
     sessions = []
-    for session, span in zip(trace.sessions, cut(trace, "full-session"), strict=True):
+    for session, span in zip(trace.sessions, split_spans(trace, "full-session"), strict=True):
         lines = tuple(span.text.splitlines())
         sessions.append(
             _Session(session.label, bool(session.date), lines, tuple(count_tokens(line) + 1 for line in lines))

@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from importlib import metadata, util
 from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
-from memskill_cli.agent.reply_json import mended
+from memskill_cli.agent.reply_json import repair_json
 from memskill_cli.errors import MemskillError, ModelError, UnreadableReplyError, UsageError
-from memskill_cli.evaluation.artifact_store import Notes
-from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Memory, Method
-from memskill_cli.llm.client import Gateway, Message
+from memskill_cli.evaluation.artifact_store import SerializedMemory
+from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Method, MethodMemory
+from memskill_cli.llm.client import LLMClient, Message
 from memskill_cli.llm.reasoning import ReplyText
 from memskill_cli.types import Query, Retrieved, Span, Trace
 
@@ -35,7 +35,7 @@ UNREADABLE = "unreadable_replies"
 _DATE_LINE = re.compile(r"\[([^\]\n]+)\]\n")
 
 
-class Kept(TypedDict):
+class MemoryRecord(TypedDict):
     """One memory as it is written down. ``date`` is that of its session, "" if the system keeps none beside it."""
 
     id: str
@@ -43,22 +43,22 @@ class Kept(TypedDict):
     date: str
 
 
-class Store(Protocol):
+class ExternalStore(Protocol):
     """One trace's memory in another system."""
 
     async def add(self, text: str, date: str) -> None:
         """Let the system read one span. ``text`` begins with the date line, if there is one."""
 
-    async def recall(self, query: Query) -> Sequence[Retrieved]: ...
+    async def retrieve(self, query: Query) -> Sequence[Retrieved]: ...
 
-    def items(self) -> list[Kept]:
+    def items(self) -> list[MemoryRecord]:
         """What it remembers, oldest first."""
 
-    async def restore(self, items: Sequence[Kept]) -> None:
+    async def restore(self, items: Sequence[MemoryRecord]) -> None:
         """Take in what :meth:`items` gave, without a model call. Only for a store that is still empty."""
 
 
-class ExecutorModel:
+class LLMBridge:
     """The executor model as a library may ask it. One for each trace; lives within one event loop.
 
     Such libraries catch whatever goes wrong in a call and take it for "nothing to remember". So the first failure is
@@ -66,9 +66,9 @@ class ExecutorModel:
     that could not be read even when asked again; the library is then told nothing was said.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, llm: LLMClient) -> None:
         self.unreadable = 0
-        self._gateway = gateway
+        self._llm = llm
         self._loop = asyncio.get_running_loop()
         self._failure: Exception | None = None
 
@@ -76,7 +76,7 @@ class ExecutorModel:
         """The parsed reply, or None if it could not be read."""
         self.check()
         try:
-            reply = await self._gateway.ask("executor", messages, parse=parse, grammar=grammar, max_tokens=MAX_TOKENS)
+            reply = await self._llm.ask("executor", messages, parse=parse, grammar=grammar, max_tokens=MAX_TOKENS)
         except UnreadableReplyError:
             self.unreadable += 1
             return None
@@ -107,21 +107,29 @@ class ExecutorModel:
             raise self._failure
 
 
-class System(Method):
+class ExternalMethod(Method):
     """A method that is another system; a subclass names its package and makes its stores."""
 
-    uses = "nothing"
-    ignores = (
+    policy_dependency = "nothing"
+    irrelevant_settings = (
         CONTROLLER
         | WINDOW
-        | frozenset({"models.executor_max_tokens", "memory.max_chars", "memory.max_actions", "memory.server"})
+        | frozenset(
+            {
+                "models.executor_max_tokens",
+                "memory.max_chars",
+                "memory.max_actions",
+                "memory.server",
+                "memory.retriever",
+            }
+        )
     )
     package: ClassVar[str]
     module: ClassVar[str]
     extra: ClassVar[str]
 
     @abstractmethod
-    def store(self, model: ExecutorModel) -> Store:
+    def store(self, model: LLMBridge) -> ExternalStore:
         """An empty store of the system, which asks ``model``."""
 
     def check(self) -> None:
@@ -131,10 +139,10 @@ class System(Method):
                 hint=f'pip install "memskill[{self.extra}]"',
             )
 
-    async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
-        model = ExecutorModel(self.site.world.gateway)
+    async def build_memory(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> MethodMemory:
+        model = LLMBridge(self.context.rollout.llm)
         store = self.store(model)
-        kept = await self.site.keeper.read_notes(trace.trace_id)
+        kept = await self.context.cache.read_notes(trace.trace_id)
         if kept is not None and kept["system"] == self._system():  # not what another version of the system wrote
             await store.restore(kept["memories"])
             for _ in spans:
@@ -145,13 +153,13 @@ class System(Method):
             advance()
         facts = {"system": self._system(), UNREADABLE: model.unreadable}
         notes = {"trace_id": trace.trace_id, **facts, "memories": store.items()}
-        await self.site.keeper.write_notes(trace.trace_id, notes)
+        await self.context.cache.write_notes(trace.trace_id, notes)
         return self._memory(store, notes)
 
-    def _memory(self, store: Store, notes: Notes) -> Memory:
-        return Memory(store.recall, len(notes["memories"]), counts={UNREADABLE: notes[UNREADABLE]})
+    def _memory(self, store: ExternalStore, notes: SerializedMemory) -> MethodMemory:
+        return MethodMemory(store.retrieve, len(notes["memories"]), counts={UNREADABLE: notes[UNREADABLE]})
 
-    async def _read(self, store: Store, model: ExecutorModel, span: Span) -> None:
+    async def _read(self, store: ExternalStore, model: LLMBridge, span: Span) -> None:
         try:
             await store.add(span.text, date_of(span))
         except MemskillError:
@@ -165,7 +173,7 @@ class System(Method):
             raise ModelError(f"{self.package} failed at span {span.index} of {span.trace_id}: {what}") from error
         model.check()
 
-    def facts(self) -> dict[str, Any]:
+    def summary_metadata(self) -> dict[str, Any]:
         return {"system": self._system()}
 
     def _system(self) -> str:
@@ -188,7 +196,7 @@ def read_object(text: str, key: str) -> dict[str, Any]:
         value = json.loads(text[start : end + 1], strict=False)
     except (ValueError, RecursionError):
         cut = isinstance(text, ReplyText) and text.cut
-        value = mended(text[start:]) if start >= 0 and not cut else None
+        value = repair_json(text[start:]) if start >= 0 and not cut else None
     if not isinstance(value, dict) or key not in value:
         raise UnreadableReplyError(f'expected one JSON object with "{key}", not {text.strip()[:80]!r}')
     try:  # JSON can escape half a character, which no file takes, and nest deeper than anyone reads

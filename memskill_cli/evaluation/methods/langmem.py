@@ -8,19 +8,18 @@ store in this process; tracing is off, whatever the environment says.
 from __future__ import annotations
 
 import asyncio
-import logging
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from memskill_cli.evaluation.methods.external import ExecutorModel, Kept, System
+from memskill_cli.evaluation.methods.external import ExternalMethod, LLMBridge, MemoryRecord
 from memskill_cli.memory.encoders import CachedEncoder
 from memskill_cli.types import MemoryItem, Query, Retrieved
+from memskill_cli.utils import process
 
 _NAMESPACE = ("memories",)  # each trace has a store of its own, so that one name does for all
 
 
-class LangMem(System):
+class LangMem(ExternalMethod):
     """``--method langmem``."""
 
     package, module, extra = "langmem", "langmem", "langmem"
@@ -28,21 +27,21 @@ class LangMem(System):
     async def open(self) -> None:
         await asyncio.to_thread(_load)
 
-    def store(self, model: ExecutorModel) -> LangMemStore:
-        return LangMemStore(model, self.site.world.spaces.retrieval, self.site.settings.memory.top_k)
+    def store(self, model: LLMBridge) -> LangMemStore:
+        return LangMemStore(model, self.context.rollout.encoders.retrieval, self.context.settings.memory.num_memories)
 
 
 class LangMemStore:
     """One trace in a LangGraph store of its own."""
 
-    def __init__(self, model: ExecutorModel, encoder: CachedEncoder, top_k: int) -> None:
+    def __init__(self, model: LLMBridge, encoder: CachedEncoder, top_k: int) -> None:
         from langmem import create_memory_store_manager
 
-        from memskill_cli.evaluation.methods.langmem_chat import GatewayChat
+        from memskill_cli.evaluation.methods.langmem_chat import LLMClientChat
 
         self._top_k = top_k
         self._store = _counting_store(encoder)
-        self._manager = create_memory_store_manager(GatewayChat(model=model), namespace=_NAMESPACE, store=self._store)
+        self._manager = create_memory_store_manager(LLMClientChat(model=model), namespace=_NAMESPACE, store=self._store)
 
     async def add(self, text: str, date: str) -> None:
         from langsmith import tracing_context
@@ -50,15 +49,17 @@ class LangMemStore:
         with tracing_context(enabled=False):
             await self._manager.ainvoke({"messages": [{"role": "user", "content": text}]})
 
-    async def recall(self, query: Query) -> list[Retrieved]:
+    async def retrieve(self, query: Query) -> list[Retrieved]:
         found = await self._store.asearch(_NAMESPACE, query=query.question, limit=self._top_k)
         return [Retrieved(MemoryItem(item.key, _text(item), ()), item.score or 0.0) for item in found]
 
-    def items(self) -> list[Kept]:
+    def items(self) -> list[MemoryRecord]:
         found = self._store.search(_NAMESPACE, limit=self._store.last)
-        return [Kept(id=item.key, text=_text(item), date="") for item in sorted(found, key=lambda item: item.key)]
+        return [
+            MemoryRecord(id=item.key, text=_text(item), date="") for item in sorted(found, key=lambda item: item.key)
+        ]
 
-    async def restore(self, items: Sequence[Kept]) -> None:
+    async def restore(self, items: Sequence[MemoryRecord]) -> None:
         for item in items:
             await self._store.put_as(item["id"], {"kind": "Memory", "content": {"content": item["text"]}})
 
@@ -71,7 +72,7 @@ def _counting_store(encoder: CachedEncoder) -> Any:
     """
     from langgraph.store.memory import InMemoryStore
 
-    from memskill_cli.evaluation.methods.langmem_chat import GatewayEmbeddings
+    from memskill_cli.evaluation.methods.langmem_chat import EncoderEmbeddings
 
     class CountingStore(InMemoryStore):
         last = 0
@@ -89,7 +90,7 @@ def _counting_store(encoder: CachedEncoder) -> Any:
             await super().aput(_NAMESPACE, key, value)
 
     # The text itself is what is embedded, as by every other method, and not the JSON it is wrapped in.
-    return CountingStore(index={"embed": GatewayEmbeddings(encoder), "dims": 0, "fields": ["content.content"]})
+    return CountingStore(index={"embed": EncoderEmbeddings(encoder), "dims": 0, "fields": ["content.content"]})
 
 
 def _text(item: Any) -> str:
@@ -98,10 +99,10 @@ def _text(item: Any) -> str:
 
 def _load() -> None:
     # What the packages say to each other's makers is nothing to who evaluates.
-    warnings.filterwarnings("ignore", message="Importing Send from langgraph")
+    process.ignore_warnings("Importing Send from langgraph")
     import langmem  # noqa: F401
 
     import memskill_cli.evaluation.methods.langmem_chat  # noqa: F401
 
     for name in ("extraction", "trustcall", "langmem", "langgraph"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # they log what models said
+        process.silence(name)  # they log what models said

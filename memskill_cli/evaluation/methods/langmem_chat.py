@@ -19,7 +19,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from memskill_cli.errors import UnreadableReplyError
-from memskill_cli.evaluation.methods.external import JSON_TEXT, ExecutorModel, read_object
+from memskill_cli.evaluation.methods.external import JSON_TEXT, LLMBridge, read_object
 from memskill_cli.llm.client import Message
 from memskill_cli.memory.encoders import CachedEncoder
 
@@ -41,11 +41,11 @@ _CALLS = (
 ) + JSON_TEXT
 
 
-class GatewayChat(BaseChatModel):
+class LLMClientChat(BaseChatModel):
     """The executor model as LangChain sees it. Asked within the event loop only."""
 
     model: Any
-    """An :class:`ExecutorModel`; this class is one of pydantic's, which need not check it."""
+    """An :class:`LLMBridge`; this class is one of pydantic's, which need not check it."""
 
     @property
     def _llm_type(self) -> str:
@@ -69,14 +69,14 @@ class GatewayChat(BaseChatModel):
     ) -> ChatResult:
         forced = tool_choice is not None
         asked = as_text(messages, tools, forced=forced)
-        model: ExecutorModel = self.model
+        model: LLMBridge = self.model
         calls = await model.ask(asked, _calls, _grammar(tools, forced)) or []
         name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]  # not drawn at random: it is quoted later
         numbered = [{**call, "id": f"call_{name}_{i}", "type": "tool_call"} for i, call in enumerate(calls)]
         return ChatResult(generations=[ChatGeneration(message=AIMessage(content="", tool_calls=numbered))])
 
 
-class GatewayEmbeddings(Embeddings):
+class EncoderEmbeddings(Embeddings):
     """Our retrieval encoder as LangChain sees it. Asked within the event loop only."""
 
     def __init__(self, encoder: CachedEncoder) -> None:

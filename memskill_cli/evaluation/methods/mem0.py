@@ -12,7 +12,6 @@ import asyncio
 import atexit
 import functools
 import json
-import logging
 import os
 import re
 import shutil
@@ -25,10 +24,11 @@ from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from memskill_cli.errors import UnreadableReplyError
-from memskill_cli.evaluation.methods.external import JSON_TEXT, ExecutorModel, Kept, System, read_object
+from memskill_cli.evaluation.methods.external import JSON_TEXT, ExternalMethod, LLMBridge, MemoryRecord, read_object
 from memskill_cli.llm.client import Message
 from memskill_cli.memory.encoders import CachedEncoder
 from memskill_cli.types import MemoryItem, Query, Retrieved
+from memskill_cli.utils import process
 
 T = TypeVar("T")
 _USER = "trace"  # each trace has a store of its own, so that one name does for all
@@ -43,29 +43,32 @@ _CHANGES = (
 
 
 class _Library(NamedTuple):
-    """What is used of the package: the class of a memory, and its prompt that asks for facts."""
+    """What is used of the package: its module, the folder it has here, and its prompt that asks for facts."""
 
-    memory: Any
+    main: Any
+    home: str
     prompt: str
 
 
-class Mem0(System):
+class Mem0(ExternalMethod):
     """``--method mem0``."""
 
     package, module, extra = "mem0ai", "mem0", "mem0"
 
     async def open(self) -> None:
-        await asyncio.to_thread(_library)
-        self._dim = (await self.site.world.spaces.retrieval.aencode(["memory"])).shape[1]
+        await asyncio.to_thread(_open_library)
+        self._dim = (await self.context.rollout.encoders.retrieval.aencode(["memory"])).shape[1]
 
-    def store(self, model: ExecutorModel) -> Mem0Store:
-        return Mem0Store(model, self.site.world.spaces.retrieval, self._dim, self.site.settings.memory.top_k)
+    def store(self, model: LLMBridge) -> Mem0Store:
+        return Mem0Store(
+            model, self.context.rollout.encoders.retrieval, self._dim, self.context.settings.memory.num_memories
+        )
 
 
 class Mem0Store:
     """One trace in a Mem0 of its own."""
 
-    def __init__(self, model: ExecutorModel, encoder: CachedEncoder, dim: int, top_k: int) -> None:
+    def __init__(self, model: LLMBridge, encoder: CachedEncoder, dim: int, top_k: int) -> None:
         self._model, self._encoder, self._top_k = model, encoder, top_k
         self._memory = _new_memory(dim)
         self._memory.llm = _Llm(model)
@@ -85,22 +88,22 @@ class Mem0Store:
             if event["event"] == "ADD":
                 self._names[event["id"]] = f"m{len(self._names) + 1:06d}"
 
-    async def recall(self, query: Query) -> list[Retrieved]:
+    async def retrieve(self, query: Query) -> list[Retrieved]:
         await self._encoder.aencode([query.question], "query")  # in good company; the search finds it in the cache
         found = await self._run(lambda: self._memory.search(query.question, user_id=_USER, limit=self._top_k))
         return [
             Retrieved(MemoryItem(self._names[row["id"]], _shown(row), ()), row["score"]) for row in found["results"]
         ]
 
-    def items(self) -> list[Kept]:
+    def items(self) -> list[MemoryRecord]:
         rows = self._memory.vector_store.list(filters={"user_id": _USER}, limit=len(self._names) + 1)[0]
         kept = [
-            Kept(id=self._names[str(row.id)], text=row.payload["data"], date=row.payload.get("date", ""))
+            MemoryRecord(id=self._names[str(row.id)], text=row.payload["data"], date=row.payload.get("date", ""))
             for row in rows
         ]
         return sorted(kept, key=lambda item: item["id"])
 
-    async def restore(self, items: Sequence[Kept]) -> None:
+    async def restore(self, items: Sequence[MemoryRecord]) -> None:
         if not items:
             return
         vectors = await self._encoder.aencode([item["text"] for item in items])
@@ -126,7 +129,7 @@ class Mem0Store:
 class _Llm:
     """What Mem0 calls a language model."""
 
-    def __init__(self, model: ExecutorModel) -> None:
+    def __init__(self, model: LLMBridge) -> None:
         self._model = model
 
     def generate_response(self, messages: list[Message], response_format: Any = None, **_: Any) -> str:
@@ -140,7 +143,7 @@ class _Llm:
 class _Embedder:
     """What Mem0 calls an embedder."""
 
-    def __init__(self, encoder: CachedEncoder, model: ExecutorModel) -> None:
+    def __init__(self, encoder: CachedEncoder, model: LLMBridge) -> None:
         self._encoder, self._model = encoder, model
 
     def embed(self, text: str, memory_action: str | None = None) -> list[float]:
@@ -178,7 +181,7 @@ def _new_memory(dim: int) -> Any:
     from qdrant_client import QdrantClient
 
     vectors = {"collection_name": "memories", "embedding_model_dims": dim, "client": QdrantClient(":memory:")}
-    return _library().memory.from_config(
+    return _open_library().main.Memory.from_config(
         {
             "vector_store": {"provider": "qdrant", "config": vectors},
             "llm": {"provider": "lmstudio"},
@@ -209,7 +212,13 @@ def _library() -> _Library:
         del os.environ["MEM0_DIR"]
         if before is not None:
             os.environ["MEM0_DIR"] = before
-    main.capture_event = silent.capture_event
-    main.mem0_dir = home
-    logging.getLogger("mem0").setLevel(logging.CRITICAL + 1)  # it logs whole prompts
-    return _Library(main.Memory, FACT_RETRIEVAL_PROMPT)
+    return _Library(main, home, FACT_RETRIEVAL_PROMPT)
+
+
+def _open_library() -> _Library:
+    """Load Mem0, and silence it for as long as it is used."""
+    found = _library()
+    process.set_attribute(found.main, "capture_event", lambda *args, **kwargs: None)
+    process.set_attribute(found.main, "mem0_dir", found.home)
+    process.silence("mem0")  # it logs whole prompts
+    return found

@@ -11,60 +11,60 @@ from typing import Any, ClassVar
 
 import torch
 
-from memskill_cli.agent.answerer import recall_from
-from memskill_cli.agent.controller import ChooseSkills, choose
+from memskill_cli.agent.answerer import make_retriever
+from memskill_cli.agent.controller import SelectSkills, select_skills
 from memskill_cli.agent.executor import executor_messages
 from memskill_cli.datasets.spans import count_tokens
 from memskill_cli.evaluation.counts import executor_counts
-from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Memory, Method, Uses
+from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Method, MethodMemory, PolicyDependency
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.rollout.episode import read
+from memskill_cli.rollout.episode import build_memory
 from memskill_cli.skills.skill import Skill
-from memskill_cli.types import Choice, Span, Trace, Vector
+from memskill_cli.types import SkillSelection, Span, Trace, Vector
 from memskill_cli.utils.seeding import seed_from
 
 SKILLS_SHARE = 0.5
 """Part of the executor's window that :class:`AllSkills` may fill; memories, span and reply need the rest."""
 
 
-class Written(Method):
+class SkillMethod(Method):
     """One executor call a span; a trace's bank is kept when all of it is read, and taken up again after that."""
 
-    ignores = WINDOW
+    irrelevant_settings = WINDOW
 
     @abstractmethod
-    def chooser(self, trace: Trace) -> ChooseSkills:
+    def chooser(self, trace: Trace) -> SelectSkills:
         """How skills are chosen for the spans of ``trace``; called once for each in reading order."""
 
-    async def remember(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> Memory:
-        stored = await self.site.keeper.read_bank(trace.trace_id)
+    async def build_memory(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> MethodMemory:
+        stored = await self.context.cache.read_bank(trace.trace_id)
         bank = MemoryBank(trace.trace_id) if stored is None else MemoryBank.of(stored)
-        recall = recall_from(bank, self.site.world.spaces, self.site.settings.memory.top_k)
+        retrieve = make_retriever(bank, self.context.rollout.encoders, self.context.settings.memory)
         if stored is not None:
             for _ in spans:
                 advance()
-            return Memory(recall, len(bank))
-        skills, world = self.site.subject.bank, self.site.world
-        steps = await read(world, spans, skills, self.chooser(trace), bank, advance, evaluating=True)
+            return MethodMemory(retrieve, len(bank))
+        skills, context = self.context.policy.bank, self.context.rollout
+        steps = await build_memory(context, spans, skills, self.chooser(trace), bank, advance, evaluating=True)
         counts = {"executor": executor_counts(steps)}
-        keep = partial(self.site.keeper.write_bank, trace.trace_id)
-        return Memory(recall, len(bank), counts=counts, keep=lambda: keep(bank.stored()))
+        keep = partial(self.context.cache.write_bank, trace.trace_id)
+        return MethodMemory(retrieve, len(bank), counts=counts, persist=lambda: keep(bank.stored()))
 
 
-class MemSkill(Written):
+class MemSkill(SkillMethod):
     """The controller's plain top-K of the run's skills."""
 
-    uses: ClassVar[Uses] = "controller"
-    _choose: ChooseSkills
+    policy_dependency: ClassVar[PolicyDependency] = "controller"
+    _choose: SelectSkills
 
     async def open(self) -> None:
-        settings, subject = self.site.settings, self.site.subject
-        descriptions = [skill.description for skill in subject.bank.skills]
-        skills_SD = torch.from_numpy(await self.site.world.spaces.of_skills.aencode(descriptions))
-        controller = subject.controller(settings, self.site.world.spaces.state.dim, skills_SD.shape[1])
-        self._choose = partial(choose, controller, skills_SD=skills_SD, k=settings.eval.top_k)
+        settings, policy = self.context.settings, self.context.policy
+        descriptions = [skill.description for skill in policy.bank.skills]
+        skills_SD = torch.from_numpy(await self.context.rollout.encoders.of_skills.aencode(descriptions))
+        controller = policy.controller(settings, self.context.rollout.encoders.state.dim, skills_SD.shape[1])
+        self._choose = partial(select_skills, controller, skills_SD=skills_SD, k=settings.eval.num_skills)
 
-    def chooser(self, trace: Trace) -> ChooseSkills:
+    def chooser(self, trace: Trace) -> SelectSkills:
         return self._choose
 
 
@@ -74,45 +74,45 @@ class SeedSkills(MemSkill):
     With the published K all seeds are chosen for every span, so that the controller only decides their order.
     """
 
-    uses: ClassVar[Uses] = "seeds"
+    policy_dependency: ClassVar[PolicyDependency] = "seeds"
 
 
-class RandomSkills(Written):
+class RandomSkills(SkillMethod):
     """K of the run's skills, drawn anew for each span from (seed, trace, span): at another concurrency the same."""
 
-    uses: ClassVar[Uses] = "skills"
-    ignores = WINDOW | (CONTROLLER - {"eval.top_k", "encoders.state"})
+    policy_dependency: ClassVar[PolicyDependency] = "skills"
+    irrelevant_settings = WINDOW | (CONTROLLER - {"eval.num_skills", "encoders.state"})
 
-    def chooser(self, trace: Trace) -> ChooseSkills:
-        count, numbers = len(self.site.subject.bank), itertools.count()
+    def chooser(self, trace: Trace) -> SelectSkills:
+        count, numbers = len(self.context.policy.bank), itertools.count()
 
-        def draw(state: Vector) -> Choice:
-            seed = seed_from(self.site.settings.seed, "random-skills", trace.trace_id, next(numbers))
-            k = min(self.site.settings.eval.top_k, count)
-            return Choice(tuple(random.Random(seed).sample(range(count), k)), 0.0, 0.0)  # noqa: S311 - not for secrets
+        def draw(state: Vector) -> SkillSelection:
+            seed = seed_from(self.context.settings.seed, "random-skills", trace.trace_id, next(numbers))
+            k = min(self.context.settings.eval.num_skills, count)
+            return SkillSelection(tuple(random.Random(seed).sample(range(count), k)), 0.0, 0.0)  # noqa: S311 - not for secrets
 
         return draw
 
 
-class AllSkills(Written):
+class AllSkills(SkillMethod):
     """Every skill of the run in each call, in name order; the last ones stay out when they would fill the window."""
 
-    uses: ClassVar[Uses] = "skills"
-    ignores = WINDOW | (CONTROLLER - {"encoders.state"})
+    policy_dependency: ClassVar[PolicyDependency] = "skills"
+    irrelevant_settings = WINDOW | (CONTROLLER - {"encoders.state"})
 
     @cached_property
     def _fitting(self) -> int:
         """How many skills are shown."""
-        skills, window = self.site.subject.bank.skills, self.site.world.gateway.window("executor")
+        skills, window = self.context.policy.bank.skills, self.context.rollout.llm.window("executor")
         sizes = [_prompt_tokens(skills[: i + 1]) for i in range(len(skills))]
         return sum(window is None or size <= SKILLS_SHARE * window for size in sizes)
 
-    def chooser(self, trace: Trace) -> ChooseSkills:
-        choice = Choice(tuple(range(self._fitting)), 0.0, 0.0)
+    def chooser(self, trace: Trace) -> SelectSkills:
+        choice = SkillSelection(tuple(range(self._fitting)), 0.0, 0.0)
         return lambda state: choice
 
-    def facts(self) -> dict[str, Any]:
-        return {"skills_shown": self._fitting, "skills": len(self.site.subject.bank)}
+    def summary_metadata(self) -> dict[str, Any]:
+        return {"skills_shown": self._fitting, "skills": len(self.context.policy.bank)}
 
 
 def _prompt_tokens(skills: Sequence[Skill]) -> int:

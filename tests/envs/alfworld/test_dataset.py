@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.datasets.base import Ask, load_manifest, load_split
+from memskill_cli.datasets.base import PrepareOptions
 from memskill_cli.datasets.prepare import prepare
+from memskill_cli.datasets.prepared import load_manifest, load_split
 from memskill_cli.envs import env_pool
 from memskill_cli.envs.alfworld import dataset
-from memskill_cli.envs.alfworld.dataset import games_root
+from memskill_cli.envs.alfworld.dataset import env_root
 from memskill_cli.errors import DataError, UsageError
 from memskill_cli.types import Query, Turn
 
@@ -28,7 +29,7 @@ CLEAN, TWO = "pick_clean_then_place_in_recep", "pick_two_obj_and_place"
 
 @pytest.fixture(autouse=True)
 def _fake_games(monkeypatch):
-    monkeypatch.setattr(env_pool, "program", lambda: FAKE)
+    monkeypatch.setattr(env_pool, "program", lambda name: FAKE)
     monkeypatch.delenv("ALFWORLD_DATA", raising=False)
 
 
@@ -54,7 +55,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def prepared(source: Path, data: Path, *splits: str, limit: int = 0, **more: Any) -> Any:
-    return prepare("alfworld", data_dir=data, source=str(source), ask=Ask(splits, limit), **more).manifest
+    return prepare("alfworld", data_dir=data, source=str(source), ask=PrepareOptions(splits, limit), **more).manifest
 
 
 def ids(data: Path, split: str) -> list[str]:
@@ -78,7 +79,7 @@ def test_a_game_becomes_a_trace_of_what_the_expert_did(source, tmp_path):
         Turn("Agent", "win"),
         Turn("Environment", "You win."),
     )
-    assert games_root(manifest, "train") == source
+    assert env_root(manifest, "train") == source
 
 
 def test_the_folder_within_will_do_as_well(source, tmp_path):
@@ -143,7 +144,8 @@ def test_a_game_that_dies_or_cannot_be_won_is_named_and_skipped(source, tmp_path
     manifest = prepared(source, tmp_path / "data", "train")
     assert manifest.traces == 4
     assert manifest.notes == [
-        "train: skipped json_2.1.1/train/hopeless/trial_1: its walkthrough does not win, and the planner finds no way",
+        "train: skipped json_2.1.1/train/hopeless/trial_1: "
+        "its walkthrough does not win, and the planner finds no solution",
         "train: skipped json_2.1.1/train/killer/trial_1: its process ended by SIGKILL",
     ]
 
@@ -223,7 +225,7 @@ def test_prepared_already_unless_the_games_differ(source, tmp_path):
 
 def test_games_are_found_where_alfworld_keeps_them(source, tmp_path, monkeypatch):
     monkeypatch.setenv("ALFWORLD_DATA", str(source))
-    result = prepare("alfworld", data_dir=tmp_path / "data", ask=Ask(("train",)))
+    result = prepare("alfworld", data_dir=tmp_path / "data", ask=PrepareOptions(("train",)))
     assert result.manifest.source == str(source)
 
 
@@ -241,7 +243,7 @@ def test_without_games_the_way_to_them_is_said(tmp_path, monkeypatch, variable):
 def test_what_makes_no_sense_is_refused(source, tmp_path):
     with pytest.raises(UsageError, match="alfworld has no split test"):
         prepared(source, tmp_path / "data", "test")
-    with pytest.raises(UsageError, match="a folder, not an address"):
+    with pytest.raises(UsageError, match="a folder, not a URL"):
         prepare("alfworld", data_dir=tmp_path / "data", source="https://example.org/games.zip")
     with pytest.raises(DataError, match="has no valid_unseen"):
         prepared(source, tmp_path / "data", "valid_unseen")
@@ -252,5 +254,5 @@ def test_what_makes_no_sense_is_refused(source, tmp_path):
 def test_games_that_were_moved_away_are_missed(source, tmp_path):
     manifest = prepared(source, tmp_path / "data", "valid_seen")
     source.rename(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match="no longer there"):
-        games_root(manifest, "valid_seen")
+    with pytest.raises(DataError, match="are missing"):
+        env_root(manifest, "valid_seen")

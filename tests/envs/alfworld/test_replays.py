@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.datasets.base import Ask, load_split
+from memskill_cli.datasets.base import PrepareOptions
 from memskill_cli.datasets.prepare import prepare
-from memskill_cli.envs.alfworld.dataset import games_root
+from memskill_cli.datasets.prepared import load_split
+from memskill_cli.envs.alfworld.dataset import env_root
 from memskill_cli.errors import DataError, UsageError
 from memskill_cli.types import Query, Turn
 
@@ -66,7 +67,7 @@ def test_a_trajectory_becomes_the_trace_that_replaying_makes(tmp_path: Path) -> 
     )
     assert prepare("alfworld", data_dir=tmp_path / "data", source=str(file)).already
     with pytest.raises(DataError, match="only trajectories of train were prepared"):
-        games_root(manifest, "train")
+        env_root(manifest, "train")
 
 
 def test_games_are_found_where_the_script_found_them_or_where_alfworld_is(
@@ -76,11 +77,11 @@ def test_games_are_found_where_the_script_found_them_or_where_alfworld_is(
         write(tmp_path / root / "json_2.1.1" / "train" / "a" / "trial_1" / "game.tw-pddl", {})
     file = write(tmp_path / "r.json", {SIMPLE: {path("a", root=str(tmp_path / "there")): entry("a")}})
     manifest = prepare("alfworld", data_dir=tmp_path / "one", source=str(file)).manifest
-    assert games_root(manifest, "train") == tmp_path / "there"
+    assert env_root(manifest, "train") == tmp_path / "there"
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path / "official"))
     write(file, {SIMPLE: {path("a"): entry("a")}})
     manifest = prepare("alfworld", data_dir=tmp_path / "two", source=str(file)).manifest
-    assert games_root(manifest, "train") == tmp_path / "official"
+    assert env_root(manifest, "train") == tmp_path / "official"
     assert ids(tmp_path / "two", "train") == ["json_2.1.1/train/a/trial_1"]
 
 
@@ -118,11 +119,15 @@ def test_a_folder_of_splits_and_a_limit(tmp_path: Path) -> None:
     write(tmp_path / "in" / "train.json", games)
     write(tmp_path / "in" / "seen.json", {SIMPLE: {path("s", "valid_seen"): entry("s")}})
     write(tmp_path / "in" / "other.json", ["something else"])
-    manifest = prepare("alfworld", data_dir=tmp_path / "data", source=str(tmp_path / "in"), ask=Ask((), 3)).manifest
+    manifest = prepare(
+        "alfworld", data_dir=tmp_path / "data", source=str(tmp_path / "in"), ask=PrepareOptions((), 3)
+    ).manifest
     assert {name: size.traces for name, size in manifest.splits.items()} == {"train": 3, "valid_seen": 1}
     kinds = [name.split("/")[2].rpartition("-")[0] for name in ids(tmp_path / "data", "train")]
     assert set(kinds) == {LIGHT, SIMPLE}  # types take turns
-    one = prepare("alfworld", data_dir=tmp_path / "b", source=str(tmp_path / "in"), ask=Ask(("valid_seen",))).manifest
+    one = prepare(
+        "alfworld", data_dir=tmp_path / "b", source=str(tmp_path / "in"), ask=PrepareOptions(("valid_seen",))
+    ).manifest
     assert list(one.splits) == ["valid_seen"]
     write(tmp_path / "in" / "again.json", games)
     with pytest.raises(UsageError, match="two files have train"):
@@ -141,7 +146,7 @@ def test_paths_of_another_system_and_without_the_folder_between(tmp_path: Path) 
 def test_files_that_are_none(tmp_path: Path, text: str) -> None:
     file = tmp_path / "r.json"
     file.write_text(text, "latin-1")
-    with pytest.raises(DataError, match=r"r\.json: no trajectory in it that was won"):
+    with pytest.raises(DataError, match=r"r\.json: has no won trajectory"):
         prepare("alfworld", data_dir=tmp_path / "data", source=str(file))
 
 

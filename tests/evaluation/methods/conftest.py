@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,21 +11,18 @@ from typing import Any, TypeVar
 import pytest
 
 from memskill_cli.config import load
-from memskill_cli.evaluation.artifact_store import Shelf
+from memskill_cli.evaluation.artifact_store import EvalArtifactStore
 from memskill_cli.evaluation.methods import get
-from memskill_cli.evaluation.methods.base import Memory, Method, Site
-from memskill_cli.evaluation.runner import Subject
+from memskill_cli.evaluation.methods.base import Method, MethodContext, MethodMemory
+from memskill_cli.evaluation.runner import EvaluatedPolicy
 from memskill_cli.llm.cache import ResponseCache
-from memskill_cli.llm.client import Gateway
-from memskill_cli.llm.keys import KeyRing
-from memskill_cli.llm.ledger import Ledger
-from memskill_cli.memory.encoder_pair import Spaces
 from memskill_cli.memory.encoders import CachedEncoder, load_encoder
-from memskill_cli.rollout.episode import World
 from memskill_cli.testing import rules
 from memskill_cli.testing.replies import Script
-from memskill_cli.testing.server import Request, ScriptedServer
+from memskill_cli.testing.server import MockLLMServer, Request
 from memskill_cli.types import Query, Retrieved, Span, Trace
+
+from ...factories import llm_client, make_ledger, rollout_context
 
 T = TypeVar("T")
 KEY = "sk-canary-5150"
@@ -50,7 +46,7 @@ class SystemRig:
     ) -> T:
         """What ``work`` makes of the method called ``name``."""
         script = reply if callable(reply) else (lambda request: reply)
-        with ScriptedServer(script, keys=[KEY], port=self._port) as server:
+        with MockLLMServer(script, keys=[KEY], port=self._port) as server:
             self._port = int(server.url.split(":")[2].removesuffix("/v1"))
             try:
                 return asyncio.run(self._run(name, work, server.url, model, max_cost))
@@ -58,25 +54,22 @@ class SystemRig:
                 self.requests = server.requests
 
     async def _run(self, name: str, work: Work[T], url: str, model: str, max_cost: float) -> T:
-        settings = load(overrides={"models.retries": 0, "memory.top_k": 3})
-        models = dataclasses.replace(settings.models, api_base=url, **dict.fromkeys(("executor", "answer"), model))
-        models = dataclasses.replace(models, judge=model, designer=model)
-        ledger = Ledger(None, scope="eval", max_cost=max_cost)
+        settings = load(overrides={"models.retries": 0, "memory.num_memories": 3})
+        ledger = make_ledger(scope="eval", max_cost=max_cost)
         self.encoder = load_encoder("hashing", cache_dir=None)
         with closing(ResponseCache(self.folder / "cache")) as cache, closing(self.encoder):
-            keys = KeyRing.collect((KEY,), None, {})
-            gateway = Gateway(models, settings.limits, keys=keys, ledger=ledger, cache=cache, notice=lambda text: None)
-            world = World(gateway, Spaces(self.encoder, self.encoder), settings.memory, settings.reward, "locomo")
-            subject = Subject.of(None, settings)
-            shelf = Shelf(self.folder / "memory", "", "me", lambda text: None)
-            method = get(name)(Site(world, settings, subject, shelf))
+            llm = llm_client(url, model=model, base=settings.models, keys=[KEY], ledger=ledger, cache=cache)
+            context = rollout_context(llm, self.encoder, settings)
+            policy = EvaluatedPolicy.of(None, settings)
+            shelf = EvalArtifactStore(self.folder / "memory", "", "me", lambda text: None)
+            method = get(name)(MethodContext(context, settings, policy, shelf))
             method.check()
             await method.open()
             try:
                 return await work(method)
             finally:
                 await method.aclose()
-                await gateway.aclose()
+                await llm.aclose()
                 self.roles, self.spent = dict(ledger.usage().by_role), ledger.spent
 
     def remember(
@@ -86,12 +79,16 @@ class SystemRig:
 
         async def work(method: Method) -> tuple[int, list[Retrieved], dict[str, Any]]:
             memory = await self.read(method, spans)
-            return memory.size, list(await memory.recall(asked(question))), {**method.facts(), **memory.counts}
+            return (
+                memory.size,
+                list(await memory.retrieve(asked(question))),
+                {**method.summary_metadata(), **memory.counts},
+            )
 
         return self.run(name, work, reply, **more)
 
-    def read(self, method: Method, spans: Sequence[Span]) -> Coroutine[Any, Any, Memory]:
-        return method.remember(Trace(spans[0].trace_id, "locomo", "test", (), ()), spans, self._advance)
+    def read(self, method: Method, spans: Sequence[Span]) -> Coroutine[Any, Any, MethodMemory]:
+        return method.build_memory(Trace(spans[0].trace_id, "locomo", "test", (), ()), spans, self._advance)
 
     def _advance(self) -> None:
         self.advanced += 1

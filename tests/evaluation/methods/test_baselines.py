@@ -106,7 +106,7 @@ def test_full_context_refuses_a_window_that_nobody_knows_before_asking(tmp_path:
 
 
 def test_rag_shows_the_nearest_spans_as_they_are(tmp_path: Path) -> None:
-    made = rig(tmp_path, memory__top_k=2)
+    made = rig(tmp_path, memory__num_memories=2)
     summary = made.method("rag")
     assert made.roles() == {"answer": 6}
     assert summary["memories"] == 2 * SESSIONS

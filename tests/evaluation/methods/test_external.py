@@ -61,7 +61,7 @@ def test_it_remembers_what_its_pipeline_made_of_the_replies(rig: Any, name: str)
 def test_scores_are_those_of_our_encoder(rig: Any, name: str) -> None:
     async def work(method: Method) -> list[tuple[float, str]]:
         memory = await rig.read(method, SPANS)
-        found = await memory.recall(Query("q", "t1", "single-hop", QUESTION, ()))
+        found = await memory.retrieve(Query("q", "t1", "single-hop", QUESTION, ()))
         texts = [item.item.text.removeprefix("8 May 2023: ").removeprefix("2 June 2023: ") for item in found]
         asked = (await rig.encoder.aencode([QUESTION], "query"))[0]
         expected = np.asarray(await rig.encoder.aencode(texts)) @ asked
@@ -159,7 +159,7 @@ def test_many_traces_at_once_share_nothing(rig: Any, name: str) -> None:
         traces = [[Span(f"t{i}", 0, f"[1 May 2023]\nAna: I have {i + 20} plum trees.")] for i in range(count)]
         memories = await asyncio.gather(*(rig.read(method, spans) for spans in traces))
         query = Query("q", "t", "single-hop", "How many plum trees?", ())
-        found = await asyncio.gather(*(memory.recall(query) for memory in memories))
+        found = await asyncio.gather(*(memory.retrieve(query) for memory in memories))
         return [[item.item.text for item in items] for items in found]
 
     for i, texts in enumerate(rig.run(name, work)):

@@ -20,7 +20,7 @@ from memskill_cli.types import Action, Query, Session, Trace, Turn
 
 from ..harness import Rig
 
-LEARNED = [f"learned_{letter}" for letter in "abcdef"]
+LEARNED = [f"learned_{message}" for message in "abcdef"]
 SHOWN_SEEDS = ["delete", "insert", "update"]
 """The seed skills that an executor is shown in an evaluation: noop is left out."""
 NAMES = sorted([*SHOWN_SEEDS, *LEARNED])
@@ -57,7 +57,7 @@ def shown(rig: Rig) -> dict[str, list[str]]:
 
 
 def test_the_controller_of_the_run_chooses_k_of_its_skills(tmp_path: Path) -> None:
-    made = rig(tmp_path, eval__top_k=4)
+    made = rig(tmp_path, eval__num_skills=4)
     summary = made.method("memskill")
     assert made.roles() == {"executor": 12, "answer": 2}
     assert all(3 <= len(set(names)) <= 4 and set(names) <= set(NAMES) for names in shown(made).values())
@@ -88,7 +88,7 @@ def test_seed_skills_are_all_there_is_whatever_was_learned(tmp_path: Path) -> No
 
 
 def test_random_skills_differ_by_span_and_never_by_concurrency(tmp_path: Path) -> None:
-    one, many = rig(tmp_path / "1", eval__top_k=3, limits__concurrency=1), rig(tmp_path / "2", eval__top_k=3)
+    one, many = rig(tmp_path / "1", eval__num_skills=3, limits__concurrency=1), rig(tmp_path / "2", eval__num_skills=3)
     summary = one.method("random-skills")
     many.method("random-skills")
     drawn = shown(one)
@@ -101,14 +101,14 @@ def test_random_skills_differ_by_span_and_never_by_concurrency(tmp_path: Path) -
 
 
 def test_another_seed_draws_others(tmp_path: Path) -> None:
-    one, other = rig(tmp_path / "1", eval__top_k=3), rig(tmp_path / "2", eval__top_k=3, seed=1)
+    one, other = rig(tmp_path / "1", eval__num_skills=3), rig(tmp_path / "2", eval__num_skills=3, seed=1)
     one.method("random-skills")
     other.method("random-skills")
     assert shown(one) != shown(other)
 
 
 def test_all_skills_are_shown_in_name_order_whatever_k(tmp_path: Path) -> None:
-    made = rig(tmp_path, eval__top_k=1)
+    made = rig(tmp_path, eval__num_skills=1)
     summary = made.method("all-skills")
     assert list(shown(made).values()) == [NAMES] * 12
     assert (summary["skills_shown"], summary["skills"], summary["checkpoint"]) == (10, 10, "none")
@@ -126,7 +126,7 @@ def test_all_skills_leave_half_of_a_known_window(tmp_path: Path, monkeypatch: py
 
 
 def test_where_only_noop_is_chosen_no_call_is_made(tmp_path: Path) -> None:
-    made = rig(tmp_path, eval__top_k=3)
+    made = rig(tmp_path, eval__num_skills=3)
     made.train(SkillBank([seed_bank()["noop"]]))
     summary = made.method("memskill")
     assert made.roles() == {"answer": 2}

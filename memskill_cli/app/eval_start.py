@@ -1,0 +1,96 @@
+"""What an evaluation does before its first call: the run, its settings, the splits and the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from memskill_cli.app import evaluate
+from memskill_cli.app.options import settings_of
+from memskill_cli.app.prepare import Listeners, ensure_prepared
+from memskill_cli.app.runtime import ProviderAccess, check_access
+from memskill_cli.config import Config, for_evaluation
+from memskill_cli.datasets.prepared import load_manifest
+from memskill_cli.datasets.registry import get
+from memskill_cli.evaluation import spec
+from memskill_cli.evaluation.kinds import kind_of
+from memskill_cli.evaluation.spec import EvalSpec
+from memskill_cli.runs.run_dir import RunDir, find_run
+from memskill_cli.skills.bank import SkillBank
+from memskill_cli.skills.release_skills import starting_bank
+
+
+@dataclass(frozen=True)
+class EvalRequest:
+    """What is to be evaluated. ``options`` are those of :func:`~memskill_cli.app.options.settings_of`.
+
+    ``split`` is None for the dataset's own choice, ``init_skills`` takes other skills than the run's.
+    """
+
+    options: Mapping[str, Any]
+    runs_dir: Path
+    data_dir: Path
+    access: ProviderAccess
+    methods: Sequence[str] = ("memskill",)
+    run: str | None = None
+    split: str | None = None
+    variant: str = ""
+    include_abstention: bool = False
+    limit: int = 0
+    checkpoint: str = "best"
+    init_skills: str | None = None
+
+
+class EvalSession(NamedTuple):
+    """A run, and what of it is evaluated in which ways."""
+
+    run: RunDir
+    specs: list[EvalSpec]
+    settings: Config
+    bank: SkillBank | None
+
+
+def open_evaluation(request: EvalRequest, listeners: Listeners) -> EvalSession:
+    """Find what is to be evaluated, and prepare the data if need be.
+
+    Raises what can be known before a model is called.
+    """
+    names = spec.method_names(",".join(request.methods))
+    path = find_run(request.runs_dir, request.run, trained=True)
+    base = RunDir.open(path).settings() if path else None
+    settings = for_evaluation(settings_of(request.options, "eval", listeners.warn, base))
+    bank = _bank(request, settings, listeners)
+    spec.check_abstention(settings.dataset, request.include_abstention)
+    kind_of(settings.dataset).check_methods(settings.dataset, names)
+    ensure_prepared(settings.dataset, request.data_dir, listeners)
+    specs = _specs(request, settings, names)
+    check_access(settings, request.access)
+    run = evaluate.open_run(request.runs_dir, request.run, settings, specs[0].data_digest)
+    return EvalSession(run, specs, settings, bank)
+
+
+async def evaluate_session(
+    session: EvalSession, request: EvalRequest, progress: evaluate.EvalProgress
+) -> list[dict[str, Any]]:
+    """The summaries of :func:`memskill_cli.app.evaluate.evaluate`, one for each split and method."""
+    run, specs, settings, bank = session
+    return await evaluate.evaluate(
+        run, specs, settings, request.checkpoint, request.data_dir, request.access, progress, bank
+    )
+
+
+def _bank(request: EvalRequest, settings: Config, listeners: Listeners) -> SkillBank | None:
+    if request.init_skills is None:
+        return None
+    bank = starting_bank(request.init_skills, noop=settings.controller.include_noop)
+    listeners.notice(f"evaluating with the {len(bank)} skills of {request.init_skills}, not with the run's own")
+    return bank
+
+
+def _specs(request: EvalRequest, settings: Config, names: Sequence[str]) -> list[EvalSpec]:
+    manifest = load_manifest(settings.dataset, request.data_dir)
+    split = request.split or get(settings.dataset).default_split
+    splits = spec.splits_of(manifest, f"{split}-{request.variant}" if request.variant else split)
+    return spec.eval_specs(manifest, splits, names, request.limit, request.include_abstention)

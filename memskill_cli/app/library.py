@@ -1,0 +1,289 @@
+"""The library: what the commands do, as functions for Python code.
+
+A call borrows the process (:mod:`memskill_cli.utils.process`): when it has ended, logging, environment, torch, litellm
+and the threads of the process are as they were. An ``…_async`` function works in a thread with an event loop of its
+own, so it does not hold up the caller's loop; cancelled, it waits for replies on their way, which are kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+
+from memskill_cli.app.calls import Callback, Work, in_this_thread, in_thread
+
+if TYPE_CHECKING:
+    from memskill_cli.app.prepare import Listeners
+    from memskill_cli.app.runtime import ProviderAccess
+    from memskill_cli.datasets.manifest import DatasetManifest
+    from memskill_cli.runs.run_dir import RunDir
+
+T = TypeVar("T")
+PathLike = str | os.PathLike[str]
+Notice = Callable[[str], None]
+Row = dict[str, Any]
+
+
+class Options(TypedDict, total=False):
+    """Options of :func:`train` and :func:`evaluate`: those of the command line, explained by ``memskill train --help``.
+
+    None is the same as left out. Environment variables are read for keys only, and for MEMSKILL_CACHE_DIR.
+    """
+
+    runs_dir: PathLike
+    data_dir: PathLike
+    cache_dir: PathLike | None
+    plugins: Sequence[PathLike]
+    """Python files that add datasets, methods and rewards."""
+    preset: str
+    config: PathLike | None
+    settings: Mapping[str, Any]
+    """Any setting by its name: ``{"ppo.learning_rate": 3e-4}``."""
+    model: str | None
+    judge_model: str | None
+    designer_model: str | None
+    api_base: str | None
+    api_key: str | Sequence[str] | None
+    """One key, or several that take turns."""
+    keys: PathLike | None
+    """A TOML file of keys."""
+    encoder: str | None
+    retriever: str | None
+    span_mode: str | None
+    chunk_size: int | None
+    chunk_overlap: int | None
+    top_k: int | None
+    mem_top_k: int | None
+    judge: bool | None
+    seed: int | None
+    concurrency: int | None
+    max_cost: float | None
+    engine: str | None
+    ray_address: str | None
+    notice: Notice | None
+    """Told what the command line shows as notices and warnings."""
+
+
+class TrainOptions(Options, total=False):
+    """Options of :func:`train` besides :class:`Options`."""
+
+    resume: bool
+    override: bool
+    """Go on with a run although settings differ."""
+    init_from: str | None
+    init_skills: PathLike | None
+    outer_epochs: int | None
+    inner_epochs: int | None
+    batch_size: int | None
+    reward: str | None
+    evolve: bool | None
+    tracker: str | None
+    on_epoch: Callable[[Row], None] | None
+    """Called after each inner epoch with its line of ``metrics.jsonl``."""
+
+
+class EvalOptions(Options, total=False):
+    """Options of :func:`evaluate` besides :class:`Options`."""
+
+    split: str | None
+    variant: str
+    include_abstention: bool
+    limit: int
+    checkpoint: PathLike
+    init_skills: PathLike | None
+
+
+class PrepareArguments(TypedDict, total=False):
+    """Options of :func:`prepare`, as of ``memskill prepare``."""
+
+    source: PathLike | None
+    sample: bool
+    variant: Sequence[str]
+    split: Sequence[str]
+    limit: int
+    force: bool
+    data_dir: PathLike
+    plugins: Sequence[PathLike]
+    notice: Notice | None
+
+
+def prepare(dataset: str, **options: Unpack[PrepareArguments]) -> DatasetManifest:
+    """Get a dataset ready in ``data_dir``; prepared already, it is only looked at.
+
+    Raises DataError for a broken file, or if something else is prepared; DownloadError; UsageError.
+    """
+    return in_this_thread("prepare", _preparation(dataset, options), options.get("notice"))
+
+
+async def prepare_async(dataset: str, **options: Unpack[PrepareArguments]) -> DatasetManifest:
+    """As :func:`prepare`."""
+    return await in_thread(_preparation(dataset, options), options.get("notice"))
+
+
+def train(dataset: str | None = None, *, run: str | None = None, **options: Unpack[TrainOptions]) -> RunDir:
+    """Train a new run, or with ``resume=True`` go on with one, and return its folder. ``dataset`` is LoCoMo by default.
+
+    Raises RunError, DataError, ModelError and other errors of :mod:`memskill_cli.errors`; BudgetExceededError when
+    ``max_cost`` is reached. The run can be resumed after each of them.
+    """
+    return in_this_thread("train", _training(dataset, run, options), options.get("notice"), options.get("on_epoch"))
+
+
+async def train_async(dataset: str | None = None, *, run: str | None = None, **options: Unpack[TrainOptions]) -> RunDir:
+    """As :func:`train`. ``notice`` and ``on_epoch`` are called in the caller's event loop."""
+    return await in_thread(_training(dataset, run, options), options.get("notice"), options.get("on_epoch"))
+
+
+def evaluate(
+    dataset: str | None = None,
+    *,
+    run: str | None = None,
+    methods: Sequence[str] = ("memskill",),
+    **options: Unpack[EvalOptions],
+) -> list[Row]:
+    """Evaluate a run (by default the newest) and return the summary of each split and method, as in ``summary.json``.
+
+    ``dataset`` is the run's by default. Called again it goes on where it stopped; queries that failed, counted in
+    ``summary["errors"]``, are asked again.
+    """
+    return in_this_thread("evaluate", _evaluation(dataset, run, methods, options), options.get("notice"))
+
+
+async def evaluate_async(
+    dataset: str | None = None,
+    *,
+    run: str | None = None,
+    methods: Sequence[str] = ("memskill",),
+    **options: Unpack[EvalOptions],
+) -> list[Row]:
+    """As :func:`evaluate`. ``notice`` is called in the caller's event loop."""
+    return await in_thread(_evaluation(dataset, run, methods, options), options.get("notice"))
+
+
+def _preparation(dataset: str, options: PrepareArguments) -> Work[DatasetManifest]:
+    _check_names("prepare", options, PrepareArguments)
+
+    def work(notice: Notice, _: Callback) -> Coroutine[Any, Any, DatasetManifest]:
+        from memskill_cli.app import prepare as app
+
+        _load_plugins(options.get("plugins"), notice)
+        wanted = app.prepare_options(
+            dataset, options.get("split", ()), options.get("variant", ()), options.get("limit", 0)
+        )
+        source = options.get("source")
+        result = app.prepare(
+            dataset,
+            data_dir=Path(options.get("data_dir", "data")),
+            source=None if source is None else str(source),
+            sample=options.get("sample", False),
+            force=options.get("force", False),
+            ask=wanted,
+        )
+        for note in result.manifest.notes:
+            notice(note)
+        return _already(result.manifest)
+
+    return work
+
+
+def _training(dataset: str | None, run: str | None, options: TrainOptions) -> Work[RunDir]:
+    _check_names("train", options, TrainOptions)
+
+    def work(notice: Notice, on_epoch: Callback) -> Coroutine[Any, Any, RunDir]:
+        from memskill_cli.app.train import TrainProgress
+        from memskill_cli.app.train_start import TrainRequest, open_training, train_session
+        from memskill_cli.training.trainer import TrainCallbacks
+
+        _load_plugins(options.get("plugins"), notice)
+        skills = options.get("init_skills")
+        request = TrainRequest(
+            {**_normal(options), "dataset": dataset},
+            Path(options.get("runs_dir", "runs")),
+            Path(options.get("data_dir", "data")),
+            _access(options, notice),
+            dataset=dataset,
+            run=run,
+            resume=options.get("resume", False),
+            override=options.get("override", False),
+            init_from=options.get("init_from"),
+            init_skills=None if skills is None else Path(skills),
+        )
+        session = open_training(request, _listeners(notice))
+        progress = TrainProgress(lambda spans, log: TrainCallbacks(on_epoch=on_epoch, notice=log), notice)
+        return train_session(session, request, progress)
+
+    return work
+
+
+def _evaluation(dataset: str | None, run: str | None, methods: Sequence[str], options: EvalOptions) -> Work[list[Row]]:
+    _check_names("evaluate", options, EvalOptions)
+
+    def work(notice: Notice, _: Callback) -> Coroutine[Any, Any, list[Row]]:
+        from memskill_cli.app.eval_start import EvalRequest, evaluate_session, open_evaluation
+        from memskill_cli.app.evaluate import EvalProgress
+        from memskill_cli.evaluation.runner import EvalCallbacks
+
+        _load_plugins(options.get("plugins"), notice)
+        skills = options.get("init_skills")
+        request = EvalRequest(
+            {**_normal(options), "dataset": dataset},
+            Path(options.get("runs_dir", "runs")),
+            Path(options.get("data_dir", "data")),
+            _access(options, notice),
+            methods=(methods,) if isinstance(methods, str) else tuple(methods),
+            run=run,
+            split=options.get("split"),
+            variant=options.get("variant", ""),
+            include_abstention=options.get("include_abstention", False),
+            limit=options.get("limit", 0),
+            checkpoint=str(options.get("checkpoint", "best")),
+            init_skills=None if skills is None else str(skills),
+        )
+        session = open_evaluation(request, _listeners(notice))
+        return evaluate_session(session, request, EvalProgress(lambda title, queries: EvalCallbacks(), notice))
+
+    return work
+
+
+async def _already(value: T) -> T:
+    return value
+
+
+def _check_names(function: str, options: Mapping[str, Any], known: type) -> None:
+    for name in options.keys() - known.__annotations__.keys() - Options.__annotations__.keys():
+        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; settings go into settings={{…}}")
+
+
+def _normal(options: Mapping[str, Any]) -> dict[str, Any]:
+    config = options.get("config")
+    return {**options, "config": None if config is None else Path(config)}
+
+
+def _access(options: Options, notice: Notice) -> ProviderAccess:
+    from memskill_cli.app.runtime import ProviderAccess
+    from memskill_cli.llm.keys import key_file_warning
+
+    given, keys, cache = options.get("api_key"), options.get("keys"), options.get("cache_dir")
+    if keys is not None and (warning := key_file_warning(Path(keys))):
+        notice(warning)
+    return ProviderAccess(
+        (given,) if isinstance(given, str) else tuple(given or ()),
+        None if keys is None else Path(keys),
+        None if cache is None else Path(cache),
+    )
+
+
+def _listeners(notice: Notice) -> Listeners:
+    from memskill_cli.app.prepare import Listeners
+    from memskill_cli.datasets.prepare import silent
+
+    return Listeners(notice, notice, lambda: nullcontext(silent))
+
+
+def _load_plugins(files: Sequence[PathLike] | None, notice: Notice) -> None:
+    from memskill_cli.utils.registry import load_plugins
+
+    load_plugins([Path(file) for file in files or ()], notice)

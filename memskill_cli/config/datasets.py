@@ -1,0 +1,64 @@
+"""The registry of datasets, and the default settings that each of them has.
+
+It stands here, below the datasets themselves, since the settings of a command depend on its dataset. The registry knows
+modules by name and imports the one that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from memskill_cli.config.presets import PRESETS, Settings
+from memskill_cli.errors import UsageError
+from memskill_cli.utils.registry import Registry
+
+DATASETS: Registry[Any] = Registry(
+    "dataset",
+    "memskill.datasets",
+    {
+        "locomo": "memskill_cli.datasets.locomo:DATASET",
+        "longmemeval": "memskill_cli.datasets.longmemeval:DATASET",
+        "hotpotqa": "memskill_cli.datasets.hotpotqa:DATASET",
+        "alfworld": "memskill_cli.envs.alfworld.dataset:DATASET",
+    },
+)
+"""Parts are a :class:`memskill_cli.datasets.base.Dataset`, or a class of one."""
+
+
+def find_dataset(name: str) -> Any:
+    """The instance of the dataset called ``name``. UsageError with the nearest name if there is none."""
+    part = DATASETS.get(name)
+    return _instance(part) if isinstance(part, type) else part
+
+
+@cache
+def _instance(kind: type) -> Any:
+    return kind()
+
+
+def dataset_settings(name: str) -> Mapping[str, Any]:
+    """The default settings of a dataset; nothing for an unknown name (whoever reads the data raises)."""
+    try:
+        settings: Mapping[str, Any] = find_dataset(name).settings
+    except UsageError:
+        return {}
+    return settings
+
+
+def preset_settings(preset: str, name: str) -> Settings:
+    """What a preset sets on a dataset.
+
+    ``paper`` sets every published value, the dataset's defaults among them.
+    """
+    own = dataset_settings(name) if preset == "paper" else {}
+    return {**PRESETS[preset], **own, **_of_preset(preset, name)}
+
+
+def _of_preset(preset: str, name: str) -> Mapping[str, Any]:
+    try:
+        table: Mapping[str, Any] = find_dataset(name).presets.get(preset, {})
+    except UsageError:
+        return {}
+    return table

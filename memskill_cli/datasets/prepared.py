@@ -1,0 +1,76 @@
+"""Prepared data on disk: the manifest and the splits.
+
+They are in ``<data-dir>/<name>/``: Arrow files under ``traces/`` (read by Hugging Face ``datasets``) and
+``manifest.json``. The manifest is written last, so that a half-made folder is not taken for a prepared one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import orjson
+
+from memskill_cli.datasets.arrow_tables import FILE, PreparedSplit
+from memskill_cli.datasets.base import prepare_command, source_flags
+from memskill_cli.datasets.manifest import DatasetManifest, PartFacts, SplitSize
+from memskill_cli.datasets.registry import get
+from memskill_cli.errors import DataError, UsageError
+
+FORMAT = 2
+"""Version of the prepared form. Raised whenever it, or a reader's normalisation, changes: old data are made anew."""
+
+
+def load_manifest(dataset: str, data_dir: Path) -> DatasetManifest:
+    """What is prepared of ``dataset``. DataError, with the command to type, if nothing is or it cannot be used."""
+    path = data_dir / get(dataset).name / "manifest.json"
+    hint = prepare_command(dataset, data_dir)
+    try:
+        table = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{dataset} is not prepared in {data_dir}", hint=hint) from None
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{path}: damaged: {error}", hint=hint) from None
+    if isinstance(table, dict) and table.get("format") != FORMAT:
+        again = prepare_command(dataset, data_dir, *source_flags(str(table.get("source", ""))))
+        problem = f"{path}: format {table.get('format')}, this version of memskill reads {FORMAT}"
+        raise DataError(problem, hint=again if table.get("source") else hint)
+    try:
+        table["splits"] = {name: SplitSize(**size) for name, size in table["splits"].items()}
+        table["parts"] = {name: PartFacts(**part) for name, part in table["parts"].items()}
+        return DatasetManifest(**table)
+    except (TypeError, KeyError, AttributeError):
+        raise DataError(f"{path}: damaged: fields are missing or of the wrong kind", hint=hint) from None
+
+
+def load_split(dataset: str, data_dir: Path, split: str) -> PreparedSplit:
+    """One split of what was prepared.
+
+    Raises UsageError for a split that does not exist; DataError, with the command to type, if the dataset is not
+    prepared, was prepared in another format, or is damaged.
+    """
+    manifest = load_manifest(dataset, data_dir)
+    if split not in manifest.splits:
+        raise UsageError(f"{dataset} has no split called {split}; there are {', '.join(manifest.splits)}")
+    folder = data_dir / manifest.dataset / "traces" / split
+    flags = source_flags(manifest.source)
+    if part := manifest.parts.get(split):
+        flags = [*source_flags(part.source), "--split", split]
+    hint = prepare_command(dataset, data_dir, *flags, "--force")
+    try:
+        if split in manifest.tables:
+            _check(folder / FILE, manifest.tables[split])
+        traces = PreparedSplit.open(folder, manifest.dataset, split)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{folder}: damaged: {reason}", hint=hint) from error
+    if len(traces) != (expected := manifest.splits[split].traces):
+        raise DataError(f"{folder}: damaged: {len(traces)} traces, its manifest says {expected}", hint=hint)
+    return traces
+
+
+def _check(table: Path, sha256: str) -> None:
+    """ValueError unless ``table`` is as it was written. Takes 0.8 s a gigabyte."""
+    with table.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise ValueError(f"{FILE} is not what was written (its sha256 is another than in manifest.json)")

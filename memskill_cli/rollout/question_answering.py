@@ -1,0 +1,79 @@
+"""Queries that are questions: how a trace is cut for them, and how one is answered and scored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from memskill_cli.agent.answerer import answer
+from memskill_cli.config import EvalConfig, TrainConfig
+from memskill_cli.datasets.registry import get
+from memskill_cli.datasets.spans import split_spans
+from memskill_cli.errors import UnreadableReplyError
+from memskill_cli.rollout.context import RolloutContext
+from memskill_cli.scoring.judge import judge
+from memskill_cli.types import Query, QueryResult, RetrieveFn, Span, Trace
+
+UNREADABLE = "unreadable"
+"""Kind of error of an answer whose reply ends inside its reasoning: the model did reply, so it is no failed call."""
+
+
+class QuestionAnswering:
+    """Questions about what was read. See :class:`~memskill_cli.rollout.kinds.QueryKind`."""
+
+    judged = True
+
+    def spans(self, trace: Trace, how: TrainConfig | EvalConfig) -> list[Span]:
+        return split_spans(
+            trace,
+            how.span_mode,
+            chunk_size=how.chunk_size,
+            chunk_overlap=how.chunk_overlap,
+            max_spans=how.max_spans,
+        )
+
+    def prefetch(self, context: RolloutContext, queries: Sequence[Query], after: int) -> None:
+        context.encoders.retrieval.prefetch([query.question for query in queries], "query", after)
+
+    async def answer(
+        self,
+        context: RolloutContext,
+        retrieve: RetrieveFn,
+        query: Query,
+        *,
+        judged: bool,
+        reuse_cached_error: bool,
+    ) -> QueryResult:
+        """A reply that ends inside its reasoning is the result's ``error`` and has no score."""
+        dataset, retrieved = get(context.dataset), await retrieve(query)
+        try:
+            prediction = await answer(
+                context.llm, query, retrieved, dataset.answer_prompt, reuse_cached_error=reuse_cached_error
+            )
+        except UnreadableReplyError as error:
+            return QueryResult(query, "", tuple(retrieved), None, error=f"{UNREADABLE}: {error.message}")
+        scored = QueryResult(query, prediction, tuple(retrieved), dataset.score(query, prediction))
+        return await add_judge_score(context, scored) if judged else scored
+
+
+async def add_judge_score(
+    context: RolloutContext, answer: QueryResult, *, reuse_cached_error: bool = True
+) -> QueryResult:
+    """``answer`` with the judge's score.
+
+    A verdict that stays unreadable is the answer's ``error`` and leaves ``judge`` None: never a 0. With
+    ``reuse_cached_error`` False a verdict that was unreadable before is asked for again. Raises ModelError when the
+    call fails for good.
+    """
+    try:
+        verdict = await judge(
+            context.llm,
+            get(context.dataset),
+            answer.query,
+            answer.prediction,
+            prompt=context.judge_prompt,
+            reuse_cached_error=reuse_cached_error,
+        )
+        return dataclasses.replace(answer, judge=verdict)
+    except UnreadableReplyError as error:
+        return dataclasses.replace(answer, error=f"judge: {error.message}")

@@ -1,0 +1,56 @@
+"""Which queries of a trace an episode asks: a stratified sample of those that are scored."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from fractions import Fraction
+
+from memskill_cli.types import Query
+
+
+def sample_queries(queries: Sequence[Query], ratio: float, key: tuple[int | str, ...]) -> list[Query]:
+    """A stratified sample of the scored queries, in their order.
+
+    max(#categories, ⌈ratio·n⌉) of n: one a category, the rest in proportion to what each has left, by largest
+    remainder (ties: category name). ``key``, e.g. (seed, trace id, outer, inner), decides the draw through SHA-256,
+    so it is the same in every process and does not depend on the order of the queries.
+    """
+    by_category: defaultdict[str, list[Query]] = defaultdict(list)
+    for query in queries:
+        if query.scored:
+            by_category[query.category].append(query)
+    sizes = {category: len(group) for category, group in sorted(by_category.items())}
+    chosen: set[str] = set()
+    for category, count in _allocate(sizes, ratio).items():
+        drawn = sorted(by_category[category], key=lambda query: _hash_rank(key, query.query_id))[:count]
+        chosen.update(query.query_id for query in drawn)
+    return [query for query in queries if query.query_id in chosen]
+
+
+def _allocate(sizes: dict[str, int], ratio: float) -> dict[str, int]:
+    """How many of each category: one, and a share of the rest in proportion to its size.
+
+    Shares are whole by largest remainder (ties: category name), and none exceeds what its category has: what it cannot
+    take goes to the others in the same order. In exact arithmetic, so that ⌈0.07·100⌉ is 7.
+    """
+    total = sum(sizes.values())
+    rest = max(len(sizes), math.ceil(Fraction(str(ratio)) * total)) - len(sizes)
+    counts = dict.fromkeys(sizes, 1)
+    shares = {category: divmod(rest * size, total) for category, size in sizes.items()}
+    for category, (share, _) in shares.items():
+        counts[category] += min(share, sizes[category] - 1)
+    by_remainder = sorted(shares, key=lambda name: -shares[name][1])
+    left = rest + len(sizes) - sum(counts.values())
+    while left:
+        for category in by_remainder:
+            if left and counts[category] < sizes[category]:
+                counts[category] += 1
+                left -= 1
+    return counts
+
+
+def _hash_rank(key: tuple[int | str, ...], query_id: str) -> bytes:
+    return hashlib.sha256("\x1f".join(map(str, (*key, query_id))).encode(errors="surrogatepass")).digest()
