@@ -31,6 +31,7 @@ from memskill_cli import (
     train,
     train_async,
 )
+from memskill_cli.llm import import_litellm
 from memskill_cli.testing import rules
 from memskill_cli.testing.server import Fault, MockLLMServer, Request
 from memskill_cli.utils import process
@@ -181,6 +182,15 @@ def test_the_readme_s_lines_work(place: Home, server: MockLLMServer) -> None:
     assert evaluate(run="demo", methods=["memskill", "rag"], limit=3, **models(server)) == summaries
     assert train(run="demo", resume=True, **models(server)).path == run.path
     assert len(server.requests) == asked, "nothing is asked twice"
+
+
+def test_after_a_call_litellm_knows_no_more_models_than_before(place: Home, server: MockLLMServer) -> None:
+    """A Router adds its models to litellm's price list, and litellm caches what it finds there."""
+    prepare("locomo", sample=True)
+    for run in ("first", "second"):
+        train(run=run, **LENGTH, **models(server))
+        with pytest.raises(Exception, match="isn't mapped"):
+            import_litellm().get_model_info("openai/rules")
 
 
 def test_a_call_trains_what_the_command_trains(place: Home, server: MockLLMServer) -> None:

@@ -85,6 +85,7 @@ def _track_price_list(litellm: Any) -> process.Undo:
         for name, facts in before.items():
             if prices.get(name) != facts:
                 prices[name] = facts
+        litellm.utils._invalidate_model_cost_lowercase_map()  # its caches still hold the entries that are gone
 
     return undo
 

@@ -23,8 +23,10 @@ class Price:
         self._free = deployment.label == EMBEDDED
         given = {name: deployment.params[name] for name in _CUSTOM if name in deployment.params}
         self._custom = {name: given.get(name, 0.0) for name in _CUSTOM} if given else None
+        self._prompt_token, self._token = 0.0, 0.0
         self.known = bool(self._free or self._custom or _is_listed(deployment.model))
-        self._prompt_token, self._token = self._usd_per_token() if self.known and not self._free else (0.0, 0.0)
+        if self.known and not self._free:
+            self.known = self._read_rates()
 
     def range(self, characters: int, tokens: int) -> tuple[float, float]:
         """Approximate cost in US dollars of a prompt of ``characters``: without a reply, and with a reply of
@@ -55,11 +57,20 @@ class Price:
         cost = load_litellm().completion_cost
         return max(0.0, float(cost(reply, model=self._deployment.model, custom_cost_per_token=self._custom)))
 
-    def _usd_per_token(self) -> tuple[float, float]:
-        """US dollars per prompt token and per completion token."""
-        cost = load_litellm().cost_per_token
-        prompt, completion = cost(self._deployment.model, 1000, 1000, custom_cost_per_token=self._custom)
-        return float(prompt) / 1000, float(completion) / 1000
+    def _read_rates(self) -> bool:
+        """Set US dollars per prompt token and per completion token; False if litellm does not know them after all.
+
+        Its list of models and its cost functions look a name up in different ways.
+        """
+        litellm = load_litellm()
+        try:
+            prompt, completion = litellm.cost_per_token(
+                self._deployment.model, 1000, 1000, custom_cost_per_token=self._custom
+            )
+        except litellm.exceptions.ModelNotMappedError:
+            return False
+        self._prompt_token, self._token = float(prompt) / 1000, float(completion) / 1000
+        return True
 
 
 def _count(tokens: Any) -> int:
