@@ -168,7 +168,7 @@ async def evaluate_jobs(
     access: ProviderAccess,
     progress: EvalProgress,
 ) -> list[dict[str, Any]]:
-    """Evaluate what is still owed, one after the other with the same services, each with a budget of its own.
+    """Evaluate what is not finished, one after the other with the same services, each with a budget of its own.
 
     The summaries in order, with ``folder`` and ``left_out`` (queries not scored). What can't work raises before
     anything is paid for.
@@ -178,14 +178,14 @@ async def evaluate_jobs(
         for name in names:
             locks.enter_context(locked(run.evals / name, f"evaluation {name}"))
         known = {name: finished(run.evals / name) for name in names}
-        owed = [name for name in names if not known[name]]
+        pending = [name for name in names if not known[name]]
         async with AsyncExitStack() as stack:
-            if owed:
+            if pending:
                 games = env_root(settings.dataset, data_dir, jobs[0].spec.split)
                 opened = await stack.enter_async_context(
-                    open_runtime(settings, access, run.usage, owed[0], progress.notice, games)
+                    open_runtime(settings, access, run.usage, pending[0], progress.notice, games)
                 )
-                evaluations = _evaluations(run, jobs, owed, settings, opened, progress.notice)
+                evaluations = _evaluations(run, jobs, pending, settings, opened, progress.notice)
             summaries: list[dict[str, Any]] = []
             read: dict[EvalSpec, tuple[Sequence[Trace], EvalPlan]] = {}  # what is asked of a split, whatever the method
             for name, job in zip(names, jobs, strict=True):
@@ -210,15 +210,15 @@ async def evaluate_jobs(
 def _evaluations(
     run: RunDir,
     jobs: Sequence[EvalJob],
-    owed: Sequence[str],
+    pending: Sequence[str],
     settings: Config,
     opened: Runtime,
     notice: Callable[[str], None],
 ) -> dict[str, Evaluation]:
-    """The evaluations still owed, by name, each checked to be possible."""
+    """The evaluations still pending, by name, each checked to be possible."""
     context, ledger, engine = opened.context, opened.ledger, opened.engine
     made = [Evaluation(run, task, settings, policy, context, ledger, notice, engine) for task, policy in jobs]
-    left = {evaluation.id: evaluation for evaluation in made if evaluation.id in owed}
+    left = {evaluation.id: evaluation for evaluation in made if evaluation.id in pending}
     for evaluation in left.values():
         evaluation.method.check()
     return left

@@ -200,10 +200,7 @@ def _training(dataset: str | None, run: str | None, options: TrainOptions) -> Wo
         _load_plugins(options.get("plugins"), notice)
         skills = options.get("init_skills")
         request = TrainRequest(
-            {**_normal(options), "dataset": dataset},
-            Path(options.get("runs_dir", "runs")),
-            Path(options.get("data_dir", "data")),
-            _access(options, notice),
+            *_common(options, dataset, notice),
             dataset=dataset,
             run=run,
             resume=options.get("resume", False),
@@ -229,10 +226,7 @@ def _evaluation(dataset: str | None, run: str | None, methods: Sequence[str], op
         _load_plugins(options.get("plugins"), notice)
         skills = options.get("init_skills")
         request = EvalRequest(
-            {**_normal(options), "dataset": dataset},
-            Path(options.get("runs_dir", "runs")),
-            Path(options.get("data_dir", "data")),
-            _access(options, notice),
+            *_common(options, dataset, notice),
             methods=(methods,) if isinstance(methods, str) else tuple(methods),
             run=run,
             split=options.get("split"),
@@ -257,9 +251,12 @@ def _check_names(function: str, options: Mapping[str, Any], known: type) -> None
         raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; settings go into settings={{…}}")
 
 
-def _normal(options: Mapping[str, Any]) -> dict[str, Any]:
+def _common(options: Options, dataset: str | None, notice: Notice) -> tuple[dict[str, Any], Path, Path, ProviderAccess]:
+    """What every request begins with: options, folder of runs, folder of data, keys and cache."""
     config = options.get("config")
-    return {**options, "config": None if config is None else Path(config)}
+    given = {**options, "dataset": dataset, "config": None if config is None else Path(config)}
+    folders = Path(options.get("runs_dir", "runs")), Path(options.get("data_dir", "data"))
+    return given, *folders, _access(options, notice)
 
 
 def _access(options: Options, notice: Notice) -> ProviderAccess:

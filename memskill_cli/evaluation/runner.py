@@ -72,18 +72,18 @@ class Evaluation:
         # Runs of several people may share one Chroma server, and a run's name may be used again.
         owner = f"{run.name}@{run.manifest().created}/{self.id}"
         self.engine = engine or LocalEngine(context)
-        self.shelf = EvalArtifactStore(run.memory / self.id, settings.memory.server, owner, notice)
-        self.method = methods.get(task.method)(MethodContext(context, settings, policy, self.shelf))
+        self.store = EvalArtifactStore(run.memory / self.id, settings.memory.server, owner, notice)
+        self.method = methods.get(task.method)(MethodContext(context, settings, policy, self.store))
         self.results = self.folder / "results.jsonl"
         self.sizes = self.folder / "memories.jsonl"
         self.attempts = self.folder / "attempts.jsonl"
         self._failures = 0
-        self._traces = 0  # that are still owed something
+        self._traces = 0  # that have queries to answer
         self._cut: list[int] = []  # spans of each of them that was cut so far
         self._answered: set[str] = set()  # queries that have a row by now
 
     async def evaluate(self, traces: Sequence[Trace], plan: EvalPlan) -> dict[str, Any]:
-        """Read, ask and score what is still owed of ``plan``; the summary, also written to ``summary.json``.
+        """Read, ask and score the pending queries of ``plan``; the summary, also written to ``summary.json``.
 
         Raises ModelError, with the files written, if not one query got an answer.
         """
@@ -109,33 +109,33 @@ class Evaluation:
 
     def _pending(self, plan: EvalPlan) -> list[TraceJob]:
         done = {row["query_id"] for row in files.read_jsonl(self.results) if not row["error"]}
-        owed = [work._replace(queries=[q for q in work.queries if q.query_id not in done]) for work in plan.jobs]
-        for _ in range(len(plan.queries) - sum(len(work.queries) for work in owed)):
+        pending = [work._replace(queries=[q for q in work.queries if q.query_id not in done]) for work in plan.jobs]
+        for _ in range(len(plan.queries) - sum(len(work.queries) for work in pending)):
             self.callbacks.on_query()
-        return [work for work in owed if work.queries]
+        return [work for work in pending if work.queries]
 
-    async def _work(self, traces: Sequence[Trace], owed: list[TraceJob]) -> None:
-        if not owed:
+    async def _work(self, traces: Sequence[Trace], pending: list[TraceJob]) -> None:
+        if not pending:
             return
-        self._traces = len(owed)
+        self._traces = len(pending)
         slots = asyncio.Semaphore(self.settings.limits.concurrency)
-        sittings = EvalWorkerSpec(self.spec.method, self.settings, self.policy)
+        worker_spec = EvalWorkerSpec(self.spec.method, self.settings, self.policy)
         try:
-            async with self.engine.open_pool(sittings, self._callbacks()) as pool, asyncio.TaskGroup() as group:
+            async with self.engine.open_pool(worker_spec, self._callbacks()) as pool, asyncio.TaskGroup() as group:
                 # The longest chain of calls bounds the whole, so it must not be the last to start.
-                for work in sorted(owed, key=lambda work: work.size, reverse=True):
+                for work in sorted(pending, key=lambda work: work.size, reverse=True):
                     group.create_task(self._trace(pool, traces, work, slots))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
-            self.shelf.close()
+            self.store.close()
 
     async def _trace(self, pool: JobPool, traces: Sequence[Trace], work: TraceJob, slots: asyncio.Semaphore) -> None:
         async with slots:
             await pool.run(evaluate_trace, traces[work.place], work.queries)
 
     def _callbacks(self) -> TraceCallbacks:
-        shelf = self.shelf
+        store = self.store
         return TraceCallbacks(
             pending=self._without_row,
             on_spans=self._has_spans,
@@ -143,10 +143,10 @@ class Evaluation:
             on_memory=self._on_memory,
             on_result=self._has_answer,
             on_memory_failed=self._on_memory_failed,
-            read_bank=shelf.read_bank,
-            write_bank=shelf.write_bank,
-            read_notes=shelf.read_notes,
-            write_notes=shelf.write_notes,
+            read_bank=store.read_bank,
+            write_bank=store.write_bank,
+            read_notes=store.read_notes,
+            write_notes=store.write_notes,
         )
 
     async def _without_row(self, queries: Sequence[Query]) -> list[Query]:

@@ -54,9 +54,8 @@ async def build_memory(
     the executor, and where nothing else was chosen there is no call.
     """
     executor = Executor(context.llm, context.encoders, context.memory, get(context.dataset).prompt_style)
-    context.encoders.state.prefetch(
-        [span.text for span in spans]
-    )  # while a model reads one span, the next ones are encoded
+    # While the executor's model reads one span, the next ones are encoded.
+    context.encoders.state.prefetch([span.text for span in spans])
     steps = []
     for first in range(0, len(spans), context.memory.parallel_spans):
         group = [

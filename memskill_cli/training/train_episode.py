@@ -1,4 +1,4 @@
-"""What all episodes of an inner epoch share, and one of them: a lesson read, asked and rewarded."""
+"""One training episode, and what all episodes of an inner epoch share: the policy, fixed while they run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 
@@ -37,28 +36,26 @@ class PolicySnapshot:
     exploration: Exploration
 
     @asynccontextmanager
-    async def open(self, context: RolloutContext, callbacks: EpisodeCallbacks) -> AsyncIterator[Classroom]:
-        yield Classroom(context, self)
+    async def open(self, context: RolloutContext, callbacks: EpisodeCallbacks) -> AsyncIterator[OpenSnapshot]:
+        yield context, self
 
 
-class Classroom(NamedTuple):
-    """Where lessons are read."""
-
-    context: RolloutContext
-    standing: PolicySnapshot
+OpenSnapshot = tuple[RolloutContext, PolicySnapshot]
+"""A snapshot where episodes run, with the context that is there."""
 
 
 async def run_training_episode(
-    where: Classroom, callbacks: EpisodeCallbacks, episode_spec: EpisodeSpec, seed: int
+    opened: OpenSnapshot, callbacks: EpisodeCallbacks, episode_spec: EpisodeSpec, seed: int
 ) -> Episode:
-    """One episode. ``seed`` is all that is random in it."""
-    now = where.standing
-    pick = partial(
+    """Run one episode. Everything random in it follows from ``seed``."""
+    context, policy = opened
+    select = partial(
         select_skills,
-        now.controller,
-        skills_SD=now.skill_embeddings_SD,
-        k=now.k,
+        policy.controller,
+        skills_SD=policy.skill_embeddings_SD,
+        k=policy.k,
         generator=torch.Generator().manual_seed(seed),
-        exploration=now.exploration,
+        exploration=policy.exploration,
     )
-    return await run_episode(where.context, episode_spec.spans, episode_spec.queries, now.bank, pick, callbacks.on_span)
+    spans, queries = episode_spec.spans, episode_spec.queries
+    return await run_episode(context, spans, queries, policy.bank, select, callbacks.on_span)

@@ -97,7 +97,7 @@ class Method(ABC):
 
         What costs money is kept (by ``context.cache``, or by asking through the gateway, whose replies are cached), so
         that the same evaluation again pays for nothing twice. Raises ModelError if the trace can't be remembered: its
-        queries are then owed.
+        queries then fail, and are asked again by the next run of the command.
         """
 
     def summary_metadata(self) -> dict[str, Any]:
