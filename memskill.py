@@ -1,4 +1,4 @@
-"""``import memskill``: the library under the name of its package. Everything is in :mod:`memskill_cli`."""
+"""Lets ``import memskill`` work: it has the same names as :mod:`memskill_cli`."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def find_data(data_dir: Path, folder: Path, report: Any) -> tuple[Path, DatasetM
 def settings_for(url: str, encoder: str) -> Config:
     chosen = {"dataset": "alfworld", "models.api_base": url, "encoders.state": encoder, "encoders.retrieval": encoder}
     roles = {f"models.{role}": "openai/rules" for role in ("executor", "answer", "judge", "designer")}
-    return load(overrides={**chosen, **roles, "alfworld.workers": 2})
+    return load(overrides={**chosen, **roles, "env.workers": 2})
 
 
 def perfect(games: Sequence[Trace]) -> dict[str, list[Retrieved]]:
@@ -97,7 +97,7 @@ async def play_perfectly(
             *(run_env_task(context, context.env_runner, retrieve, game.queries[0]) for game in games)
         )
     rows = [{"category": a.query.category, "error": a.error, **env_evaluation.env_row(a)} for a in answers]
-    numbers = env_evaluation.summarise(rows, steps=settings.alfworld.steps, resamples=2000, seed=settings.seed)
+    numbers = env_evaluation.summarise(rows, steps=settings.env.steps, resamples=2000, seed=settings.seed)
     return {"method": "perfect", "memories": len(games), **numbers}
 
 
@@ -149,7 +149,7 @@ def main() -> None:
         summaries = evaluate(arguments, server.url, Path(name), console.print)
     show(summaries, console.print)
     kept = [{key: value for key, value in summary.items() if key not in ("folder", "report")} for summary in summaries]
-    settings = dataclasses.asdict(settings_for("", arguments.encoder).alfworld)
+    settings = dataclasses.asdict(settings_for("", arguments.encoder).env)
     took = round(time.monotonic() - began)
     rates = {summary["method"]: 100 * summary["success_rate"] for summary in summaries}
     without = rates.pop("no-memory")

@@ -6,8 +6,7 @@ Compared, over banks of 1k, 10k and 100k memories of 384 dimensions (``--quick``
 
 - ``memskill``: ``MemoryBank`` as an episode uses it: exact, two spaces written at each change, history kept.
 - ``numpy``: one preallocated matrix, a product, ``argpartition``. The floor for exact search in Python. Its product is
-  shared out among all cores where it is large; ours stays on one up to 32,768 memories, so that searches do not wait
-  for each other.
+  shared out among all cores where it is large; ours stays on one, so that searches do not wait for each other.
 - ``numpy, restacked``: a list of vectors stacked into a matrix at each search, as the published code does.
 - ``chromadb``: a folder on disk and its own search, one write a change. What one gets by using it directly.
 - ``faiss``: ``IndexFlatIP``, exact; left out where faiss is not installed.

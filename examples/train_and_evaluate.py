@@ -1,6 +1,7 @@
 """Train on the small LoCoMo sample, compare with plain retrieval, and show the skills. Run: python this_file.py
 
-With MEMSKILL_URL, an OpenAI-compatible server answers (its model: MEMSKILL_MODEL); without it, the embedded model does.
+If MEMSKILL_URL is set, it is the OpenAI-compatible server to use, with the model MEMSKILL_MODEL. Otherwise the embedded
+model is used.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""One hierarchy of errors. Each says what happened, where, and the next command to type.
+"""The errors of memskill. Each says what happened, where, and what to do next.
 
 The command line prints an error as one line (plus the hint) and exits with its ``exit_code``; a traceback is
-shown only with ``--debug``. Nothing in an error may carry a key: whoever raises one has scrubbed it.
+shown only with ``--debug``. The code that raises an error removes API keys from its text.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 
 class MemskillError(Exception):
-    """Something went wrong that a person can act upon.
+    """An error that the user can act on.
 
-    ``message`` is one line without a trailing full stop's worth of ceremony; ``hint`` is what to do next, ideally a
-    command to type.
+    ``message`` is one line without a full stop at the end; ``hint`` says what to do next, preferably as a command.
     """
 
     exit_code = 1
@@ -24,28 +23,28 @@ class MemskillError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Sent to another process, whatever a subclass asks for besides a message."""
-        return _as_it_was, (type(self), self.args, self.__dict__)
+        """Support pickling, also of subclasses whose constructors have more parameters."""
+        return _restore, (type(self), self.args, self.__dict__)
 
 
-def _as_it_was(kind: type[MemskillError], args: tuple[Any, ...], facts: dict[str, Any]) -> MemskillError:
+def _restore(kind: type[MemskillError], args: tuple[Any, ...], attributes: dict[str, Any]) -> MemskillError:
     error = kind.__new__(kind, *args)
-    error.__dict__.update(facts)
+    error.__dict__.update(attributes)
     return error
 
 
 class UsageError(MemskillError):
-    """The command line or the configuration asks for something that makes no sense."""
+    """An option, an argument or a setting is invalid."""
 
     exit_code = 2
 
 
 class DataError(MemskillError):
-    """A benchmark's file is missing, broken or not what it claims to be."""
+    """A data file is missing or damaged, or has unexpected content."""
 
 
 class DownloadError(DataError):
-    """A file could not be fetched."""
+    """A file could not be downloaded."""
 
 
 class EncoderError(MemskillError):
@@ -53,15 +52,15 @@ class EncoderError(MemskillError):
 
 
 class DeviceError(MemskillError):
-    """A network is to run on a device that is not there."""
+    """A device that a network should run on does not exist."""
 
 
 class PluginError(MemskillError):
-    """A plug-in file or an installed package's extension cannot be loaded, or takes a name that is taken."""
+    """A plug-in cannot be loaded, uses a name that is already in use, or raises an exception."""
 
 
 class SkillBankError(MemskillError):
-    """A skill bank file breaks its schema, or a change breaks the bank's rules."""
+    """A skill bank file does not match its schema, or a change violates the bank's rules."""
 
 
 class MemoryBankError(MemskillError):
@@ -69,43 +68,43 @@ class MemoryBankError(MemskillError):
 
 
 class RunError(MemskillError):
-    """A run directory is missing, damaged, or does not fit what is asked of it."""
+    """A run directory is missing or damaged, or cannot be used in this way."""
 
 
 class RunLockedError(RunError):
-    """Another live process owns the run."""
+    """Another running process uses the run."""
 
 
 class CheckpointError(RunError):
-    """A checkpoint is damaged, foreign or of a newer format."""
+    """A checkpoint is damaged, was written by another program, or has a newer format."""
 
 
 class TrackerError(MemskillError):
-    """Metrics cannot go where ``--tracker`` sends them."""
+    """The tracker named by ``--tracker`` cannot be used."""
 
 
 class ModelError(MemskillError):
-    """A language model could not be had or did not answer, after every retry that made sense."""
+    """A language model is not available, or its calls failed after all retries."""
 
 
 class AuthError(ModelError):
-    """Every key of a role was refused."""
+    """A role has no key, or the provider rejected all its keys."""
 
 
 class UnknownModelError(ModelError):
-    """The provider does not know the model's name, or the name itself makes no sense."""
+    """The provider does not know the model's name, or the name is invalid."""
 
 
 class UnreadableReplyError(ModelError):
-    """A model answered, and the answer could not be understood (asked again once, with the error shown).
+    """A model's reply could not be parsed, and neither could its second reply, after it was shown the error.
 
-    Raised by the parsers handed to :meth:`memskill_cli.llm.client.LLMClient.ask`; it is a fault of one reply, never of
-    the network, and callers count it rather than stop.
+    Raised by the parsers passed to :meth:`memskill_cli.llm.client.LLMClient.ask`. It concerns one reply and not the
+    network: callers count it and continue.
     """
 
 
 class GameError(MemskillError):
-    """A text game could not be played on; other games are not concerned.
+    """A text game could not be continued; other games are not affected.
 
     ``kind`` is ``died`` (its process ended), ``hung`` (no reply before the deadline; the process was killed) or
     ``broken`` (the game's files cannot be played).
@@ -117,12 +116,12 @@ class GameError(MemskillError):
 
 
 class StoppedError(MemskillError):
-    """A signal asked for an early end. What was done is kept and the command can go on."""
+    """A signal stopped the command early. Finished work is kept, and the command can be continued."""
 
     exit_code = 130
 
 
 class BudgetExceededError(MemskillError):
-    """The next call would go past ``--max-cost``. What was paid for is kept and the run can go on."""
+    """The next call would exceed ``--max-cost``. Finished work is kept, and the run can be continued."""
 
     exit_code = 3

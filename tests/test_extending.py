@@ -1,4 +1,4 @@
-"""docs/extending.md and examples/: every example is a file that works, with nothing else changed."""
+"""docs/extending.md and examples/: every example is one file that works without any other change."""
 
 from __future__ import annotations
 
@@ -162,13 +162,13 @@ def test_a_dataset_of_tasks_is_trained_and_evaluated(home: Home) -> None:
         (home.path / "tasks" / f"task-{number}").write_text(str(number))
 
     def reply(request: Request) -> str:
-        """Guesses 1, 2, 3 … in turn; the other roles as ever."""
+        """The answering model guesses 1, 2, 3 and so on; the other roles follow their usual rules."""
         text = request.messages[-1]["content"]
         return f"guess {text.count('Too low.') + 1}" if request.role == "answer" else rules.reply(request)
 
     with MockLLMServer(reply) as server:
         model = ["--model", "openai/rules", "--api-base", server.url, "--encoder", "hashing", "--retriever", "hashing"]
-        sets = ["--set", "alfworld.steps=6", "--set", "alfworld.workers=1"]
+        sets = ["--set", "env.steps=6", "--set", "env.workers=1"]
         done = home.memskill("prepare", *flags, "--source", "tasks", "--json")
         assert done.code == 0, done.err
         done = home.memskill("train", *flags, *model, *sets, *SHORT, "--run", "a")
@@ -181,7 +181,7 @@ def test_a_dataset_of_tasks_is_trained_and_evaluated(home: Home) -> None:
 
 
 def test_the_files_say_all_there_is_to_say() -> None:
-    """A reward or an algorithm takes one file: the package is the same as without it."""
+    """A part needs only its own file: the package does not name any of the examples."""
     names = "brief|uniform|reinforce|letters|newest|guess"
     for file in (ROOT / "memskill_cli").rglob("*.py"):
         assert not re.search(rf"[\"']({names})[\"']", file.read_text("utf-8")), file

@@ -1,4 +1,4 @@
-"""memskill as a library: its names and types, what its calls do, and that they leave the caller's process alone."""
+"""memskill as a library: its names and types, what its calls do, and that they do not change the caller's process."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def told(text: str) -> None: ...
 
 traces: int = prepare("locomo", sample=True).traces
 run: RunDir = train("locomo", preset="demo", run="demo", settings={"ppo.learning_rate": 3e-4}, notice=told)
-for summary in evaluate(run="demo", methods=["memskill", "rag"], limit=5, max_cost=1.5, api_key=["a", "b"]):
+for summary in evaluate(run="demo", methods=["memskill", "rag"], limit=5, num_skills=3, api_key=["a", "b"]):
     score: float = summary["f1"]
 names: tuple[str, ...] = SkillBank.load(run.skill_bank).names
 
@@ -148,7 +148,7 @@ memskill.no_such_function()
 
 
 def test_the_public_functions_are_typed(tmp_path: Path) -> None:
-    """A call that would fail is refused by mypy, line by line, and one that works passes its strictest mode."""
+    """mypy reports each line of BAD, and accepts GOOD in strict mode."""
     for name, text in (("good.py", GOOD), ("bad.py", BAD)):
         (tmp_path / name).write_text(text)
     options = ["--strict", "--follow-imports=silent", "--config-file", str(ROOT / "pyproject.toml")]
@@ -287,7 +287,7 @@ def test_a_cancelled_call_pauses_the_run_and_leaves_no_thread(place: Home, serve
 
 
 def test_a_redirect_is_refused_as_by_the_command(place: Home) -> None:
-    """Our transport is in use though litellm is not ours: what is sent goes to the address that was given."""
+    """memskill's transport is also used in a caller's process, so requests go only to the address that was given."""
     with MockLLMServer() as elsewhere:
         away = Fault(307, headers={"Location": elsewhere.url + "/chat/completions"})
         with (
@@ -345,7 +345,7 @@ except MemskillError as error:
 
 
 def test_no_key_is_logged_though_the_caller_logs_everything(place: Home) -> None:
-    """Run with every log on: one server repeats the key in what its models say, another in its errors."""
+    """With all logs on; one server repeats the key in its models' replies, another in its errors."""
 
     def say(request: Request) -> str:
         return f"{rules.reply(request)} ({request.key})"

@@ -1,4 +1,4 @@
-"""A dataset for memskill: short diaries with questions, read from the JSON Lines file beside this one.
+"""A dataset for memskill: short diaries with questions, read from the JSON Lines file in the same folder.
 
     memskill prepare --dataset my-dataset --plugin examples/dataset_plugin/my_dataset.py
     memskill train --dataset my-dataset --plugin examples/dataset_plugin/my_dataset.py --preset demo
@@ -21,7 +21,7 @@ from memskill_cli.utils.text_metrics import normalise
 
 @register_dataset
 class MyDataset(Dataset):
-    """A line of the file is one diary: its days become sessions, its questions the queries."""
+    """Each line of the file is one diary. Its days become sessions, and its questions become queries."""
 
     name = "my-dataset"
     official = Path(__file__).with_suffix(".jsonl")  # what `prepare` reads without --source
@@ -32,8 +32,8 @@ class MyDataset(Dataset):
             try:
                 yield self._trace(json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
-                hint = f"see the format: {self.official}"
-                raise DataError(f"{part.path.name}, line {number}: no diary: {error!r}", hint=hint) from error
+                hint = f"an example of the format: {self.official}"
+                raise DataError(f"{part.path.name}, line {number}: not a diary: {error!r}", hint=hint) from error
 
     def _trace(self, diary: dict) -> Trace:
         days = [Session(f"day {i}", day["date"], (Turn("me", day["text"]),)) for i, day in enumerate(diary["days"])]
@@ -44,6 +44,6 @@ class MyDataset(Dataset):
         return Trace(diary["id"], self.name, diary["split"], tuple(days), tuple(queries))
 
     def score(self, query: Query, prediction: str) -> float:
-        """1 if the reply contains a true answer as whole words, in place of token F1."""
+        """1 if the reply contains a true answer as whole words, else 0. Replaces token F1."""
         said = f" {' '.join(normalise(prediction))} "
         return float(any(f" {' '.join(normalise(truth))} " in said for truth in query.gold_answers))

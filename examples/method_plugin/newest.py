@@ -1,4 +1,4 @@
-"""A method for memskill: memory is the newest spans of a conversation, whatever is asked.
+"""A method for memskill: every question is answered from the newest spans of the conversation.
 
     memskill eval --dataset locomo --plugin examples/method_plugin/newest.py --method newest,rag
 
@@ -18,7 +18,7 @@ from memskill_cli.types import Action, MemoryItem, MemoryVersion, Provenance, Qu
 class Newest(Method):
     """The last ``memory.num_memories`` spans, newest first."""
 
-    # Settings that cannot change a score of this method. All others are a part of the evaluation's name.
+    # Settings that cannot change a score of this method. All others are part of the evaluation's name.
     irrelevant_settings = EXECUTOR | CONTROLLER | TRAINING | WINDOW | {"encoders.retrieval", "memory.retriever"}
 
     async def build_memory(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> MethodMemory:

@@ -1,4 +1,4 @@
-"""How a function of the library runs its work: in the caller's thread, or beside the caller's event loop."""
+"""Run the work of a library function: in the caller's thread, or in another thread if the caller has an event loop."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Begin = Callable[[], Coroutine[Any, Any, T]]
 
 
 class Work(Protocol[T_co]):
-    """What a call does: what takes no event loop at once, the rest in the coroutine that it returns.
+    """The work of a call: does at once what needs no event loop, and returns a coroutine for the rest.
 
-    It is given the caller's two callbacks, or functions that do nothing.
+    Its arguments are the caller's two callbacks, or functions that do nothing.
     """
 
     def __call__(self, notice: Callable[[str], None], on_epoch: Callback, /) -> Coroutine[Any, Any, T_co]: ...
 
 
 def in_this_thread(name: str, work: Work[T], notice: Callback | None, on_epoch: Callback | None = None) -> T:
-    """Do ``work`` here, in an event loop of its own. UsageError if this thread has a loop that runs."""
+    """Run ``work`` in this thread, in a new event loop. UsageError if an event loop is already running here."""
     if _has_loop():
         raise UsageError(
             f"{name}() cannot run inside a running event loop", hint=f"await memskill_cli.{name}_async(...) instead"
@@ -41,9 +41,9 @@ def in_this_thread(name: str, work: Work[T], notice: Callback | None, on_epoch: 
 
 
 async def in_thread(work: Work[T], notice: Callback | None, on_epoch: Callback | None = None) -> T:
-    """Do ``work`` in a thread of its own, and call back in the event loop that runs here.
+    """Run ``work`` in a new thread. The callbacks are called in the caller's event loop.
 
-    Cancelled, the work is cancelled too, and waited for.
+    If this call is cancelled, it cancels the work and waits until the work has ended.
     """
     here, call = asyncio.get_running_loop(), _ThreadCall()
     tell = _redacted(_called_in(here, notice) if notice else _nothing)
@@ -54,15 +54,15 @@ async def in_thread(work: Work[T], notice: Callback | None, on_epoch: Callback |
     except asyncio.CancelledError:
         call.cancel()
         await asyncio.wait([ended])
-        ended.cancelled() or ended.exception()  # looked at: asyncio reports errors that nobody has seen
+        ended.cancelled() or ended.exception()  # asyncio logs an error that is never retrieved
         raise
     finally:
         if ended.done():
-            call.thread.join()  # it has nothing left to do
+            call.thread.join()  # returns at once, because the work has ended
 
 
 class _ThreadCall:
-    """Work in a thread of its own, which may be cancelled from another one."""
+    """Work in a new thread, which can be cancelled from another thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -75,7 +75,7 @@ class _ThreadCall:
         def target() -> None:
             try:
                 result.set_result(_run(begin, self._started))
-            except BaseException as error:  # whatever it is, it is the caller's
+            except BaseException as error:  # any error is raised again in the caller's thread
                 result.set_exception(error)
 
         run = contextvars.copy_context().run
@@ -104,14 +104,14 @@ def _run(begin: Begin[T], started: Callable[[asyncio.AbstractEventLoop, Any], No
             started(asyncio.get_running_loop(), asyncio.current_task())
             return await work
 
-        # A factory keeps the runner from setting the thread's current event loop, which is the caller's to choose.
+        # With a loop factory, the runner does not change the thread's current event loop, which belongs to the caller.
         with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
             return runner.run(whole())
 
 
 @contextmanager
 def _borrowed_process() -> Iterator[None]:
-    """The process as the work needs it, then as it was; errors are without keys, as the command shows them."""
+    """Set up the process for the work, then restore it. Keys are removed from errors, as on the command line."""
     with process.borrowed(), devices.threads_restored():
         try:
             yield
@@ -130,7 +130,7 @@ def _has_loop() -> bool:
 
 
 def _called_in(loop: asyncio.AbstractEventLoop, callback: Callback) -> Callback:
-    """``callback``, called in ``loop`` and waited for; an error in it is raised where it was called."""
+    """A function that runs ``callback`` in ``loop``, waits for it, and raises its errors."""
 
     async def call(value: Any) -> None:
         callback(value)

@@ -1,4 +1,4 @@
-"""What an evaluation does before its first call: the run, its settings, the splits and the checks."""
+"""Start an evaluation: find the run, its settings and the splits, and check them before the first model call."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from memskill_cli.skills.release_skills import starting_bank
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What is to be evaluated. ``options`` are those of :func:`~memskill_cli.app.options.settings_of`.
+    """What to evaluate. ``options`` are those of :func:`~memskill_cli.app.options.settings_of`.
 
-    ``split`` is None for the dataset's own choice, ``init_skills`` takes other skills than the run's.
+    ``split`` is None for the dataset's default split. ``init_skills`` names skills to use instead of the run's.
     """
 
     options: Mapping[str, Any]
@@ -44,7 +44,7 @@ class EvalRequest:
 
 
 class EvalSession(NamedTuple):
-    """A run, and what of it is evaluated in which ways."""
+    """An evaluation that can start. ``specs`` has one entry for each split and method; ``bank`` replaces the skills."""
 
     run: RunDir
     specs: list[EvalSpec]
@@ -53,9 +53,9 @@ class EvalSession(NamedTuple):
 
 
 def open_evaluation(request: EvalRequest, listeners: Listeners) -> EvalSession:
-    """Find what is to be evaluated, and prepare the data if need be.
+    """Find what to evaluate, and prepare the data if they are not prepared.
 
-    Raises what can be known before a model is called.
+    Raises all errors that can be detected before the first model call.
     """
     names = spec.method_names(",".join(request.methods))
     path = find_run(request.runs_dir, request.run, trained=True)
@@ -85,7 +85,7 @@ def _bank(request: EvalRequest, settings: Config, listeners: Listeners) -> Skill
     if request.init_skills is None:
         return None
     bank = starting_bank(request.init_skills, noop=settings.controller.include_noop)
-    listeners.notice(f"evaluating with the {len(bank)} skills of {request.init_skills}, not with the run's own")
+    listeners.notice(f"evaluating with the {len(bank)} skills of {request.init_skills} instead of the run's skills")
     return bank
 
 

@@ -1,4 +1,4 @@
-"""Finding what evaluations are of (the run, its checkpoint and settings, the splits), and making them in turn."""
+"""Evaluate a run: find its checkpoint and skills, then run the evaluations one after the other."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ from memskill_cli.utils.locks import locked
 
 @dataclasses.dataclass(frozen=True)
 class EvalProgress:
-    """How an evaluation is watched: told its name and how many queries there are, gives back the watcher."""
+    """Progress of evaluations: ``begin(title, number of queries)`` returns the callbacks of the next evaluation."""
 
     begin: Callable[[str, int], EvalCallbacks]
     notice: Callable[[str], None]
 
 
 class EvalJob(NamedTuple):
-    """One evaluation to make, of what."""
+    """One evaluation: what to ask, and the policy that is evaluated."""
 
     spec: EvalSpec
     policy: EvaluatedPolicy
 
 
 def open_run(runs_dir: Path, name: str | None, settings: Config, data_digest: str) -> RunDir:
-    """The run asked for or the newest; if there is none, the one that holds evaluations without training."""
+    """The run ``name``, by default the newest; without any run, the run for evaluations without training."""
     path = find_run(runs_dir, name, trained=True)
     if path is not None:
         return RunDir.open(path)
     if not (runs_dir / UNTRAINED / "run.json").exists():
         bank = seed_bank(noop=settings.controller.include_noop)
-        with suppress(RunError):  # another evaluation makes it at this moment
+        with suppress(RunError):  # another process has just created it
             return RunDir.create(
                 runs_dir, UNTRAINED, settings, data_digest, UNTRAINED, lambda run: bank.save(run.skill_bank)
             )
@@ -67,29 +67,28 @@ def open_run(runs_dir: Path, name: str | None, settings: Config, data_digest: st
 def find_policy(
     run: RunDir, which: str, settings: Config, notice: Callable[[str], None], bank: SkillBank | None = None
 ) -> EvaluatedPolicy:
-    """``best`` (the best stage; before one has been judged, the latest), ``latest``, or a checkpoint's folder.
+    """The policy to evaluate; ``which`` is ``best``, ``latest`` or a checkpoint's folder. ``bank`` replaces its skills.
 
-    ``bank`` is taken in place of the skills found.
-
-    A run that has nothing yet gives the seed skills and an untrained controller for ``best``, and says so.
+    ``best`` is the best stage, or the latest checkpoint if no stage has been judged. For a run without checkpoints,
+    ``best`` is an untrained controller with the seed skills; ``notice`` is told so.
     Raises CheckpointError for a damaged checkpoint, RunError if there is no ``latest``.
     """
     if which not in ("best", "latest"):
         return EvaluatedPolicy.of(checkpoint.load(Path(which)), settings, bank)
     if which == "best" and (champion := stages.best(stages.read_all(run.stages))) is not None:
         found = _measured_with(run, champion, notice)
-        if stages.best(stages.read_all(run.stages)) != champion:  # a training has found a better one meanwhile
+        if stages.best(stages.read_all(run.stages)) != champion:  # training has found a better stage in the meantime
             return find_policy(run, which, settings, notice, bank)
         return EvaluatedPolicy.of(found, settings, bank or champion.bank)
     if which == "best" and not checkpoint.all_of(run.checkpoints):
         skills = "the seed skills" if bank is None else "the skills given"
-        notice(f"nothing is trained here yet: using {skills} and an untrained controller")
+        notice(f"no checkpoint found: using {skills} and an untrained controller")
         return EvaluatedPolicy.of(None, settings, bank)
     return EvaluatedPolicy.of(latest_checkpoint(run, notice), settings, bank)
 
 
 def best_checkpoint(run: RunDir, notice: Callable[[str], None]) -> Checkpoint:
-    """The checkpoint of the best stage with that stage's bank; the latest before one has been judged."""
+    """The checkpoint of the best stage with that stage's bank; the latest checkpoint if no stage has been judged."""
     champion = stages.best(stages.read_all(run.stages))
     if champion is None:
         return latest_checkpoint(run, notice)
@@ -97,20 +96,20 @@ def best_checkpoint(run: RunDir, notice: Callable[[str], None]) -> Checkpoint:
 
 
 def latest_checkpoint(run: RunDir, notice: Callable[[str], None]) -> Checkpoint:
-    """The newest sound one; RunError if there is none."""
+    """The newest undamaged checkpoint; RunError if there is none."""
     found = checkpoint.load_latest(run.checkpoints, notice)
     if found is None:
-        raise RunError(f"run {run.name} has no sound checkpoint", hint=f"memskill train --run {run.name} --resume")
+        raise RunError(f"run {run.name} has no usable checkpoint", hint=f"memskill train --run {run.name} --resume")
     return found
 
 
 def _measured_with(run: RunDir, champion: Stage, notice: Callable[[str], None]) -> Checkpoint:
-    """The checkpoint that the best stage's reward was measured with; if it is harmed, the nearest sound one."""
+    """The checkpoint that the best stage's reward was measured with; if it is damaged, the nearest undamaged one."""
     found = checkpoint.load_latest(run.checkpoints, notice, upto=champion.checkpoint) or latest_checkpoint(run, notice)
     if found.num_updates != champion.checkpoint:
         notice(
-            f"the checkpoint of stage {champion.number}, the best, cannot be used: "
-            f"its skills are chosen by the controller of checkpoint {found.num_updates:06d}"
+            f"the checkpoint of the best stage, {champion.number}, cannot be used: "
+            f"using the skills of that stage with the controller of checkpoint {found.num_updates:06d}"
         )
     return found
 
@@ -123,9 +122,9 @@ def policies_of(
     notice: Callable[[str], None],
     bank: SkillBank | None = None,
 ) -> dict[str, EvaluatedPolicy]:
-    """What of the run each method depends on; the checkpoint is looked at only if one of them needs it.
+    """For each method, the part of the run that it uses. The checkpoint is loaded only if a method needs it.
 
-    ``bank`` is taken in place of the run's skills.
+    ``bank`` replaces the run's skills.
     """
     uses = {name: methods.get(name).policy_dependency for name in names}
     found = EvaluatedPolicy.nothing()
@@ -150,9 +149,9 @@ async def evaluate(
     progress: EvalProgress,
     bank: SkillBank | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluate a run's checkpoint in several ways and give back the summaries, as :func:`evaluate_jobs` does.
+    """Evaluate a run's checkpoint for each spec in ``tasks``; returns the summaries as :func:`evaluate_jobs` does.
 
-    ``bank`` is taken in place of the run's skills.
+    ``bank`` replaces the run's skills.
     """
     with run.logged(progress.notice) as notice:
         subjects = policies_of([task.method for task in tasks], run, which, settings, notice, bank)
@@ -168,10 +167,10 @@ async def evaluate_jobs(
     access: ProviderAccess,
     progress: EvalProgress,
 ) -> list[dict[str, Any]]:
-    """Evaluate what is not finished, one after the other with the same services, each with a budget of its own.
+    """Run the evaluations that are not complete, one after the other. The budget applies to each of them.
 
-    The summaries in order, with ``folder`` and ``left_out`` (queries not scored). What can't work raises before
-    anything is paid for.
+    Returns the summaries in order, with ``folder`` and ``left_out`` (number of queries that are not scored). Errors
+    that can be detected in advance are raised before the first paid call.
     """
     names = [evaluation_id(task, settings, policy) for task, policy in jobs]
     with ExitStack() as locks:
@@ -187,7 +186,7 @@ async def evaluate_jobs(
                 )
                 evaluations = _evaluations(run, jobs, pending, settings, opened, progress.notice)
             summaries: list[dict[str, Any]] = []
-            read: dict[EvalSpec, tuple[Sequence[Trace], EvalPlan]] = {}  # what is asked of a split, whatever the method
+            read: dict[EvalSpec, tuple[Sequence[Trace], EvalPlan]] = {}  # the same for all methods of a split
             for name, job in zip(names, jobs, strict=True):
                 asked = dataclasses.replace(job.spec, method="")
                 if asked not in read:
@@ -202,7 +201,7 @@ async def evaluate_jobs(
                 known_task = {**dataclasses.asdict(job.spec), "variant": job.spec.variant}
                 place = {"folder": str(run.evals / name), "left_out": planned.excluded}
                 summaries.append({**known_task, **summary, **place})
-    # After all of them, since a report compares an evaluation with its neighbours.
+    # Reports are written last, because each compares its evaluation with the others.
     reports = report_evaluations([Path(summary["folder"]) for summary in summaries], progress.notice)
     return [{**summary, "report": report} for summary, report in zip(summaries, reports, strict=True)]
 
@@ -215,7 +214,7 @@ def _evaluations(
     opened: Runtime,
     notice: Callable[[str], None],
 ) -> dict[str, Evaluation]:
-    """The evaluations still pending, by name, each checked to be possible."""
+    """The pending evaluations by name. Raises if one of them cannot be run."""
     context, ledger, engine = opened.context, opened.ledger, opened.engine
     made = [Evaluation(run, task, settings, policy, context, ledger, notice, engine) for task, policy in jobs]
     left = {evaluation.id: evaluation for evaluation in made if evaluation.id in pending}
@@ -247,19 +246,22 @@ def _traces(task: EvalSpec, settings: Config, data_dir: Path) -> Sequence[Trace]
 def _say_left_out(task: EvalSpec, planned: EvalPlan, progress: EvalProgress) -> None:
     if planned.excluded:
         what = get(task.dataset).excluded_queries
-        progress.notice(f"{planned.excluded} queries are not scored and left out" + (f" ({what})" if what else ""))
+        progress.notice(f"{planned.excluded} queries are not scored and are left out" + (f" ({what})" if what else ""))
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """The summary of an evaluation that owes nothing any more."""
+    """The summary of an evaluation without failed queries; None if it is not complete."""
     file = folder / "summary.json"
     summary = read_json(file) if file.exists() else None
     return summary if summary and not summary["errors"] else None
 
 
 def compare_methods(summaries: Sequence[dict[str, Any]], settings: Config) -> list[dict[str, Any]]:
-    """How each method differs from the first on the same split, by score: ``split variant first method`` and what
-    :func:`~memskill_cli.evaluation.comparison.differences` says."""
+    """Compare each method with the first one on the same split.
+
+    Returns a row for each comparison and score: ``split variant first method`` and the fields of
+    :func:`~memskill_cli.evaluation.comparison.differences`.
+    """
     found: list[dict[str, Any]] = []
     for split in dict.fromkeys(summary["split"] for summary in summaries):
         first, *others = (summary for summary in summaries if summary["split"] == split)

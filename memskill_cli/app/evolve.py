@@ -1,4 +1,4 @@
-"""Designer cycles by hand, on a finished or paused run (``memskill evolve``)."""
+"""Run designer cycles outside training, on a finished or paused run (``memskill evolve``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from memskill_cli.evaluation.kinds import kind_of
 from memskill_cli.evaluation.policy import EvaluatedPolicy
 from memskill_cli.evaluation.results import result_of
 from memskill_cli.evaluation.spec import EvalSpec
-from memskill_cli.rollout.rewards import reward_of
+from memskill_cli.rollout.rewards import reward_of, score_result
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.checkpoint import Checkpoint
 from memskill_cli.runs.run_dir import RunDir
@@ -30,7 +30,7 @@ from memskill_cli.utils import files
 
 @dataclasses.dataclass(frozen=True)
 class EvolveOptions:
-    """What is asked of ``memskill evolve``. ``judge_on`` is a split, "" leaves judging to the next training."""
+    """Options of ``memskill evolve``. ``judge_on`` is a split; if it is "", the next training judges the change."""
 
     cycles: int = 1
     from_eval: str = ""
@@ -40,7 +40,7 @@ class EvolveOptions:
 
 @dataclasses.dataclass(frozen=True)
 class CycleResult:
-    """What one cycle came to: the bank before, the stage proposed, and both evaluations if they were made."""
+    """The result of one cycle: the bank before, the proposed stage, and the two evaluations if there were any."""
 
     before: SkillBank
     stage: Stage
@@ -55,10 +55,10 @@ async def evolve(
     request: EvolveOptions,
     progress: evaluations.EvalProgress,
 ) -> list[CycleResult]:
-    """Designer cycles on a run's hard cases, or on an evaluation's failures; the run is owned meanwhile.
+    """Run designer cycles on a run's hard cases, or on the failures of an evaluation. The run is locked meanwhile.
 
-    A change becomes a new stage. It waits for the next training to judge it, unless ``judge_on`` has it evaluated
-    against the bank before it on a split: the better of the two is kept. A dry run writes nothing but the ledger.
+    Each change becomes a new stage. With ``judge_on``, the banks before and after the change are evaluated on that
+    split, and the better one is kept. Otherwise the next training judges the change. A dry run writes only the ledger.
     """
     with run.lock(), run.logged(progress.notice) as notice:
         found = evaluations.latest_checkpoint(run, notice)
@@ -66,8 +66,8 @@ async def evolve(
         for _ in range(request.cycles):
             cycle = await _propose(run, settings, found, access, request, notice)
             if request.judge_on and not request.dry_run and cycle.stage.change:
-                told = evaluations.EvalProgress(progress.begin, notice)
-                cycle = await _judge(run, settings, found, data_dir, access, request.judge_on, cycle, told)
+                logged = evaluations.EvalProgress(progress.begin, notice)
+                cycle = await _judge(run, settings, found, data_dir, access, request.judge_on, cycle, logged)
             cycles.append(cycle)
         return cycles
 
@@ -80,14 +80,14 @@ async def _propose(
     request: EvolveOptions,
     notice: Callable[[str], None],
 ) -> CycleResult:
-    """One proposal from the best stage, or the one that waits already if it is to be judged now."""
-    waiting = None if request.dry_run else _waiting(run, settings, found, request)
+    """Propose a change to the best stage's bank, or return the earlier proposal that this command is to judge."""
+    unjudged = None if request.dry_run else _unjudged(run, settings, found, request)
     champion = stages.best(stages.read_all(run.stages))
     base = champion.bank if champion else found.bank
-    if waiting is not None:
-        return CycleResult(base, waiting)
+    if unjudged is not None:
+        return CycleResult(base, unjudged)
     evolution = Evolution(run.stages, settings.designer, notice)
-    here = dataclasses.replace(settings, engine="local")  # a designer's few calls need no other machines
+    here = dataclasses.replace(settings, engine="local")  # the designer makes only a few calls
     async with open_runtime(here, access, run.usage, "evolve", notice) as opened:
         designer = designer_of(opened.context.llm, settings)
         pool = HardCasePool(settings.designer, _cases(run, settings, found, champion, request.from_eval, notice))
@@ -95,7 +95,8 @@ async def _propose(
             designer, base, pool, opened.context.encoders.retrieval, settings.seed, write=False
         )
     if not request.dry_run:
-        # The stage last, here and in _judge: killed before it, the same command does the same again, from the cache.
+        # The stage is written last, here and in _judge. If the process is killed before that, the same command makes
+        # the same change again, with cached replies.
         if stage.change and not request.judge_on:
             stage.bank.save(run.skill_bank)
         stage = _mark_unchanged(stage)
@@ -103,24 +104,24 @@ async def _propose(
     return CycleResult(base, stage)
 
 
-def _waiting(run: RunDir, settings: Config, found: Checkpoint, request: EvolveOptions) -> Stage | None:
-    """The stage that waits to be judged, if that is to be done now; RunError if not, since only one may wait."""
-    waiting = stages.first_unjudged(stages.read_all(run.stages), found.bank.stage)
-    if waiting is not None and not waiting.change:
-        stages.write(run.stages, _mark_unchanged(waiting))
+def _unjudged(run: RunDir, settings: Config, found: Checkpoint, request: EvolveOptions) -> Stage | None:
+    """The proposed stage that has not been judged yet, if any. RunError if this command does not judge it either."""
+    unjudged = stages.first_unjudged(stages.read_all(run.stages), found.bank.stage)
+    if unjudged is not None and not unjudged.change:
+        stages.write(run.stages, _mark_unchanged(unjudged))
         return None
-    if waiting is not None and not request.judge_on:
+    if unjudged is not None and not request.judge_on:
         more = settings.train.outer_epochs + 1
         raise RunError(
-            f"stage {waiting.number} of run {run.name} still waits to be judged",
+            f"stage {unjudged.number} of run {run.name} has not been judged yet",
             hint=f"memskill evolve --run {run.name} --judge-on val, or memskill train --run {run.name} --resume "
             f"--outer-epochs {more}",
         )
-    return waiting
+    return unjudged
 
 
 def _mark_unchanged(stage: Stage) -> Stage:
-    """``stage``, which waits for nobody if it changes nothing."""
+    """``stage``; marked as kept if it changes nothing, because there is nothing to judge."""
     return stage if stage.change else dataclasses.replace(stage, kept=True)
 
 
@@ -132,7 +133,10 @@ def _cases(
     from_eval: str,
     notice: Callable[[str], None],
 ) -> Sequence[HardCase]:
-    """The pool of the best stage (before one was judged: of the latest checkpoint), or an evaluation's failures."""
+    """The hard cases of the best stage (of the latest checkpoint if no stage was judged), or an evaluation's failures.
+
+    RunError if there is no such evaluation.
+    """
     if not from_eval:
         if champion is not None and champion.checkpoint not in (None, found.num_updates):
             found = checkpoint.load_latest(run.checkpoints, notice, upto=champion.checkpoint) or found
@@ -140,18 +144,18 @@ def _cases(
     folder = run.evals / from_eval
     if Path(from_eval).name != from_eval or not (folder / "results.jsonl").exists():
         known = ", ".join(path.name for path in sorted(run.evals.glob("*"))) or "none yet"
-        raise RunError(f"run {run.name} has no evaluation {from_eval}", hint=f"there are: {known}")
+        raise RunError(f"run {run.name} has no evaluation {from_eval}", hint=f"its evaluations: {known}")
     return failures(files.read_jsonl(folder / "results.jsonl"), settings)
 
 
 def failures(rows: Iterable[dict[str, Any]], settings: Config) -> list[HardCase]:
-    """The rows of an evaluation that were answered wrong, as hard cases seen once; rows without a score are none.
+    """The wrong answers of an evaluation as hard cases that failed once. Rows without a score are skipped.
 
-    Wrong is what training takes for wrong: a reward below its threshold.
+    As in training, an answer is wrong if its reward is below the threshold.
     """
     reward = reward_of(settings.reward)
     threshold = reward.threshold(settings.designer)
-    scored = [(row, reward.of(result_of(row))) for row in rows]
+    scored = [(row, score_result(reward, result_of(row))) for row in rows]
     return [
         HardCase(
             query_id=row["query_id"],
@@ -180,7 +184,7 @@ async def _judge(
     cycle: CycleResult,
     progress: evaluations.EvalProgress,
 ) -> CycleResult:
-    """Evaluate the bank before and after on ``split``, with the same controller, and keep the better."""
+    """Evaluate the banks before and after on ``split``, with the same controller, and keep the better one."""
     kind, manifest = kind_of(settings.dataset), load_manifest(settings.dataset, data_dir)
     task = EvalSpec(settings.dataset, split, "memskill", kind.data_digest(manifest, split))
     measure = kind.measure(reward_of(settings.reward).measure)

@@ -1,4 +1,4 @@
-"""A run of a checkpoint of the published code: everything that evaluations, and more training, need."""
+"""Make a run from a checkpoint of the published code, for evaluation and further training."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from memskill_cli.skills.release_skills import bank_of, starting_bank
 from memskill_cli.utils import files
 
 
-def as_long_as(found: ReleaseCheckpoint, base: Taken, settings: Config) -> Config:
-    """``settings`` of a training that ends where the checkpoint was written; of one inner epoch if it does not say."""
+def with_trained_epochs(found: ReleaseCheckpoint, base: Taken, settings: Config) -> Config:
+    """``settings`` with the number of epochs that the checkpoint was trained for, or one inner epoch if unknown."""
     if found.outer_epochs is None or "train.inner_epochs" not in base.taken:
         return replace(settings, train=replace(settings.train, outer_epochs=1, inner_epochs=1))
     return replace(settings, train=replace(settings.train, outer_epochs=found.outer_epochs))
@@ -31,13 +31,13 @@ def as_long_as(found: ReleaseCheckpoint, base: Taken, settings: Config) -> Confi
 def skills_of(
     found: ReleaseCheckpoint, source: str | None, settings: Config, notice: Callable[[str], None]
 ) -> SkillBank:
-    """The skills of the file, or those that ``source`` names. CheckpointError if the file's cannot be used."""
+    """The skills of the file, or those that ``source`` names. CheckpointError if the file's skills cannot be used."""
     if source is not None:
         given = starting_bank(source, noop=settings.controller.include_noop)
         return SkillBank(given.skills, capacity=settings.designer.capacity)
-    instead = "take others: --skills FOLDER (the published skills/ has some), or --skills seeds"
+    instead = "use other skills: --skills FOLDER (for example the published skills/), or --skills seeds"
     if not found.operations:
-        raise CheckpointError(f"{found.file}: it holds no skills", hint=instead)
+        raise CheckpointError(f"{found.file} contains no skills", hint=instead)
     try:
         return bank_of(found.operations, found.capacity, found.new, notice)
     except SkillBankError as error:
@@ -53,10 +53,10 @@ def make_run(
     data_dir: Path,
     measured: bool,
 ) -> RunDir:
-    """A finished run of one stage, with one checkpoint that is its best.
+    """Create a finished run with one stage and one checkpoint, which is its best.
 
-    ``measured`` says whether ``bank`` is the one of the file, whose reward the file may tell. Raises RunError if the
-    name is taken.
+    ``measured`` says whether ``bank`` comes from the file; then the reward in the file applies to it. Raises RunError
+    if the name is in use.
     """
     settings = replace(settings, designer=replace(settings.designer, capacity=bank.capacity))
     done = settings.train.outer_epochs * settings.train.inner_epochs
@@ -86,7 +86,7 @@ def make_run(
 
 
 def _controller_state(found: ReleaseCheckpoint, done: int) -> dict[str, Any]:
-    """What a checkpoint of ours says of its controller and its stage."""
+    """The fields of a memskill checkpoint about its controller and its stage."""
     return {
         "dim": found.state_dim // 2,
         "skill_dim": found.skill_dim,
@@ -98,7 +98,7 @@ def _controller_state(found: ReleaseCheckpoint, done: int) -> dict[str, Any]:
 
 
 def _data_digest(dataset: str, data_dir: Path) -> str:
-    """That of the training split, which a training goes on with; "" if none is prepared."""
+    """The digest of the training split, which further training needs; "" if it is not prepared."""
     try:
         manifest = load_manifest(dataset, data_dir)
     except DataError:

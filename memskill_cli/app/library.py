@@ -1,8 +1,8 @@
-"""The library: what the commands do, as functions for Python code.
+"""The library: the commands as Python functions.
 
-A call borrows the process (:mod:`memskill_cli.utils.process`): when it has ended, logging, environment, torch, litellm
-and the threads of the process are as they were. An ``…_async`` function works in a thread with an event loop of its
-own, so it does not hold up the caller's loop; cancelled, it waits for replies on their way, which are kept.
+A call may change the process while it runs (:mod:`memskill_cli.utils.process`). When it has ended, logging, environment
+variables, torch, litellm and threads are as before. An ``…_async`` function runs in a new thread with its own event
+loop, so it does not block the caller's loop. If it is cancelled, it waits for the replies in flight and keeps them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ Row = dict[str, Any]
 
 
 class Options(TypedDict, total=False):
-    """Options of :func:`train` and :func:`evaluate`: those of the command line, explained by ``memskill train --help``.
+    """Options of :func:`train` and :func:`evaluate`, as on the command line; ``memskill train --help`` explains them.
 
-    None is the same as left out. Environment variables are read for keys only, and for MEMSKILL_CACHE_DIR.
+    None means that an option is not given. The only environment variables that are read are MEMSKILL_CACHE_DIR and
+    those for API keys.
     """
 
     runs_dir: PathLike
@@ -47,16 +48,22 @@ class Options(TypedDict, total=False):
     designer_model: str | None
     api_base: str | None
     api_key: str | Sequence[str] | None
-    """One key, or several that take turns."""
+    """One key, or several that are used in turn."""
     keys: PathLike | None
     """A TOML file of keys."""
+    state_encoder: str | None
     encoder: str | None
+    """The same as ``state_encoder``, as on the command line."""
     retriever: str | None
     span_mode: str | None
     chunk_size: int | None
     chunk_overlap: int | None
+    num_skills: int | None
     top_k: int | None
+    """The same as ``num_skills``, as on the command line."""
+    num_memories: int | None
     mem_top_k: int | None
+    """The same as ``num_memories``, as on the command line."""
     judge: bool | None
     seed: int | None
     concurrency: int | None
@@ -64,7 +71,7 @@ class Options(TypedDict, total=False):
     engine: str | None
     ray_address: str | None
     notice: Notice | None
-    """Told what the command line shows as notices and warnings."""
+    """Called with each notice and warning that the command line would show."""
 
 
 class TrainOptions(Options, total=False):
@@ -72,7 +79,7 @@ class TrainOptions(Options, total=False):
 
     resume: bool
     override: bool
-    """Go on with a run although settings differ."""
+    """Resume a run even if settings differ."""
     init_from: str | None
     init_skills: PathLike | None
     outer_epochs: int | None
@@ -97,7 +104,7 @@ class EvalOptions(Options, total=False):
 
 
 class PrepareArguments(TypedDict, total=False):
-    """Options of :func:`prepare`, as of ``memskill prepare``."""
+    """Options of :func:`prepare`, as on the command line; ``memskill prepare --help`` explains them."""
 
     source: PathLike | None
     sample: bool
@@ -111,20 +118,21 @@ class PrepareArguments(TypedDict, total=False):
 
 
 def prepare(dataset: str, **options: Unpack[PrepareArguments]) -> DatasetManifest:
-    """Get a dataset ready in ``data_dir``; prepared already, it is only looked at.
+    """Prepare a dataset in ``data_dir`` and return its manifest. If it is already prepared, nothing is written.
 
-    Raises DataError for a broken file, or if something else is prepared; DownloadError; UsageError.
+    Raises DataError for a damaged file, or if the dataset is already prepared from another source; DownloadError;
+    UsageError.
     """
     return in_this_thread("prepare", _preparation(dataset, options), options.get("notice"))
 
 
 async def prepare_async(dataset: str, **options: Unpack[PrepareArguments]) -> DatasetManifest:
-    """As :func:`prepare`."""
+    """Like :func:`prepare`. ``notice`` is called in the caller's event loop."""
     return await in_thread(_preparation(dataset, options), options.get("notice"))
 
 
 def train(dataset: str | None = None, *, run: str | None = None, **options: Unpack[TrainOptions]) -> RunDir:
-    """Train a new run, or with ``resume=True`` go on with one, and return its folder. ``dataset`` is LoCoMo by default.
+    """Train a new run, or resume one with ``resume=True``, and return it. ``dataset`` is ``locomo`` by default.
 
     Raises RunError, DataError, ModelError and other errors of :mod:`memskill_cli.errors`; BudgetExceededError when
     ``max_cost`` is reached. The run can be resumed after each of them.
@@ -133,7 +141,7 @@ def train(dataset: str | None = None, *, run: str | None = None, **options: Unpa
 
 
 async def train_async(dataset: str | None = None, *, run: str | None = None, **options: Unpack[TrainOptions]) -> RunDir:
-    """As :func:`train`. ``notice`` and ``on_epoch`` are called in the caller's event loop."""
+    """Like :func:`train`. ``notice`` and ``on_epoch`` are called in the caller's event loop."""
     return await in_thread(_training(dataset, run, options), options.get("notice"), options.get("on_epoch"))
 
 
@@ -146,8 +154,8 @@ def evaluate(
 ) -> list[Row]:
     """Evaluate a run (by default the newest) and return the summary of each split and method, as in ``summary.json``.
 
-    ``dataset`` is the run's by default. Called again it goes on where it stopped; queries that failed, counted in
-    ``summary["errors"]``, are asked again.
+    ``dataset`` is the run's dataset by default. A repeated call continues where the last one stopped, and asks failed
+    queries again (``summary["errors"]`` counts them).
     """
     return in_this_thread("evaluate", _evaluation(dataset, run, methods, options), options.get("notice"))
 
@@ -159,7 +167,7 @@ async def evaluate_async(
     methods: Sequence[str] = ("memskill",),
     **options: Unpack[EvalOptions],
 ) -> list[Row]:
-    """As :func:`evaluate`. ``notice`` is called in the caller's event loop."""
+    """Like :func:`evaluate`. ``notice`` is called in the caller's event loop."""
     return await in_thread(_evaluation(dataset, run, methods, options), options.get("notice"))
 
 
@@ -184,7 +192,7 @@ def _preparation(dataset: str, options: PrepareArguments) -> Work[DatasetManifes
         )
         for note in result.manifest.notes:
             notice(note)
-        return _already(result.manifest)
+        return _return(result.manifest)
 
     return work
 
@@ -242,7 +250,7 @@ def _evaluation(dataset: str | None, run: str | None, methods: Sequence[str], op
     return work
 
 
-async def _already(value: T) -> T:
+async def _return(value: T) -> T:
     return value
 
 
@@ -252,7 +260,7 @@ def _check_names(function: str, options: Mapping[str, Any], known: type) -> None
 
 
 def _common(options: Options, dataset: str | None, notice: Notice) -> tuple[dict[str, Any], Path, Path, ProviderAccess]:
-    """What every request begins with: options, folder of runs, folder of data, keys and cache."""
+    """The first fields of every request: options, folder of runs, folder of data, keys and cache."""
     config = options.get("config")
     given = {**options, "dataset": dataset, "config": None if config is None else Path(config)}
     folders = Path(options.get("runs_dir", "runs")), Path(options.get("data_dir", "data"))

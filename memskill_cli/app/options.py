@@ -1,4 +1,4 @@
-"""What the options of a command mean, whether they were typed or given to a function of the library."""
+"""Map the options of commands and of library functions to settings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ SETTINGS = {
     "designer_model": "models.designer",
     "api_base": "models.api_base",
     "encoder": "encoders.state",
+    "state_encoder": "encoders.state",
     "retriever": "encoders.retrieval",
     "span_mode": "{section}.span_mode",
     "chunk_size": "{section}.chunk_size",
     "chunk_overlap": "{section}.chunk_overlap",
     "top_k": "{section}.num_skills",
+    "num_skills": "{section}.num_skills",
     "mem_top_k": "{memories}",
+    "num_memories": "{memories}",
     "reward": "reward.kind",
     "judge": "eval.judge",
     "outer_epochs": "train.outer_epochs",
@@ -33,17 +36,20 @@ SETTINGS = {
     "tracker": "tracker",
     "dataset": "dataset",
 }
-"""Which setting each option is; ``{section}`` is the command's own (train or eval), so is the number of memories."""
+"""The setting of each option. ``{section}`` is ``train`` or ``eval``, and ``{memories}`` is in :data:`MEMORIES`.
+
+Where an option of the command line has two names, the library has both; of two values the later one here counts.
+"""
 MEMORIES = {"train": "memory.num_memories", "eval": "eval.num_memories"}
 
 
 def settings_of(
     options: Mapping[str, Any], section: str, warn: Callable[[str], None], base: Config | None = None
 ) -> Config:
-    """The settings of a command from its options (typer's ``ctx.params``); ``base`` are a run's own.
+    """The settings of a command from its options (typer's ``ctx.params``). ``base`` are the settings of the run.
 
-    ``set_`` are texts ``section.key=value``, ``settings`` are values by dotted name; both win over other options.
-    Raises UsageError for anything that is no setting or makes no sense.
+    ``set_`` has texts ``section.key=value``, ``settings`` has values by dotted name; both take precedence over other
+    options. Raises UsageError for unknown settings and invalid values.
     """
     from memskill_cli.config import load
 

@@ -1,4 +1,4 @@
-"""Getting a benchmark ready, for a command that is about that and for one that needs it."""
+"""Prepare a dataset, for ``memskill prepare`` and for commands that need prepared data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from memskill_cli.datasets.base import PrepareOptions
+from memskill_cli.datasets.base import PrepareOptions, prepare_command
 from memskill_cli.datasets.prepare import PrepareProgress, prepare
 from memskill_cli.datasets.registry import get
 from memskill_cli.errors import DataError, UsageError
@@ -15,7 +15,7 @@ from memskill_cli.errors import DataError, UsageError
 
 @dataclass(frozen=True)
 class Listeners:
-    """Who is told what while a command gets ready: notices, warnings, and the progress of preparing data."""
+    """Callbacks while a command starts: notices, warnings, and the progress of preparing data."""
 
     notice: Callable[[str], None]
     warn: Callable[[str], None]
@@ -23,19 +23,19 @@ class Listeners:
 
 
 def prepare_options(dataset: str, splits: Sequence[str], variants: Sequence[str], limit: int) -> PrepareOptions:
-    """What is asked for; a variant is another name for a split. UsageError for what makes no sense."""
+    """The options of ``prepare``; a variant becomes the split of the same name. UsageError for invalid options."""
     if variants and not get(dataset).variants:
-        raise UsageError(f"{dataset} has no variants; --variant is for hotpotqa")
+        raise UsageError(f"{dataset} has no variants", hint=f"leave out --variant: {prepare_command(dataset)}")
     if limit < 0:
-        raise UsageError(f"--limit {limit}: it is a number of traces")
+        raise UsageError(f"--limit {limit}: the number of traces must be 0 or above")
     of_variants = [variant if variant == "train" else f"test-{variant}" for variant in variants]
     return PrepareOptions(tuple(dict.fromkeys([*splits, *of_variants])), limit)
 
 
 def ensure_prepared(dataset: str, data_dir: Path, listeners: Listeners) -> None:
-    """Prepare ``dataset`` from its official place unless something is prepared, for a command that needs it.
+    """Prepare ``dataset`` from its official source, unless it is already prepared.
 
-    Raises DataError with the exact commands to type when it cannot be had.
+    Raises DataError with a command to use if that fails.
     """
     if (data_dir / get(dataset).name / "manifest.json").exists():
         return
@@ -46,8 +46,8 @@ def ensure_prepared(dataset: str, data_dir: Path, listeners: Listeners) -> None:
     except DataError as error:
         where = "" if data_dir == Path("data") else f" --data-dir {data_dir}"
         raise DataError(
-            f"{dataset} is not prepared, and could not be: {error.message}",
-            hint=f"memskill prepare --dataset {dataset} --source FILE{where}   (or --sample for the small one)",
+            f"{dataset} is not prepared, and preparing it failed: {error.message}",
+            hint=f"memskill prepare --dataset {dataset} --source FILE{where}   (or --sample for the small sample)",
         ) from None
     for note in result.manifest.notes:
         listeners.notice(note)

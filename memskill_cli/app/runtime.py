@@ -1,4 +1,4 @@
-"""What a command that talks to models needs, opened together and closed together."""
+"""Open and close what a command needs to call models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProviderAccess:
-    """How models are reached on this machine: keys and caches. No setting of a run; never written to one."""
+    """API keys and cache folder on this machine. They are not settings, and they are never written to a run."""
 
     api_keys: Sequence[str] = ()
     keys_file: Path | None = None
@@ -47,13 +47,15 @@ class ProviderAccess:
 
     @property
     def cache(self) -> Path:
-        """Replies, embeddings and model files; shared by all runs."""
+        """The folder of cached replies, embeddings and model files, which all runs share."""
         chosen = self.cache_dir or os.environ.get("MEMSKILL_CACHE_DIR") or platformdirs.user_cache_dir("memskill")
         return Path(chosen)
 
 
 @dataclass(frozen=True)
 class Runtime:
+    """What :func:`open_runtime` opens: services for episodes, the ledger of model calls, where episodes run."""
+
     context: RolloutContext
     ledger: Ledger
     engine: Engine
@@ -65,18 +67,18 @@ def env_root(dataset: str, data_dir: Path, split: str) -> Path | None:
 
 
 def check_access(settings: Config, access: ProviderAccess) -> None:
-    """Raise now, before a run is made, what its first call would.
+    """Raise, before a run is created, the errors that its first model call would raise.
 
-    That is of a keys file, a missing key, a model's or an encoder's name, a budget for a model without a price, a
-    device that is not there, or Ray.
+    Checks the keys file, missing keys, the names of models and encoders, a budget for a model without a known price,
+    the device, and whether Ray is installed.
     """
     from memskill_cli.llm.prices import unpriced
 
-    load_litellm()  # which reads a file .env, where keys may be
+    load_litellm()  # also reads the file .env, which may contain keys
     keys, models = KeyRing.collect(access.api_keys, access.keys_file), settings.models
     found = [d for role in ROLES for d in keys.deployments(role, getattr(models, role), models.api_base)]
     for spec in {settings.encoders.state, settings.encoders.retrieval, settings.encoders.skill} - {""}:
-        resolve_encoder(spec, settings.encoders.device, _nothing_yet)
+        resolve_encoder(spec, settings.encoders.device, _never_called)
         kind, _, model = spec.partition(":")
         if kind == "litellm":
             found += keys.deployments("embedding", model, models.api_base)
@@ -89,8 +91,8 @@ def check_access(settings: Config, access: ProviderAccess) -> None:
         check_installed()
 
 
-def _nothing_yet(model: str, texts: Sequence[str]) -> Matrix:
-    raise AssertionError("nothing is encoded while a command is checked")
+def _never_called(model: str, texts: Sequence[str]) -> Matrix:
+    raise AssertionError("encoders are only checked here, not used")
 
 
 @asynccontextmanager
@@ -102,17 +104,18 @@ async def open_runtime(
     notice: Callable[[str], None],
     games: Path | None = None,
 ) -> AsyncIterator[Runtime]:
-    """Gateway, encoders and ledger of one command; ``scope`` ("train", or an evaluation's id) has one budget.
+    """LLM client, encoders, ledger and engine of one command. The budget applies to ``scope``: "train", or an
+    evaluation's id.
 
-    ``games`` is the folder of the games that are to be played, of a benchmark whose queries are tasks.
+    ``games`` is the folder of the environments, for a dataset whose queries are tasks.
     """
     if EMBEDDED in (getattr(settings.models, role) for role in ROLES):
         notice(
             "using the embedded model, a small one for demonstrations (Qwen2.5-Coder-1.5B); "
             "choose another with --model, for example: --model openai/gpt-4o-mini"
         )
-    from memskill_cli.llm.aiohttp_transport import close_connections
     from memskill_cli.llm.local_model import register  # imports litellm
+    from memskill_cli.llm.transport import close_connections
 
     keys = KeyRing.collect(access.api_keys, access.keys_file)
     ledger = Ledger(usage_file, scope=scope, max_cost=settings.limits.max_cost, owner=created_at(usage_file.parent))
@@ -131,13 +134,13 @@ async def open_runtime(
             llm, encoders, settings.memory, settings.reward, settings.dataset, env_runner, judge_prompt
         )
         engine = await stack.enter_async_context(_open_engine(settings, context, cluster, games, notice))
-        if process.owned():  # libraries are no garbage: to look through them takes a third of a second, now and then
+        if process.owned():  # without this, each full garbage collection scans all loaded libraries, which takes 0.3 s
             gc.freeze()
         yield Runtime(context, ledger, engine)
 
 
 def _cluster(settings: Config, notice: Callable[[str], None]) -> AbstractContextManager[Cluster | None]:
-    """The machines that episodes run on, if they are not to run in this process."""
+    """The Ray cluster that episodes run on; None if they run in this process."""
     if settings.engine == "local":
         return nullcontext()
     from memskill_cli.distributed.cluster import connected
@@ -166,12 +169,12 @@ async def _open_engine(
 def _env_pool_config(
     settings: Config, context: RolloutContext, root: Path | None, workers: int
 ) -> EnvPoolConfig | None:
-    """Where tasks are played by ``workers`` who share the number of game processes."""
+    """The pool of environments in each of the ``workers``. Together they have ``env.workers`` processes."""
     from memskill_cli.distributed.proxies import EnvPoolConfig
 
     if root is None or context.env_runner is None:
         return None
-    how, each = settings.alfworld, -(-settings.alfworld.workers // workers)
+    how, each = settings.env, -(-settings.env.workers // workers)
     return EnvPoolConfig(root.resolve(), each, how, context.env_runner.max_chars, get(settings.dataset).environment)
 
 
@@ -179,10 +182,10 @@ def _env_pool_config(
 async def _open_env_runner(
     settings: Config, llm: LLMClient, games: Path, notice: Callable[[str], None]
 ) -> AsyncIterator[EnvRunner]:
-    """The environment processes, which know of nothing but games."""
+    """Start the environment processes, and stop them at the end."""
     from memskill_cli.envs.env_pool import EnvPool
 
-    how = settings.alfworld
+    how = settings.env
     pool = EnvPool(
         games, workers=how.workers, deadline=how.step_timeout, notice=notice, name=get(settings.dataset).environment
     )
@@ -202,7 +205,7 @@ def _load_encoders(
     stack: AsyncExitStack,
     cluster: Cluster | None,
 ) -> EncoderPair:
-    """The encoders, which are one if they have one name; ``stack`` closes them."""
+    """The encoders for states, retrieval and skills. Those with the same name are one object. ``stack`` closes them."""
     base, encoders = settings.models.api_base, settings.encoders
     embed = partial(embed_texts, keys=keys, api_base=base, ledger=ledger, notice=notice)
 
@@ -210,7 +213,7 @@ def _load_encoders(
         kind, _, model = spec.partition(":")
         namespace = served_by(model, keys, base) if kind == "litellm" and model else ""
         remote_loader = None
-        # Keys and plug-ins stay here; hashing is quicker than a message.
+        # Encoders that need keys or plug-ins run in this process. So does hashing, which is faster than a message.
         if cluster and kind not in ("litellm", "hashing") and not is_registered(spec):
             remote_loader = cluster.encoder(spec, encoders.device)
         encoder = load_encoder(

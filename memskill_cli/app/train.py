@@ -1,4 +1,4 @@
-"""Starting and resuming a training: the run directory, its data and its settings, then the trainer."""
+"""Start or resume training: the run directory, its data and its settings, then the trainer."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from memskill_cli.utils import files
 
 RESUMABLE_SETTINGS = (
     *("limits", "preset", "tracker", "engine", "ray", "models.api_base", "models.timeout", "models.retries"),
-    *("train.outer_epochs", "train.keep_checkpoints", "alfworld.workers", "alfworld.step_timeout"),
+    *("train.outer_epochs", "train.keep_checkpoints", "env.workers", "env.step_timeout"),
 )
-"""Settings a resumed run may change without becoming another experiment."""
+"""Settings (and sections) that may change when a run is resumed, because they do not change what is learned."""
 
 
 def initial_policy(runs_dir: Path, name: str, settings: Config, notice: Callable[[str], None]) -> checkpoint.Checkpoint:
@@ -43,13 +43,13 @@ def initial_policy(runs_dir: Path, name: str, settings: Config, notice: Callable
     ``settings``.
     """
     path = find_run(runs_dir, name)
-    assert path is not None  # a name that is given is found, or an error
+    assert path is not None  # find_run raises if there is no run of that name
     run = RunDir.open(path)
     theirs, ours = run.settings().encoders, settings.encoders
     if (theirs.state, theirs.skill) != (ours.state, ours.skill):
         raise UsageError(
-            f"the controller of run {name} reads embeddings of {theirs.state}, not of {ours.state}",
-            hint=f"--encoder {theirs.state}",
+            f"the controller of run {name} was trained with the encoder {theirs.state}, not with {ours.state}",
+            hint=f"add --encoder {theirs.state}",
         )
     return best_checkpoint(run, notice)
 
@@ -62,19 +62,19 @@ def create_run(
     skills: Path | None = None,
     source: checkpoint.Checkpoint | None = None,
 ) -> RunDir:
-    """A new run directory for prepared data, its first stage's bank in it: the seeds, or the ``skills`` given.
+    """Create a run directory. The bank of its first stage has the seed skills, or ``skills``.
 
-    With a ``source`` it starts from that controller, and from its skills unless others are given.
+    With ``source`` the run starts from that controller, and from its skills unless ``skills`` are given.
 
-    Raises, before anything is made, SkillBankError for ``skills`` that are none, DataError for a benchmark that has
-    nothing to train on and UsageError for a reward that it doesn't have.
+    Raises, before anything is written, SkillBankError for invalid ``skills``, DataError for a dataset without a
+    training split and UsageError for a reward that the dataset does not have.
     """
     check_reward(settings)
     manifest = load_manifest(settings.dataset, data_dir)
     if "train" not in manifest.splits:
         raise DataError(
             f"{settings.dataset} in {data_dir} has no training split, only {', '.join(manifest.splits)}",
-            hint=f"train on locomo, then see how it transfers: memskill eval --dataset {settings.dataset}",
+            hint=f"train on another dataset, then evaluate that run: memskill eval --dataset {settings.dataset}",
         )
     bank = _first_bank(settings, skills, source)
 
@@ -90,7 +90,7 @@ def create_run(
 
 
 def _first_bank(settings: Config, skills: Path | None, source: checkpoint.Checkpoint | None) -> SkillBank:
-    """The bank of stage 0. SkillBankError for ``skills`` that are none, or too many for ``designer.capacity``."""
+    """The bank of stage 0. SkillBankError for ``skills`` that are invalid, or more than ``designer.capacity``."""
     capacity = settings.designer.capacity
     if skills is not None:
         return SkillBank(import_bank(skills).skills, capacity=capacity)
@@ -101,25 +101,26 @@ def _first_bank(settings: Config, skills: Path | None, source: checkpoint.Checkp
 
 
 def open_for_resume(runs_dir: Path, name: str | None, data_dir: Path) -> RunDir:
-    """The run to go on with. RunError if there is none, DataError if its data are no longer those it began with."""
+    """The run to resume. RunError if there is none, DataError if the prepared data are not those it started with."""
     path = find_run(runs_dir, name)
     if path is None:
         raise RunError(f"no run in {runs_dir} to resume", hint="start one: memskill train --dataset locomo")
     run = RunDir.open(path)
-    run.check_plugins()  # before its dataset, which may be one of them
+    run.check_plugins()  # before the dataset is loaded, which may come from a plug-in
     manifest = run.manifest()
     if load_manifest(manifest.dataset, data_dir).digest_of("train") != manifest.data_digest:
         raise DataError(
-            f"run {run.name} began on other {manifest.dataset} data than {data_dir} now holds",
-            hint="prepare the same file again, or start a new run",
+            f"run {run.name} was started with other {manifest.dataset} data than those in {data_dir}",
+            hint="prepare the data that it was started with, or start a new run",
         )
     return run
 
 
 def check_resume_settings(run: RunDir, asked: Config, override: bool) -> Config:
-    """The settings a resumed run goes on with.
+    """The settings that a resumed run continues with.
 
-    Raises RunError with the list of what differs from the run's own, unless ``override``.
+    Raises RunError with the list of differences if other settings than :data:`RESUMABLE_SETTINGS` differ, unless
+    ``override``.
     """
     own = run.settings()
     differs = [
@@ -130,7 +131,7 @@ def check_resume_settings(run: RunDir, asked: Config, override: bool) -> Config:
     if differs and not override:
         raise RunError(
             f"run {run.name} was started with other settings ({'; '.join(differs)})",
-            hint="leave them out to go on as it began, or add --override to go on with the new ones",
+            hint="leave them out to continue with the run's settings, or add --override to use the new ones",
         )
     return asked
 
@@ -147,20 +148,20 @@ def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = ""
 
 @dataclasses.dataclass(frozen=True)
 class TrainProgress:
-    """How a training is watched: told the number of spans ahead and where notices go, gives back the watcher."""
+    """Progress of training: ``begin(number of spans to read, notice)`` returns the trainer's callbacks."""
 
     begin: Callable[[int, Callable[[str], None]], TrainCallbacks]
     notice: Callable[[str], None]
 
 
 async def train(run: RunDir, settings: Config, data_dir: Path, access: ProviderAccess, progress: TrainProgress) -> None:
-    """Train ``run`` to its end from where it is, owning it meanwhile. Stopped early, it is left ``paused``."""
+    """Train ``run`` from its current state to its end. The run is locked meanwhile; if stopped, it is ``paused``."""
     with run.lock(), run.logged(progress.notice) as notice:
         traces: PreparedSplit = load_split(settings.dataset, data_dir, "train")
         if not len(traces):
             raise DataError(f"{settings.dataset} has no training traces in {data_dir}")
-        if told := get(settings.dataset).training_notice:
-            notice(told)
+        if text := get(settings.dataset).training_notice:
+            notice(text)
         sampler = make_sampler(settings, traces, notice)
         games = env_root(settings.dataset, data_dir, "train")
         run.write_config(settings)
@@ -172,14 +173,10 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: ProviderA
             report_run(run.path, notice)
 
         with files.run_on_exit(end):
-            if (begun := run.manifest().prompts) and begun != prompts.digest(designer=True):
-                notice(
-                    "the prompts are not those that this run was begun with: its inner epochs will not be comparable"
-                )
+            if (recorded := run.manifest().prompts) and recorded != prompts.digest(designer=True):
+                notice("the prompts have changed since this run was started: its inner epochs are not comparable")
             if changed := run.record_plugins():
-                notice(
-                    f"changed since this run was begun: {', '.join(changed)}; its inner epochs will not be comparable"
-                )
+                notice(f"changed since this run was started: {', '.join(changed)}; its inner epochs are not comparable")
             async with open_runtime(settings, access, run.usage, "train", notice, games) as opened:
                 bank = stages.read(stages.path_of(run.stages, 0)).bank
                 designer = designer_of(opened.context.llm, settings) if settings.train.evolve else None
@@ -204,7 +201,7 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: ProviderA
 
 
 def _logging(callbacks: TrainCallbacks, trainer: Trainer, log: Callable[[int, dict[str, Any]], None]) -> TrainCallbacks:
-    """``callbacks``, with every row of metrics also given to a tracker."""
+    """``callbacks`` that also send every row of metrics to a tracker."""
 
     def epoch(row: dict[str, Any]) -> None:
         callbacks.on_epoch(row)
@@ -216,7 +213,7 @@ def _logging(callbacks: TrainCallbacks, trainer: Trainer, log: Callable[[int, di
 def _reporting(
     callbacks: TrainCallbacks, run: RunDir, inner_epochs: int, notice: Callable[[str], None]
 ) -> TrainCallbacks:
-    """``callbacks``, with the run's report written anew whenever a stage has ended."""
+    """``callbacks`` that also write the run's report at the end of each stage."""
 
     def epoch(row: dict[str, Any]) -> None:
         callbacks.on_epoch(row)

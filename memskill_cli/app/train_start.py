@@ -1,4 +1,4 @@
-"""What a training does before its first episode: settings, checks and the run directory, new or to go on with."""
+"""Start training: load and check the settings, and create the run directory or open one to resume."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from memskill_cli.runs.trackers import check_installed
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What is to be trained, and where. ``options`` are those of :func:`~memskill_cli.app.options.settings_of`.
+    """What to train. ``options`` are those of :func:`~memskill_cli.app.options.settings_of`.
 
-    ``dataset`` is None if none was named: a resumed run has its own, a new one takes ``options["dataset"]``.
+    ``dataset`` is None if it was not given: a resumed run has its own dataset, a new run uses ``options["dataset"]``.
     """
 
     options: Mapping[str, Any]
@@ -38,7 +38,7 @@ class TrainRequest:
 
 
 class TrainSession(NamedTuple):
-    """A run that can be trained, with its settings; ``finished``: there is nothing left to train."""
+    """A run that can be trained, with its settings. ``finished``: there is nothing left to train."""
 
     run: RunDir
     settings: Config
@@ -46,18 +46,18 @@ class TrainSession(NamedTuple):
 
 
 def open_training(request: TrainRequest, listeners: Listeners) -> TrainSession:
-    """The run that ``request`` asks for: a new one, or an earlier one to go on with.
+    """The run to train: a new one, or one to resume.
 
-    Raises what can be known before a model is called, and nothing of a new run is made then.
+    Raises all errors that can be detected before the first model call; in that case no new run is created.
     """
     return _reopened(request, listeners) if request.resume else _created(request, listeners)
 
 
 async def train_session(session: TrainSession, request: TrainRequest, progress: train.TrainProgress) -> RunDir:
-    """Train the run to its end; of one that is finished, write the report anew."""
+    """Train the run to its end. If it is finished, only write its report again."""
     if session.finished:
         name = session.run.name
-        progress.notice(f"run {name} is finished and does nothing more; --outer-epochs N makes it longer")
+        progress.notice(f"run {name} is finished; to train it longer, add --outer-epochs N")
         report_run(session.run.path, progress.notice)
     else:
         await train.train(session.run, session.settings, request.data_dir, request.access, progress)
@@ -95,6 +95,6 @@ def _check_dataset(run: RunDir, own: Config, asked: str | None) -> None:
 
 
 def _is_longer(before: Config, after: Config) -> bool:
-    """Whether there is more to train than there was."""
+    """Whether ``after`` has more epochs than ``before``."""
     was, now = before.train, after.train
     return now.outer_epochs > was.outer_epochs or now.inner_epochs > was.inner_epochs

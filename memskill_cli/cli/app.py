@@ -1,16 +1,16 @@
 """The command ``memskill``.
 
-A command is one module with one function: typer reads its signature, its docstring is the help. It parses, calls
-something outside ``cli/``, and shows what came back through :mod:`memskill_cli.cli.console`; it holds no logic::
+Each command is a module with one function. typer takes the options from its signature and the help from its docstring.
+The function calls code outside ``cli/`` and shows the result with :mod:`memskill_cli.cli.console`::
 
     def prepare(dataset: ..., json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
         with console(json, quiet, debug) as out:
-            from memskill_cli.datasets.prepare import prepare  # heavy imports happen here
+            from memskill_cli.app.prepare import prepare  # heavy imports happen here
             ...
             out.result({"dataset": ...}, table)
 
-Every option also reads ``MEMSKILL_<OPTION>`` (``envvar=`` in its declaration; shared ones are in
-:mod:`memskill_cli.cli.options`).
+Every option is also read from the environment variable ``MEMSKILL_<OPTION>``. Options that several commands have are in
+:mod:`memskill_cli.cli.options`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from memskill_cli.utils import signals
 
 app = typer.Typer(
     name="memskill",
-    help="A memory for LLM agents that learns how to remember (MemSkill, arXiv 2602.02474).",
+    help="Train and evaluate a long-term memory for LLM agents (MemSkill, arXiv 2602.02474).",
     epilog="Start with: memskill prepare --dataset locomo --sample && memskill train --dataset locomo --preset demo",
     no_args_is_help=True,
     add_completion=False,
@@ -43,8 +43,8 @@ app = typer.Typer(
 )
 
 
-def _flowing(text: str | None) -> str:
-    """A docstring with one line a paragraph: typer would keep our line breaks."""
+def _unwrap(text: str | None) -> str:
+    """A docstring with each paragraph on one line, because typer keeps line breaks."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
@@ -57,7 +57,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "import": import_,
 }
 for _name, _command in COMMANDS.items():
-    app.command(_name, help=_flowing(_command.__doc__))(_command)
+    app.command(_name, help=_unwrap(_command.__doc__))(_command)
 
 
 def _version(asked: bool) -> None:
@@ -76,7 +76,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command that was typed, and leave with its exit code."""
+    """Run the command line, then exit with its exit code."""
     own_process()
     code = 0
     try:

@@ -1,8 +1,8 @@
-"""What a person (or a program) sees: one sink for results, notices, progress and errors.
+"""The output of commands: results, notices, progress and errors.
 
-Results go to stdout: as rich text, or with ``--json`` as one JSON document of the same facts. Everything else goes to
-stderr, and ``--quiet`` leaves of it only warnings and errors. Text that came from a model or a file is passed through
-:func:`escape_markup` first, so that terminal escape codes and rich markup in it are shown, not obeyed.
+Results go to stdout: as rich text, or with ``--json`` as one JSON document with the same content. Everything else goes
+to stderr; with ``--quiet`` that is only warnings and errors. Text from a model or a file is passed through
+:func:`escape_markup` first, so that terminal escape codes and rich markup in it are shown and have no effect.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.console import RenderableType
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; notices on stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notices.")]
-Debug = Annotated[bool, typer.Option("--debug", envvar="MEMSKILL_DEBUG", help="A traceback when something fails.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; notices go to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notices.")]
+Debug = Annotated[bool, typer.Option("--debug", envvar="MEMSKILL_DEBUG", help="Show the traceback of an error.")]
 
 PLAIN_INTERVAL = 5.0
-"""Seconds between progress lines when stderr is no terminal."""
+"""Seconds between progress lines when stderr is not a terminal."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -42,21 +42,21 @@ def escape_markup(text: str) -> str:
     shown = "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
     body = shown.rstrip("\\")
     last = len(shown) - len(body)
-    # Backslashes count double before markup and single before none, so that there must be some after them.
+    # rich reads "\\" as one backslash only before markup. Empty markup after the last ones makes the result certain.
     return escape(body) + ("\\\\" * last + "[none][/none]" if last else "")
 
 
 def percent(value: float | None) -> str:
-    """A score of 0 to 1 as papers print it: 38.78."""
+    """A score from 0 to 1, times 100 with two decimals, as papers print it: 38.78."""
     return "–" if value is None else f"{100 * value:.2f}"
 
 
 Advance = Callable[..., None]
-"""``advance(n=1, note="")``: n more are done; ``total=`` corrects the total."""
+"""``advance(n=1, note="")``: n more are done; ``total=`` sets a new total."""
 
 
 class Console:
-    """The sink of one command. Made by :func:`console`."""
+    """The output of one command. Created by :func:`console`."""
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         from rich.console import Console as RichConsole
@@ -68,21 +68,21 @@ class Console:
         self._err: RichConsole = RichConsole(stderr=True, highlight=False, emoji=False)
 
     def set_resume_command(self, command: str) -> None:
-        """From here on, whatever ends the command early, ``command`` goes on with it."""
+        """Show ``command`` as the way to continue if this command ends early from now on."""
         self.resumable = True
         signals.set_resume_command(command)
 
     def notice(self, text: str) -> None:
-        """Something worth knowing; not shown with ``--quiet``. ``text`` is plain, not markup."""
+        """Show information, except with ``--quiet``. ``text`` is plain text without markup."""
         if not self.quiet:
             self._err.print(f"[dim]·[/dim] {escape_markup(text)}", soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """Something the user should act upon; shown always."""
+        """Show a problem that the user should correct, also with ``--quiet``."""
         self._err.print(f"[yellow]warning:[/yellow] {escape_markup(text)}", soft_wrap=True)
 
     def result(self, data: Any, *human: RenderableType) -> None:
-        """The outcome: ``data`` with ``--json``, else the ``human`` renderables."""
+        """Print the result: ``data`` with ``--json``, otherwise the renderables in ``human``."""
         if self.json:
             import orjson
 
@@ -94,7 +94,7 @@ class Console:
                 self._out.print(part)
 
     def next_command(self, command: str) -> None:
-        """What to type next; a courtesy to people only."""
+        """Suggest the next command, except with ``--json`` and ``--quiet``."""
         if not (self.json or self.quiet):
             self._err.print(f"[dim]next:[/dim] [bold]{escape_markup(command)}[/bold]", soft_wrap=True)
 
@@ -151,54 +151,54 @@ class Console:
 
 @contextmanager
 def console(json: bool, quiet: bool, debug: bool) -> Iterator[Console]:
-    """The sink of a command, and the one place where errors become a line on stderr and an exit code."""
+    """The output of a command. An error in the block becomes a line on stderr and an exit code."""
     out = Console(json=json, quiet=quiet)
     try:
         yield out
-    except (typer.Exit, typer.Abort, SystemExit):  # SystemExit: rich, when whoever read our output has gone
+    except (typer.Exit, typer.Abort, SystemExit):  # rich raises SystemExit if the reader of stdout has closed the pipe
         raise
     except BaseException as error:
         if debug:
-            # rich breaks tracebacks into lines and boxes, and so would it a key that is to be found in them
+            # not as a traceback of rich, which breaks lines: a key in two parts would not be found and removed
             out._err.print(escape_markup(redact("".join(traceback.format_exception(error)))), soft_wrap=True)
         line, hint, code = explain(error)
         out._err.print(f"[bold red]error:[/bold red] {escape_markup(line)}", soft_wrap=True)
-        next_steps = [hint, signals.resume_command() if _goes_on(out, code) else ""]
+        next_steps = [hint, signals.resume_command() if _can_continue(out, code) else ""]
         for step in filter(None, next_steps):
             out._err.print(f"  [dim]→[/dim] {escape_markup(step)}", soft_wrap=True)
         raise typer.Exit(code) from None
 
 
-def _goes_on(out: Console, code: int) -> bool:
-    """Whether there is something to go on with: a training that has begun, or whatever was stopped in good order."""
+def _can_continue(out: Console, code: int) -> bool:
+    """Whether the command can be continued: its training has started, or a signal or the budget stopped it."""
     return code in (StoppedError.exit_code, BudgetExceededError.exit_code) or (
         out.resumable and code != UsageError.exit_code
     )
 
 
 def explain(error: BaseException) -> tuple[str, str, int]:
-    """(line, hint, exit code) of anything that ended a command."""
+    """(line, hint, exit code) for the error that ended a command."""
     if isinstance(error, MemskillError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", "", StoppedError.exit_code
-    if isinstance(error, OSError) and error.errno is not None and (told := _of_files(error)):
-        return *told, 1
+    if isinstance(error, OSError) and error.errno is not None and (explained := _explain_file_error(error)):
+        return *explained, 1
     return (
         f"unexpected {type(error).__name__}: {error}",
-        "this is a defect of memskill; --debug shows where it came from",
+        "this is a defect of memskill; run it again with --debug to see the traceback",
         1,
     )
 
 
-def _of_files(error: OSError) -> tuple[str, str] | None:
-    """(line, hint) of what a file system says; None if it is not about a file, and so nothing a person can mend."""
+def _explain_file_error(error: OSError) -> tuple[str, str] | None:
+    """(line, hint) for an error of the file system, which the user can correct; None for other errors."""
     if error.errno in FULL:
-        where = f"{error.filename} could not be written" if error.filename else "while writing"
-        return f"the disk is full: {where}", "make room on it, then run it again; nothing that was whole is lost"
+        where = f"{error.filename} could not be written" if error.filename else "a file could not be written"
+        return f"the disk is full: {where}", "free some space, then run the command again; no complete file is lost"
     if error.errno in CLOSED:
-        place = "see that you may write there, or choose another place with --runs-dir, --data-dir or --cache-dir"
-        return f"cannot write {error.filename or 'a file'}: {error.strerror}", place
+        hint = "check its permissions, or choose another folder with --runs-dir, --data-dir or --cache-dir"
+        return f"cannot write {error.filename or 'a file'}: {error.strerror}", hint
     if error.errno == errno.EIO or error.filename:
-        return f"{error.filename or 'a file'}: {error.strerror}", "see to the disk or the folder, then run it again"
+        return f"{error.filename or 'a file'}: {error.strerror}", "check the disk or the folder, then run it again"
     return None

@@ -1,36 +1,45 @@
-"""``memskill eval``: build memory for a split, ask its queries, score them."""
+"""``memskill eval``: build memories for a split, answer its queries and score the answers."""
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memskill_cli.cli import options as o
 from memskill_cli.cli.console import Console, Debug, Json, Quiet, console
 from memskill_cli.cli.prepare import listeners
+from memskill_cli.cli.resume_command import repeated
 from memskill_cli.utils.registry import load_plugins
 
 if TYPE_CHECKING:
+    from memskill_cli.app.eval_start import EvalRequest
     from memskill_cli.evaluation.runner import EvalCallbacks
 
-Dataset = Annotated[str | None, o.option("--dataset", "-d", panel=o.WHERE, help="The benchmark; left out: the run's.")]
+Dataset = Annotated[
+    str | None, o.option("--dataset", "-d", panel=o.WHERE, help="The dataset; default: the one the run is trained on.")
+]
 Split = Annotated[
     str | None,
     o.option(
-        "--split", panel=o.METHOD, help="train, val or test (default; of HotpotQA all its variants); valid_seen, …"
+        "--split", panel=o.METHOD, help="train, val, test, valid_seen, …; default: test, or valid_seen for alfworld."
     ),
 ]
-Variant = Annotated[str, o.option("--variant", panel=o.METHOD, help="Only the one with so many documents (HotpotQA).")]
+Variant = Annotated[
+    str, o.option("--variant", panel=o.METHOD, help="hotpotqa: only the variant with this number of documents.")
+]
 Methods = Annotated[
     str,
-    o.option("--method", panel=o.METHOD, help="How memory is made (see above); several: memskill,rag."),
+    o.option("--method", panel=o.METHOD, help="The method to evaluate (see above), or several: memskill,rag."),
 ]
 Abstention = Annotated[
     bool,
-    o.option("--include-abstention", panel=o.METHOD, help="Judge LongMemEval's unanswerable questions, too, apart."),
+    o.option(
+        "--include-abstention", panel=o.METHOD, help="longmemeval: also judge unanswerable questions, separately."
+    ),
 ]
 Limit = Annotated[int, o.option("--limit", panel=o.LIMITS, help="Ask only the first N queries (0: all).")]
 InitSkills = Annotated[
@@ -38,10 +47,10 @@ InitSkills = Annotated[
     o.option(
         "--init-skills",
         panel=o.METHOD,
-        help="Other skills for the controller: a bank's JSON, a folder of SKILL.md, or the word seeds.",
+        help="Use these skills, not the run's: a skill bank (JSON), a folder of SKILL.md files, or the word seeds.",
     ),
 ]
-Which = Annotated[str, o.option("--checkpoint", panel=o.WHERE, help="best, latest, or a checkpoint's folder.")]
+Which = Annotated[str, o.option("--checkpoint", panel=o.WHERE, help="best, latest, or the folder of a checkpoint.")]
 
 
 def eval_(
@@ -85,54 +94,70 @@ def eval_(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Evaluate a run: memory for every trace of a split, its questions answered and scored.
+    """Evaluate a run on a split: build a memory for each trace, answer its questions and score the answers.
 
-    The same evaluation again goes on where it stopped and pays for nothing twice; with all queries answered it only
-    shows them. Without any run it uses the seed skills and an untrained controller, and says so.
+    If the same evaluation is started again, it continues where it stopped, and no paid call is repeated. If all queries
+    are answered, it shows the results. If there is no run, it uses the seed skills and an untrained controller.
 
-    Methods: memskill; the same executor with seed-skills (untrained), random-skills, all-skills; no-memory,
-    full-context, rag (raw spans retrieved); mem0, langmem (extras). Several are compared on the same queries;
-    --max-cost holds for each of them.
+    Methods: memskill; the same executor with seed-skills (and an untrained controller), random-skills or all-skills;
+    no-memory; full-context; rag (retrieves raw spans); mem0 and langmem (extras). Several methods are compared on the
+    same queries; --max-cost applies to each of them.
     """
     with console(json, quiet, debug) as out:
         load_plugins(plugin, out.notice)
-        from memskill_cli.app import eval_start, evaluate
-        from memskill_cli.cli import eval_tables
-        from memskill_cli.utils import signals
+        _evaluate(out, ctx)
 
-        request = eval_start.EvalRequest(
-            ctx.params,
-            runs_dir,
-            data_dir,
-            o.access_of(ctx.params, out.warn),
-            methods=method.split(","),
-            run=run,
-            split=split,
-            variant=variant,
-            include_abstention=include_abstention,
-            limit=limit,
-            checkpoint=checkpoint,
-            init_skills=init_skills,
-        )
-        session = eval_start.open_evaluation(request, listeners(out))
-        with EvalProgressBars(out) as bars:
-            progress = evaluate.EvalProgress(bars.begin, out.notice)
-            summaries = signals.run(eval_start.evaluate_session(session, request, progress), out.notice)
-        if len(summaries) == 1:
-            out.result(summaries[0], *eval_tables.one(summaries[0]))
-        else:
-            gains = evaluate.compare_methods(summaries, session.settings)
-            document = {"evaluations": summaries, "differences": gains}
-            out.result(document, *eval_tables.several(summaries, gains))
-        if owed := sum(sum(summary["errors"].values()) for summary in summaries):
-            asked = sum(summary["queries"] for summary in summaries)
-            out.warn(f"{owed} of {asked} queries failed; run the same command again to retry them")
-        flag = f" --runs-dir {runs_dir}" if runs_dir != Path("runs") else ""
-        out.next_command(f"memskill inspect-skills --run {session.run.name}{flag}")
+
+def _evaluate(out: Console, ctx: typer.Context) -> None:
+    """Run the evaluations that the options in ``ctx`` ask for, and show the results."""
+    from memskill_cli.app import eval_start, evaluate
+    from memskill_cli.utils import signals
+
+    request = _request(ctx.params, out)
+    session = eval_start.open_evaluation(request, listeners(out))
+    with EvalProgressBars(out) as bars:
+        progress = evaluate.EvalProgress(bars.begin, out.notice)
+        summaries = signals.run(eval_start.evaluate_session(session, request, progress), out.notice)
+    differences = evaluate.compare_methods(summaries, session.settings) if len(summaries) > 1 else []
+    _show(out, summaries, differences)
+    inspect = ["inspect-skills", "--run", session.run.name, *repeated(ctx, "runs_dir")]
+    out.next_command(shlex.join(["memskill", *inspect]))
+
+
+def _request(options: dict[str, Any], out: Console) -> EvalRequest:
+    from memskill_cli.app.eval_start import EvalRequest
+
+    return EvalRequest(
+        options,
+        options["runs_dir"],
+        options["data_dir"],
+        o.access_of(options, out.warn),
+        methods=options["method"].split(","),
+        run=options["run"],
+        split=options["split"],
+        variant=options["variant"],
+        include_abstention=options["include_abstention"],
+        limit=options["limit"],
+        checkpoint=options["checkpoint"],
+        init_skills=options["init_skills"],
+    )
+
+
+def _show(out: Console, summaries: list[dict[str, Any]], differences: list[dict[str, Any]]) -> None:
+    from memskill_cli.cli import eval_tables
+
+    if len(summaries) == 1:
+        out.result(summaries[0], *eval_tables.one(summaries[0]))
+    else:
+        document = {"evaluations": summaries, "differences": differences}
+        out.result(document, *eval_tables.several(summaries, differences))
+    if failed := sum(sum(summary["errors"].values()) for summary in summaries):
+        asked = sum(summary["queries"] for summary in summaries)
+        out.warn(f"{failed} of {asked} queries failed; run the same command again to retry them")
 
 
 class EvalProgressBars:
-    """The progress of one evaluation after another: spans read, whose number is a guess at first, and queries."""
+    """Progress bars of evaluations that run one after the other: spans read (the total is estimated), queries asked."""
 
     def __init__(self, out: Console) -> None:
         self._out, self._stack = out, ExitStack()
@@ -144,7 +169,7 @@ class EvalProgressBars:
         self._stack.close()
 
     def begin(self, title: str, queries: int) -> EvalCallbacks:
-        """Bars for the next evaluation, in place of those of the one before."""
+        """Show the bars of the next evaluation instead of those of the last one."""
         from memskill_cli.evaluation.runner import EvalCallbacks
 
         self._stack.close()

@@ -1,4 +1,4 @@
-"""What ``memskill eval`` shows: one evaluation by category, several side by side."""
+"""The tables of ``memskill eval``: one evaluation by category, or several side by side."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DIFFERENCES = {**_ANSWERED, "success": "success"}
 
 
 def one(summary: Summary) -> list[Any]:
-    """The table by category, what a reader must know, and a few answers as they are."""
+    """The scores by category, caveats, and some answers."""
     return [_by_category(summary), *_lines([summary]), _samples(summary), _where(summary)]
 
 
@@ -44,7 +44,7 @@ def _by_category(summary: Summary) -> Table:
     table.add_row("all", *_cells(summary), style="bold")
     if "abstention" in summary:
         table.add_section()
-        table.add_row("abstention, apart", *_cells(summary["abstention"]))
+        table.add_row("abstention (not in all)", *_cells(summary["abstention"]))
     return table
 
 
@@ -55,7 +55,7 @@ def _side_by_side(summaries: Sequence[Summary]) -> Table:
     split = first["split"].removesuffix(f"-{first['variant']}") if variants else first["split"]
     used = f", checkpoint {', '.join(checkpoints)}" if checkpoints else ""
     table = _table(f"{first['dataset']} {split}{used}")
-    table.caption = "95 % bootstrap intervals; items: memories kept (of rag spans, of full-context sessions)"
+    table.caption = "95 % bootstrap intervals; items: memories stored (rag: spans; full-context: sessions)"
     for name in (*(("variant",) if variants else ()), "method"):
         table.add_column(name)
     for name in (*_headings(first), "items"):
@@ -92,12 +92,12 @@ def _table(title: str) -> Table:
 
 
 def _is_played(row: dict[str, Any]) -> bool:
-    """Whether ``row`` is of tasks that were played, not of questions that were answered."""
+    """Whether ``row`` is about tasks that were played (and not about questions that were answered)."""
     return "success_rate" in row
 
 
 def _headings(row: dict[str, Any]) -> list[str]:
-    return ["tasks", *_PLAYED.values(), "no command"] if _is_played(row) else ["queries", *_ANSWERED.values()]
+    return ["tasks", *_PLAYED.values(), "invalid actions"] if _is_played(row) else ["queries", *_ANSWERED.values()]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -120,16 +120,16 @@ def _signed(value: float) -> str:
 
 def _apart(summary: Summary) -> str:
     asked = summary["abstention"]
-    return f"{summary['method']}, abstention apart: judge {_score(asked, 'judge')} of {asked['queries']} queries"
+    return f"{summary['method']}, abstention (separate): judge {_score(asked, 'judge')}, {asked['queries']} queries"
 
 
 def _lines(summaries: Sequence[Summary]) -> list[str]:
-    """What a reader of the numbers must know; if it isn't true of all evaluations, of which."""
-    of: dict[str, list[str]] = {}
+    """The caveats of the evaluations. One that is not true of all of them starts with the names of its evaluations."""
+    found: dict[str, list[str]] = {}
     for summary in summaries:
         for line in _caveats(summary):
-            of.setdefault(line, []).append(f"{summary['method']} {summary['variant']}".strip())
-    lines = [line if len(names) == len(summaries) else f"{', '.join(names)}: {line}" for line, names in of.items()]
+            found.setdefault(line, []).append(f"{summary['method']} {summary['variant']}".strip())
+    lines = [line if len(names) == len(summaries) else f"{', '.join(names)}: {line}" for line, names in found.items()]
     return [f"[bold]{escape_markup(line)}[/bold]" for line in lines]
 
 
@@ -140,19 +140,19 @@ def _caveats(summary: Summary) -> list[str]:
         lines.append(f"without a score and excluded from averages: {failed}")
     if summary["errors"].get("unreadable"):
         lines.append(
-            "an unreadable answer ends inside the model's reasoning: "
-            "raise models.answer_max_tokens, or switch reasoning off"
+            "unreadable answers ended inside the model's reasoning: "
+            "increase models.answer_max_tokens, or switch reasoning off"
         )
     lines += executor_notes(summary)
     if cut := summary.get("cut"):
         lines.append(
-            f"{cut['queries']} of {summary['queries']} queries did not have all that belongs to them: "
-            f"{cut['mean_tokens']:,.0f} tokens on average did not fit the model's window"
+            f"for {cut['queries']} of {summary['queries']} queries, the context was shortened to fit the model's "
+            f"context window, by {cut['mean_tokens']:,.0f} tokens on average"
         )
     if summary["max_spans"]:
         lines.append(f"only the first {summary['max_spans']} spans of each trace were read (eval.max_spans)")
     if summary["limit"]:
-        tasks = f"only {summary['limit']} tasks were played, task types in turn (--limit)"
+        tasks = f"only {summary['limit']} tasks were played, taken from the task types in turn (--limit)"
         lines.append(
             tasks if _is_played(summary) else f"only the first {summary['limit']} queries were asked (--limit)"
         )
@@ -165,14 +165,14 @@ def _where(summary: Summary) -> str:
 
 
 def _samples(summary: Summary, count: int = 6) -> Table:
-    """Some answers, spread evenly over the evaluation: what the numbers are made of."""
+    """Some answers, spread evenly over the evaluation."""
     from memskill_cli.utils import files
 
     rows = list(files.read_jsonl(Path(summary["folder"]) / "results.jsonl"))
     if _is_played(summary):
         return _games(rows[:: max(1, len(rows) // count)][:count])
     table = Table(title="some answers", title_justify="left", show_lines=False)
-    for name in ("question", "truth", "answer", "F1"):
+    for name in ("question", "true answer", "answer", "F1"):
         table.add_column(name, justify="right" if name == "F1" else "left", overflow="fold")
     for row in rows[:: max(1, len(rows) // count)][:count]:
         score = "–" if row["f1"] is None else percent(row["f1"])
@@ -188,7 +188,7 @@ def _samples(summary: Summary, count: int = 6) -> Table:
 
 def _games(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(title="some tasks", title_justify="left", show_lines=False)
-    for name in ("goal", "how it went", "steps"):
+    for name in ("goal", "actions and outcome", "steps"):
         table.add_column(name, justify="right" if name == "steps" else "left", overflow="fold")
     for row in rows:
         steps = "–" if row["steps"] is None else str(row["steps"])

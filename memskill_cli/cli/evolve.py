@@ -1,15 +1,17 @@
-"""``memskill evolve``: designer cycles on a run's hard cases."""
+"""``memskill evolve``: run designer cycles on a run's hard cases."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memskill_cli.cli import options as o
-from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, escape_markup, percent
+from memskill_cli.cli.console import Debug, Json, Quiet, console, escape_markup, percent
 from memskill_cli.cli.eval import EvalProgressBars
+from memskill_cli.cli.resume_command import next_command, repeated
 from memskill_cli.utils.registry import load_plugins
 
 if TYPE_CHECKING:
@@ -17,11 +19,15 @@ if TYPE_CHECKING:
 
     from memskill_cli.app.evolve import CycleResult
 
-DESIGN = "What to evolve from"
-Cycles = Annotated[int, o.option("--cycles", panel=DESIGN, help="Designer cycles; several need --judge-on.")]
-FromEval = Annotated[str, o.option("--from-eval", panel=DESIGN, help="An evaluation's id: learn from its failures.")]
+DESIGN = "Designer"
+Cycles = Annotated[int, o.option("--cycles", panel=DESIGN, help="Number of designer cycles; several need --judge-on.")]
+FromEval = Annotated[
+    str, o.option("--from-eval", panel=DESIGN, help="Use the failures of the evaluation with this id as hard cases.")
+]
 DryRun = Annotated[bool, o.option("--dry-run", panel=DESIGN, help="Show the change as a diff; change nothing.")]
-JudgeOn = Annotated[str, o.option("--judge-on", panel=DESIGN, help="Evaluate on this split; keep the better bank.")]
+JudgeOn = Annotated[
+    str, o.option("--judge-on", panel=DESIGN, help="Evaluate both banks on this split and keep the better one.")
+]
 
 
 def evolve(
@@ -50,10 +56,10 @@ def evolve(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Let the designer change the skill bank of a run, from the questions that its memory answered wrong.
+    """Let the designer improve the skill bank of a run, based on questions that were answered wrong.
 
-    The change becomes a new stage, judged by the next training or, with --judge-on val, by evaluating the bank before
-    and after; --dry-run only shows it.
+    The change becomes a new stage, which the next training judges. With --judge-on val, the banks before and after the
+    change are evaluated at once, and the better one is kept. --dry-run only shows the change.
     """
     with console(json, quiet, debug) as out:
         load_plugins(plugin, out.notice)
@@ -65,8 +71,12 @@ def evolve(
         from memskill_cli.runs.run_dir import RunDir, find_run
         from memskill_cli.utils import signals
 
-        if cycles < 1 or (cycles > 1 and not judge_on):
-            raise UsageError(f"--cycles {cycles}: every cycle but one must be judged", hint="add --judge-on val")
+        if cycles < 1:
+            raise UsageError(f"--cycles {cycles}: the number of cycles must be above 0")
+        if cycles > 1 and not judge_on:
+            raise UsageError(
+                f"--cycles {cycles}: a change must be judged before the next cycle", hint="add --judge-on val"
+            )
         path = find_run(runs_dir, run)
         if path is None:
             raise RunError(f"there is no run in {runs_dir} yet", hint="memskill train --dataset locomo")
@@ -80,16 +90,16 @@ def evolve(
         parts = [part for cycle in made for part in _shown(cycle)]
         out.result({"run": opened.name, "dry_run": dry_run, "cycles": [_facts(cycle) for cycle in made]}, *parts)
         if any(cycle.stage.change for cycle in made):
-            _next(out, opened.name, dry_run, judge_on, settings.train.outer_epochs)
+            out.next_command(_next(ctx, opened.name, settings.train.outer_epochs))
 
 
-def _next(out: Console, run: str, dry_run: bool, judge_on: str, epochs: int) -> None:
-    if dry_run:
-        out.next_command(f"memskill evolve --run {run}")
-    elif judge_on:
-        out.next_command(f"memskill inspect-skills --run {run} --history")
-    else:
-        out.next_command(f"memskill train --run {run} --resume --outer-epochs {epochs + 1}")
+def _next(ctx: typer.Context, run: str, epochs: int) -> str:
+    """The command that usually follows: make the change, see it, or train with it."""
+    if ctx.params["dry_run"]:
+        return next_command(ctx, "evolve", "--run", run)
+    if ctx.params["judge_on"]:
+        return shlex.join(["memskill", "inspect-skills", "--run", run, "--history", *repeated(ctx, "runs_dir")])
+    return next_command(ctx, "train", "--run", run, "--resume", "--outer-epochs", str(epochs + 1))
 
 
 def _facts(cycle: CycleResult) -> dict[str, Any]:
@@ -105,12 +115,12 @@ def _diffs(cycle: CycleResult) -> dict[str, list[str]]:
 
 
 def _shown(cycle: CycleResult) -> list[RenderableType]:
-    """The change as a coloured diff, its reasons, and how it was judged."""
+    """The change as a coloured diff, the reasons for it, and the scores before and after if it was judged."""
     from rich.text import Text
 
     stage = cycle.stage
     if not stage.change:
-        return [Text(f"stage {stage.number}: the designer proposed no change that could be made")]
+        return [Text(f"stage {stage.number}: the designer proposed no valid change")]
     parts: list[RenderableType] = [Text(f"stage {stage.number}, from stage {stage.parent}", "bold")]
     parts.append(Text.from_markup(escape_markup(stage.rationale), emoji=False))
     colours = {"+": "green", "-": "red", "@": "cyan"}
@@ -121,9 +131,9 @@ def _shown(cycle: CycleResult) -> list[RenderableType]:
     if cycle.judged:
         for name in ("before", "after"):
             score, measure = cycle.judged[name], cycle.judged["measure"]
-            called = {"success_rate": "success", "f1": "F1"}.get(measure, measure)
+            label = {"success_rate": "success", "f1": "F1"}.get(measure, measure)
             low, high = score["ci95"][measure] or (None, None)
             shown = f"{percent(score[measure])} ({percent(low)}–{percent(high)})"
-            parts.append(f"{name}: {called} {shown} on {cycle.judged['split']}")
+            parts.append(f"{name}: {label} {shown} on {cycle.judged['split']}")
         parts.append("kept" if stage.kept else "not better: rolled back")
     return parts

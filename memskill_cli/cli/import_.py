@@ -1,4 +1,4 @@
-"""``memskill import``: make a run of a checkpoint of the published code."""
+"""``memskill import``: make a run from a checkpoint of the published code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import typer
 
 from memskill_cli.cli import options as o
 from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, escape_markup
+from memskill_cli.cli.resume_command import next_command
+from memskill_cli.utils.registry import load_plugins
 
 if TYPE_CHECKING:
     from memskill_cli.config import Config
@@ -19,18 +21,18 @@ if TYPE_CHECKING:
     from memskill_cli.skills.bank import SkillBank
 
 IMPORT = "What to import"
-File = Annotated[Path, typer.Argument(help="The checkpoint: a .pt file of torch.save.", show_default=False)]
-Run = Annotated[str, o.option("--run", panel=o.WHERE, help="The name of the run to make.")]
+File = Annotated[Path, typer.Argument(help="The checkpoint, a .pt file.", show_default=False)]
+Run = Annotated[str, o.option("--run", panel=o.WHERE, help="The name of the new run.")]
 Skills = Annotated[
     str | None,
     o.option(
         "--skills",
         panel=IMPORT,
-        help="Take these skills in place of the file's: a folder of Markdown files, a bank's JSON, or the word seeds.",
+        help="Use these skills, not the file's: a folder of Markdown files, a skill bank (JSON), or the word seeds.",
     ),
 ]
 Dataset = Annotated[
-    str | None, o.option("--dataset", "-d", panel=IMPORT, help="The benchmark of the run; left out: the checkpoint's.")
+    str | None, o.option("--dataset", "-d", panel=IMPORT, help="The dataset of the run; default: the checkpoint's.")
 ]
 
 
@@ -41,6 +43,7 @@ def import_(
     skills: Skills = None,
     dataset: Dataset = None,
     set_: o.Set = None,
+    plugin: o.Plugin = None,
     runs_dir: o.RunsDir = Path("runs"),
     data_dir: o.DataDir = Path("data"),
     model: o.Model = None,
@@ -53,14 +56,15 @@ def import_(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Make a run of a checkpoint of the published code (MemSkill, arXiv 2602.02474), to be evaluated at once.
+    """Make a run from a checkpoint of the published code (MemSkill, arXiv 2602.02474). It can be evaluated at once.
 
-    The controller, its optimizer, the skills with their statistics and the settings are taken over. Nothing in the file
-    is run: it is read by another process that refuses everything but numbers, texts and tables of them.
+    The controller, its optimizer, the skills with their statistics and the settings are imported. Code in the file is
+    never executed: a separate process reads it and accepts only numbers, texts and collections of them.
 
-    Language models stay those of this program, unless --model is given here or to memskill eval.
+    The language models are memskill's defaults, unless --model is given here or to memskill eval.
     """
     with console(json, quiet, debug) as out:
+        load_plugins(plugin, out.notice)
         from memskill_cli.app.import_run import make_run, skills_of
         from memskill_cli.runs import release_checkpoint, release_settings
 
@@ -73,14 +77,13 @@ def import_(
         made = make_run(runs_dir, run, found, bank, settings, data_dir, measured=skills is None)
         _tell(out, found, base)
         _show(out, made, found, bank, settings, base)
-        flags = f" --runs-dir {runs_dir}" if runs_dir != Path("runs") else ""
-        flags += "" if model else " --model MODEL"
-        out.next_command(f"memskill eval --run {made.name}{flags}")
+        named = [] if model else ["--model", "MODEL"]
+        out.next_command(next_command(ctx, "eval", "--run", made.name, *named))
 
 
 def _settings(flags: dict[str, Any], found: ReleaseCheckpoint, base: Taken, notice: Callable[[str], None]) -> Config:
-    """The settings of the run: the checkpoint's, and over them the flags."""
-    from memskill_cli.app.import_run import as_long_as
+    """The settings of the run: those of the checkpoint, changed by the options of the command."""
+    from memskill_cli.app.import_run import with_trained_epochs
     from memskill_cli.app.options import settings_of
     from memskill_cli.memory.encoder_specs import resolve_encoder
     from memskill_cli.runs import release_settings
@@ -90,30 +93,30 @@ def _settings(flags: dict[str, Any], found: ReleaseCheckpoint, base: Taken, noti
     if not asked["encoder"]:
         asked["encoder"] = release_settings.state_encoder(found.values)
     elif (trained := found.values.get("state_encoder")) is not None:
-        notice(f"the controller was trained on vectors of {trained}; those of {asked['encoder']} are used in its place")
+        notice(f"the controller was trained with the encoder {trained}; {asked['encoder']} is used instead")
     if not any(text.startswith("encoders.skill=") for text in sets):
         sets.append(f"encoders.skill={release_settings.skill_encoder(found.values)}")
-    settings = as_long_as(found, base, settings_of({**asked, "set_": sets}, "eval", notice, base.settings))
+    settings = with_trained_epochs(found, base, settings_of({**asked, "set_": sets}, "eval", notice, base.settings))
     encoders = settings.encoders
     for spec in filter(None, (encoders.state, encoders.skill, encoders.retrieval)):
-        resolve_encoder(spec, encoders.device, _nothing_yet)
+        resolve_encoder(spec, encoders.device, _never_called)
     release_settings.check_width(encoders.state, found.state_dim // 2, "states")
     release_settings.check_width(encoders.skill or encoders.state, found.skill_dim, "skills")
     return settings
 
 
-def _nothing_yet(model: str, texts: Any) -> Any:
-    raise AssertionError("nothing is encoded while settings are checked")
+def _never_called(model: str, texts: Any) -> Any:
+    raise AssertionError("encoders are only checked here, not used")
 
 
 def _tell(out: Console, found: ReleaseCheckpoint, base: Taken) -> None:
-    """What a user should know of the checkpoint before numbers of this run are believed."""
+    """Notices about the checkpoint that matter for the results of the run."""
     if found.snapshot is not None and not found.snapshot["best"]:
-        out.notice("the skills of the file are not those that earned the most in its training")
+        out.notice("the skills in the file are not those with the highest reward in its training")
     if trained := found.values.get("model"):
-        out.notice(f"it was trained with the model {trained}; name yours with --model")
+        out.notice(f"the checkpoint was trained with the model {trained}; choose a model with --model")
     if base.left:
-        out.notice(f"settings that nothing here stands for: {', '.join(base.left)}")
+        out.notice(f"settings that were not imported, because memskill does not have them: {', '.join(base.left)}")
 
 
 def _show(out: Console, run: RunDir, found: ReleaseCheckpoint, bank: SkillBank, settings: Config, base: Taken) -> None:
@@ -143,7 +146,7 @@ def _show(out: Console, run: RunDir, found: ReleaseCheckpoint, bank: SkillBank, 
         "taken_over": taken,
         "not_taken_over": list(base.left),
     }
-    table = Table(title=f"run {escape_markup(run.name)}: settings of the checkpoint", title_justify="left")
+    table = Table(title=f"run {escape_markup(run.name)}: imported settings", title_justify="left")
     for header in ("setting", "value"):
         table.add_column(header)
     for name, value in taken.items():
@@ -152,6 +155,6 @@ def _show(out: Console, run: RunDir, found: ReleaseCheckpoint, bank: SkillBank, 
         facts,
         table,
         f"{len(bank)} skills: {escape_markup(', '.join(bank.names))}",
-        f"controller of {found.state_dim // 2}-d embeddings, checkpoint {done:06d}; "
+        f"controller for {found.state_dim // 2}-d embeddings, checkpoint {done:06d}; "
         f"everything is in [bold]{escape_markup(str(run.path))}[/bold]",
     )

@@ -1,4 +1,4 @@
-"""``memskill inspect-skills``: the bank as a table, one skill in full, the lineage, a diff, or SKILL.md folders."""
+"""``memskill inspect-skills``: show the bank, one skill, all stages or a diff, or export the bank as SKILL.md files."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ VIEW = "What to show"
 def inspect_skills(
     name: Annotated[str | None, typer.Argument(help="Show this skill in full.", show_default=False)] = None,
     run: options.Run = None,
-    stage: Annotated[
-        int | None, options.option("--stage", panel=VIEW, help="The bank as it was in this stage.")
-    ] = None,
-    history: Annotated[bool, options.option("--history", panel=VIEW, help="The stages and what each earned.")] = False,
+    stage: Annotated[int | None, options.option("--stage", panel=VIEW, help="Show the bank of this stage.")] = None,
+    history: Annotated[
+        bool, options.option("--history", panel=VIEW, help="Show all stages, with the reward of each.")
+    ] = False,
     diff: Annotated[
-        tuple[int, int] | None, options.option("--diff", panel=VIEW, help="What changed between two stages.")
+        tuple[int, int] | None, options.option("--diff", panel=VIEW, help="Show what changed between two stages.")
     ] = None,
     export: Annotated[
-        Path | None, options.option("--export", panel=VIEW, help="Write the bank as SKILL.md folders into this one.")
+        Path | None, options.option("--export", panel=VIEW, help="Write the skills as SKILL.md files into this folder.")
     ] = None,
     runs_dir: options.RunsDir = Path("runs"),
     plugin: options.Plugin = None,
@@ -45,15 +45,15 @@ def inspect_skills(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Show the skill bank of a run: what the skills say, how they were used, how they came to be."""
+    """Show the skill bank of a run: the skills, how often each was used, and how they changed."""
     with console(json, quiet, debug) as out:
         load_plugins(plugin, out.notice)
         from memskill_cli.runs.run_dir import find_run
 
         if sum((name is not None, history, diff is not None, export is not None)) > 1:
-            raise UsageError("a skill's name, --history, --diff and --export each ask for another view: choose one")
+            raise UsageError("only one of a skill's name, --history, --diff and --export can be given")
         if stage is not None and (history or diff):
-            raise UsageError("--stage chooses one bank, --history and --diff are about several: choose one")
+            raise UsageError("--stage cannot be combined with --history or --diff")
         found = find_run(runs_dir, run)
         if history or diff:
             folder = _needed(found, runs_dir)
@@ -91,13 +91,13 @@ def _load(out: Console, run: Path | None, runs_dir: Path, stage: int | None) -> 
         folder = _needed(run, runs_dir)
         return _Shown(_stages(folder, stage)[0].bank, folder.name, _status(folder))
     if run is None:
-        out.notice(f"no run in {runs_dir} yet: these are the seed skills that training starts from")
+        out.notice(f"there is no run in {runs_dir} yet: showing the seed skills, which training starts from")
         return _Shown(seed_bank(), None)
     return _Shown(SkillBank.load(run / "skill_bank.json"), run.name, _status(run))
 
 
 def _status(run: Path) -> str | None:
-    """The run's status; a damaged manifest is no reason to hide its skills."""
+    """The run's status; None if its manifest is damaged, because its skills can be shown even so."""
     from memskill_cli.runs.run_dir import RunDir
 
     with suppress(RunError):
@@ -106,19 +106,19 @@ def _status(run: Path) -> str | None:
 
 
 def _stages(run: Path, *numbers: int) -> list[Stage]:
-    """The stages of these numbers, or all of them."""
+    """The stages with these numbers; all stages if no number is given. RunError for a number without a stage."""
     from memskill_cli.skills.stages import read_all
 
     stages = {stage.number: stage for stage in read_all(run / "stages")}
     for number in numbers:
         if number not in stages:
-            known = "it has " + ", ".join(map(str, stages)) if stages else "it has none yet"
-            raise RunError(f"run {run.name} has no stage {number}", hint=known)
+            known = ", ".join(map(str, stages)) or "none yet"
+            raise RunError(f"run {run.name} has no stage {number}", hint=f"its stages: {known}")
     return [stages[number] for number in numbers] if numbers else list(stages.values())
 
 
 def _lineage(stages: list[Stage]) -> list[tuple[Stage, dict[str, list[str]]]]:
-    """Each stage with the names it added, refined and removed against its parent."""
+    """Each stage with the names of the skills that it added, refined and removed, compared with its parent."""
     from memskill_cli.skills.diff import changes_by_kind
 
     banks = {stage.number: stage.bank for stage in stages}
@@ -134,15 +134,10 @@ def _summary(stage: Stage) -> str:
 
 
 def _text(text: str, style: str = "") -> Text:
-    """Text of a model or a file, to be shown and not obeyed."""
+    """Text from a model or a file; markup and escape codes in it are shown and have no effect."""
     from rich.text import Text
 
     return Text.from_markup(escape_markup(text), emoji=False, style=style)
-
-
-def _reward(value: float | None) -> str:
-    """A reward × 100, as everywhere that a person reads one."""
-    return percent(value)
 
 
 def _show_bank(out: Console, shown: _Shown) -> None:
@@ -156,10 +151,10 @@ def _show_bank(out: Console, shown: _Shown) -> None:
         table.add_column(header, no_wrap=header == "action")
     table.add_column("uses", justify="right")
     table.add_column("mean reward", justify="right")
-    table.add_column("what it is for", ratio=1)
+    table.add_column("description", ratio=1)
     for skill in bank.skills:
         label = _text(skill.name, "bold").append(" new" if skill.name in bank.new else "", "green")
-        reward = _reward(skill.stats.mean_reward if skill.stats.uses else None)
+        reward = percent(skill.stats.mean_reward if skill.stats.uses else None)
         table.add_row(label, skill.action.value, skill.origin, str(skill.stats.uses), reward, _text(skill.description))
     out.result({**shown.facts(), **bank.to_dict()}, table)
     out.next_command(f"memskill inspect-skills {bank.names[0]}")
@@ -175,8 +170,8 @@ def _sheet(shown: _Shown, skill: Skill) -> Iterator[RenderableType]:
     yield _text(skill.name, "bold").append(f"  {skill.action} · {skill.origin} · {shown.run or 'seed skills'}", "dim")
     yield _text(skill.description, "italic")
     yield _text(
-        f"made in stage {skill.created_stage}, last changed in stage {skill.modified_stage} · used {stats.uses} times"
-        f" · mean reward {_reward(stats.mean_reward if stats.uses else None)} · recent usage {stats.usage_ema:.0%}",
+        f"added in stage {skill.created_stage}, last changed in stage {skill.modified_stage} · used {stats.uses} times"
+        f" · mean reward {percent(stats.mean_reward if stats.uses else None)} · recent usage {stats.usage_ema:.0%}",
         "dim",
     )
     yield ""
@@ -194,7 +189,7 @@ def _export(out: Console, shown: _Shown, folder: Path) -> None:
 
 
 def _show_history(out: Console, run: Path) -> None:
-    """The lineage as a tree: what was tried from which stage, what it earned, and whether it was kept."""
+    """Show the stages as a tree: what changed in each, its reward, and whether it was kept."""
     from rich.tree import Tree
 
     rows = _lineage(_stages(run))
@@ -208,7 +203,7 @@ def _show_history(out: Console, run: Path) -> None:
 
 
 def _branch(stage: Stage, kinds: dict[str, list[str]]) -> Text:
-    label = _text(f"stage {stage.number}  {_reward(stage.reward)}  ", "bold").append(*_outcome(stage))
+    label = _text(f"stage {stage.number}  {percent(stage.reward)}  ", "bold").append(*_outcome(stage))
     what = "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names)
     for line in filter(None, (what, _summary(stage), stage.rationale)):
         label.append("\n").append_text(_text(line))
@@ -216,7 +211,7 @@ def _branch(stage: Stage, kinds: dict[str, list[str]]) -> Text:
 
 
 def _outcome(stage: Stage) -> tuple[str, str]:
-    """In words, and in which colour."""
+    """The outcome of a stage, and the colour to show it in."""
     colours = {"best": "green", "not judged": "dim", "rolled back": "red"}
     return stage.outcome, colours.get(stage.outcome, "")
 

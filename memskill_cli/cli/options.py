@@ -1,4 +1,4 @@
-"""Options that several commands share, each declared once."""
+"""Options that several commands have, each declared once."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ import typer
 if TYPE_CHECKING:
     from memskill_cli.app.runtime import ProviderAccess
 
-MODEL, METHOD, LIMITS, WHERE = "Models", "Method", "Limits and machine", "Settings and places"
+MODEL, METHOD, LIMITS, WHERE = "Models", "Method", "Limits and hardware", "Settings and folders"
 
 
 def option(*names: str, panel: str, help: str, env: str | None = None) -> Any:
-    """A typer option that also reads ``MEMSKILL_<OPTION>``."""
+    """A typer option that is also read from the environment variable ``MEMSKILL_<OPTION>``."""
     env = env or "MEMSKILL_" + names[0].split("/")[0].lstrip("-").replace("-", "_").upper()
     return typer.Option(*names, envvar=env, help=help, rich_help_panel=panel, show_envvar=False)
 
 
-Dataset = Annotated[str, option("--dataset", "-d", panel=WHERE, help="locomo, longmemeval, hotpotqa or alfworld.")]
-Run = Annotated[str | None, option("--run", panel=WHERE, help="A run's name under --runs-dir.")]
-RunsDir = Annotated[Path, option("--runs-dir", panel=WHERE, help="Where runs live.")]
-DataDir = Annotated[Path, option("--data-dir", panel=WHERE, help="Where prepared benchmarks live.")]
+Dataset = Annotated[
+    str, option("--dataset", "-d", panel=WHERE, help="locomo, longmemeval, hotpotqa, alfworld, or one of a plug-in.")
+]
+Run = Annotated[str | None, option("--run", panel=WHERE, help="The name of a run in --runs-dir.")]
+RunsDir = Annotated[Path, option("--runs-dir", panel=WHERE, help="The folder of runs.")]
+DataDir = Annotated[Path, option("--data-dir", panel=WHERE, help="The folder of prepared datasets.")]
 CacheDir = Annotated[
-    Path | None, option("--cache-dir", panel=WHERE, help="Where replies, embeddings and models are kept for reuse.")
+    Path | None, option("--cache-dir", panel=WHERE, help="The folder of cached replies, embeddings and models.")
 ]
 Preset = Annotated[str, option("--preset", panel=WHERE, help="default, demo or paper.")]
 ConfigFile = Annotated[Path | None, option("--config", panel=WHERE, help="A TOML file of settings.")]
 Set = Annotated[list[str] | None, option("--set", panel=WHERE, help="section.key=value, for any setting; repeatable.")]
 Plugin = Annotated[
     list[Path] | None,
-    option("--plugin", panel=WHERE, help="A Python file that adds datasets, methods, rewards…; it is run. Repeatable."),
+    option(
+        "--plugin", panel=WHERE, help="A Python file that adds datasets, methods, …; its code is executed. Repeatable."
+    ),
 ]
 Model = Annotated[
     str | None,
@@ -43,57 +47,78 @@ DesignerModel = Annotated[str | None, option("--designer-model", panel=MODEL, he
 ApiBase = Annotated[str | None, option("--api-base", panel=MODEL, help="URL of an OpenAI-compatible server.")]
 ApiKey = Annotated[
     list[str] | None,
-    typer.Option("--api-key", help="A key; repeatable. Better: MEMSKILL_API_KEYS or --keys.", rich_help_panel=MODEL),
+    typer.Option(
+        "--api-key", help="An API key; repeatable. MEMSKILL_API_KEYS and --keys are safer.", rich_help_panel=MODEL
+    ),
 ]
-Keys = Annotated[Path | None, option("--keys", panel=MODEL, help="TOML with keys, providers and limits per role.")]
+Keys = Annotated[
+    Path | None, option("--keys", panel=MODEL, help="A TOML file with keys, providers and limits for each role.")
+]
 Encoder = Annotated[
     str | None,
-    option("--encoder", "--state-encoder", panel=MODEL, help="State encoder: minilm, a sentence-transformers name…"),
+    option(
+        "--encoder", "--state-encoder", panel=MODEL, help="State encoder: minilm, a name of sentence-transformers, …"
+    ),
 ]
 Retriever = Annotated[
-    str | None, option("--retriever", panel=MODEL, help="Retrieval encoder; also contriever, dpr, dragon.")
+    str | None, option("--retriever", panel=MODEL, help="Retrieval encoder: minilm, contriever, dpr, dragon, …")
 ]
 SpanMode = Annotated[
     str | None,
     option("--span-mode", panel=METHOD, help="turn, turn-pair, full-session, fixed-length or paragraph."),
 ]
 ChunkSize = Annotated[int | None, option("--chunk-size", panel=METHOD, help="Tokens of a fixed-length span.")]
-ChunkOverlap = Annotated[int | None, option("--chunk-overlap", panel=METHOD, help="Tokens shared with the one before.")]
-TopK = Annotated[int | None, option("--top-k", "--num-skills", panel=METHOD, help="Skills picked for a span.")]
-MemTopK = Annotated[int | None, option("--mem-top-k", "--num-memories", panel=METHOD, help="Memories retrieved.")]
-Seed = Annotated[int | None, option("--seed", panel=METHOD, help="Everything random comes from this.")]
-Concurrency = Annotated[int | None, option("--concurrency", panel=LIMITS, help="Model calls in flight.")]
-MaxCost = Annotated[float | None, option("--max-cost", panel=LIMITS, help="US dollars to spend at most; then exit 3.")]
+ChunkOverlap = Annotated[
+    int | None,
+    option("--chunk-overlap", panel=METHOD, help="Tokens that a fixed-length span shares with the previous one."),
+]
+TopK = Annotated[int | None, option("--top-k", "--num-skills", panel=METHOD, help="Number of skills for each span.")]
+MemTopK = Annotated[
+    int | None, option("--mem-top-k", "--num-memories", panel=METHOD, help="Number of memories to retrieve.")
+]
+Seed = Annotated[int | None, option("--seed", panel=METHOD, help="The seed of all random choices.")]
+Concurrency = Annotated[
+    int | None, option("--concurrency", panel=LIMITS, help="Maximum number of parallel model calls.")
+]
+MaxCost = Annotated[
+    float | None, option("--max-cost", panel=LIMITS, help="Maximum cost in US dollars; then exit with code 3.")
+]
 Engine = Annotated[
-    str | None, option("--engine", panel=LIMITS, help="Where episodes run: local, or ray with the same results.")
+    str | None, option("--engine", panel=LIMITS, help="Where episodes run: local or ray. The results are the same.")
 ]
 RayAddress = Annotated[
-    str | None, option("--ray-address", panel=LIMITS, help="A Ray cluster, HOST:PORT or auto; else one is started.")
+    str | None,
+    option("--ray-address", panel=LIMITS, help="A Ray cluster: HOST:PORT or auto. By default one is started here."),
 ]
 Reward = Annotated[
     str | None,
-    option("--reward", panel=METHOD, help="Score of a query while training: f1, judge, or one of a plug-in."),
+    option("--reward", panel=METHOD, help="How a query is scored in training: f1, judge, or one of a plug-in."),
 ]
 Judge = Annotated[
-    bool | None, option("--judge/--no-judge", panel=METHOD, help="Whether evaluation asks the judge beside F1.")
+    bool | None, option("--judge/--no-judge", panel=METHOD, help="Whether the judge also scores evaluations.")
 ]
-OuterEpochs = Annotated[int | None, option("--outer-epochs", panel=METHOD, help="Stages of the training.")]
-InnerEpochs = Annotated[int | None, option("--inner-epochs", panel=METHOD, help="PPO updates in a stage.")]
+OuterEpochs = Annotated[int | None, option("--outer-epochs", panel=METHOD, help="Number of outer epochs.")]
+InnerEpochs = Annotated[
+    int | None, option("--inner-epochs", panel=METHOD, help="Number of PPO updates in an outer epoch.")
+]
 BatchSize = Annotated[int | None, option("--batch-size", panel=METHOD, help="Episodes in an inner epoch.")]
-Evolve = Annotated[bool | None, option("--evolve/--no-evolve", panel=METHOD, help="Whether the designer may act.")]
+Evolve = Annotated[
+    bool | None, option("--evolve/--no-evolve", panel=METHOD, help="Whether the designer changes the skills.")
+]
 Tracker = Annotated[
-    str | None, option("--tracker", panel=LIMITS, help="Metrics beside metrics.jsonl: none, tensorboard or wandb.")
+    str | None,
+    option("--tracker", panel=LIMITS, help="Where metrics go besides metrics.jsonl: none, tensorboard or wandb."),
 ]
 
 
 def is_given(ctx: typer.Context, flag: str) -> bool:
-    """Whether a flag was typed or stands in the environment."""
+    """Whether an option was given on the command line or in the environment."""
     source = ctx.get_parameter_source(flag)
     return source is not None and source.name != "DEFAULT"
 
 
 def access_of(flags: dict[str, Any], warn: Callable[[str], None]) -> ProviderAccess:
-    """Keys and caches from the parsed flags. ``warn`` is told of keys that others can see."""
+    """Keys and cache folder from the parsed options. ``warn`` is called for keys that other users can see."""
     from memskill_cli.app.runtime import ProviderAccess
     from memskill_cli.llm.keys import key_file_warning
     from memskill_cli.utils.redaction import NO_KEY
@@ -101,8 +126,8 @@ def access_of(flags: dict[str, Any], warn: Callable[[str], None]) -> ProviderAcc
     given = tuple(flags["api_key"] or ())
     if set(given) - {NO_KEY}:
         warn(
-            "a key on the command line stays in the shell's history and in what ps shows; "
-            "better: MEMSKILL_API_KEYS or --keys FILE.toml"
+            "an API key on the command line can be seen in the shell's history and in the output of ps; "
+            "MEMSKILL_API_KEYS and --keys FILE.toml are safer"
         )
     if flags["keys"] and (seen := key_file_warning(flags["keys"])):
         warn(seen)

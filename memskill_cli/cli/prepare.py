@@ -1,4 +1,4 @@
-"""``memskill prepare``: get a benchmark ready."""
+"""``memskill prepare``: download, check and convert a dataset."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 from memskill_cli.cli.console import Advance, Console, Debug, Json, Quiet, console, escape_markup
 from memskill_cli.cli.options import DataDir, Dataset, Plugin, option
+from memskill_cli.cli.resume_command import repeated
 from memskill_cli.utils.registry import load_plugins
 
 if TYPE_CHECKING:
@@ -20,25 +23,26 @@ if TYPE_CHECKING:
     from memskill_cli.datasets.manifest import DatasetManifest
     from memskill_cli.datasets.prepare import Phase, PrepareProgress, PrepareResult
 
-FILE = "What to prepare from"
+FILE = "What to prepare"
 Source = Annotated[
     str | None,
-    option("--source", panel=FILE, help="A file or folder that you have, or a URL, in place of the official one."),
+    option("--source", panel=FILE, help="A file, a folder or a URL to read instead of the official source."),
 ]
-Sample = Annotated[bool, option("--sample", panel=FILE, help="The small sample that ships with memskill.")]
+Sample = Annotated[bool, option("--sample", panel=FILE, help="Use the small sample that is part of memskill.")]
 Variant = Annotated[
     list[str] | None,
-    option("--variant", panel=FILE, help="hotpotqa: 50, 100, 200 (documents; all three by default) or train."),
+    option("--variant", panel=FILE, help="hotpotqa: 50, 100 or 200 documents (default: all three), or train."),
 ]
 Split = Annotated[
     list[str] | None,
-    option("--split", panel=FILE, help="alfworld: only these splits, repeatable. longmemeval: which one a file is."),
+    option("--split", panel=FILE, help="alfworld: only this split; repeatable. longmemeval: the split in the file."),
 ]
-Limit = Annotated[int, option("--limit", panel=FILE, help="hotpotqa, alfworld: traces of a split at most.")]
-Force = Annotated[bool, option("--force", panel=FILE, help="Prepare anew, replacing what is there.")]
+Limit = Annotated[int, option("--limit", panel=FILE, help="hotpotqa, alfworld: at most N traces of a split (0: all).")]
+Force = Annotated[bool, option("--force", panel=FILE, help="Prepare again and replace the existing data.")]
 
 
 def prepare(
+    ctx: typer.Context,
     dataset: Dataset,
     source: Source = None,
     sample: Sample = False,
@@ -52,9 +56,9 @@ def prepare(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Get a benchmark ready: fetch it, check it, normalise it to conversations and questions.
+    """Prepare a dataset: download it, check it, and convert it to conversations and questions.
 
-    Done already: says so and does nothing.
+    If the dataset is already prepared, nothing is done.
     """
     with console(json, quiet, debug) as out:
         load_plugins(plugin, out.notice)
@@ -66,11 +70,14 @@ def prepare(
                 dataset, data_dir=data_dir, source=source, sample=sample, force=force, ask=ask, report=report
             )
         _show(out, result)
-        out.next_command(_next(result, dataset, data_dir))
+        out.next_command(_next(result, dataset, data_dir, repeated(ctx, "plugin")))
 
 
-def _next(result: PrepareResult, dataset: str, data_dir: Path) -> str:
-    """The command that usually follows: training, or evaluating where a benchmark is for that only."""
+def _next(result: PrepareResult, dataset: str, data_dir: Path, plugins: Sequence[str]) -> str:
+    """The command that usually follows: ``train``, or ``eval`` for a dataset that is not trained on.
+
+    ``plugins`` are the ``--plugin`` options to repeat.
+    """
     from memskill_cli.datasets.base import prepare_command, source_flags
     from memskill_cli.datasets.registry import get
 
@@ -78,16 +85,16 @@ def _next(result: PrepareResult, dataset: str, data_dir: Path) -> str:
     flags = [] if data_dir == Path("data") else ["--data-dir", str(data_dir)]
     flags += ["--preset", "demo"] if manifest.source.startswith("sample:") else []
     if get(dataset).trains and "train" not in manifest.splits:
-        return prepare_command(dataset, data_dir, *source_flags(manifest.source), "--split", "train")
+        return prepare_command(dataset, data_dir, *source_flags(manifest.source), "--split", "train", *plugins)
     if get(dataset).trains:
-        return shlex.join(["memskill", "train", "--dataset", dataset, *flags])
+        return shlex.join(["memskill", "train", "--dataset", dataset, *flags, *plugins])
     if not any(split.startswith("test") for split in manifest.splits):
         flags = ["--split", next(iter(manifest.splits)), *flags]
-    return shlex.join(["memskill", "eval", "--dataset", dataset, *flags])
+    return shlex.join(["memskill", "eval", "--dataset", dataset, *flags, *plugins])
 
 
 def listeners(out: Console) -> Listeners:
-    """Notices, warnings and progress bars of a command that prepares data if need be."""
+    """Notices, warnings and progress bars of a command that prepares data if they are not prepared."""
     from memskill_cli.app.prepare import Listeners
 
     return Listeners(out.notice, out.warn, lambda: _progress_bars(out))
@@ -103,7 +110,7 @@ TITLES: dict[str, tuple[str, str]] = {"download": ("downloading", "bytes"), "nor
 
 
 class _ProgressBars:
-    """Progress of ``prepare`` as one bar a phase."""
+    """The progress of ``prepare``, with one bar for each phase."""
 
     def __init__(self, out: Console, stack: ExitStack) -> None:
         self._out, self._stack = out, stack
@@ -125,14 +132,15 @@ def _show(out: Console, result: PrepareResult) -> None:
     manifest = result.manifest
     if result.already:
         out.notice(
-            f"{manifest.dataset} is prepared already in {result.path}, from {manifest.source}; --force does it anew"
+            f"{manifest.dataset} is already prepared in {result.path}, from {manifest.source}; "
+            "use --force to prepare it again"
         )
     facts: dict[str, Any] = manifest.to_dict() | {"already": result.already, "path": str(result.path)}
     out.result(facts, *_tables(manifest))
     for note in manifest.notes:
         out.notice(note)
     if manifest.shared_traces:
-        out.warn("train, val and test hold the same conversations: too few to split")
+        out.warn("train, val and test contain the same conversations, because there are too few to split")
 
 
 def _tables(manifest: DatasetManifest) -> tuple[RenderableType, ...]:
@@ -149,7 +157,7 @@ def _tables(manifest: DatasetManifest) -> tuple[RenderableType, ...]:
 
 
 def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    """A table whose first column is a name and whose others are numbers."""
+    """A table with names in the first column and numbers in the others."""
     from rich.table import Table
 
     table = Table()

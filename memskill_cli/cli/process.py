@@ -1,4 +1,4 @@
-"""What the command does to its own process, and the library never to that of its caller."""
+"""Settings of the command's own process. The library never changes its caller's process in this way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from memskill_cli.utils import process, redaction
 _VARIABLES = {
     # Threads that spin while they wait make torch and llama.cpp ten times slower on a busy machine.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # Telemetry and progress bars of libraries are not ours to show.
+    # No telemetry, warnings or progress bars of libraries.
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -20,7 +20,7 @@ _VARIABLES = {
 
 
 def own_process() -> None:
-    """Quiet libraries, no key on stderr, fewer searches for garbage; and what memskill changes from now on stays.
+    """Keep libraries quiet, remove keys from stderr, and collect garbage less often. Later changes are permanent.
 
     (Signals are handled before this: :func:`memskill_cli.__main__.main`.)
     """
@@ -28,5 +28,6 @@ def own_process() -> None:
     sys.stderr = redaction.RedactingStream(sys.stderr)
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
-    os.environ["LITELLM_LOG"] = "CRITICAL"  # its logs can carry keys, and some go to stdout
-    gc.set_threshold(20_000)  # libraries make a million objects that stay: Python's 700 is an eighth of starting up
+    os.environ["LITELLM_LOG"] = "CRITICAL"  # its logs can contain keys, and some go to stdout
+    # Imports create a million objects that stay: with Python's 700, collection takes an eighth of the start-up time.
+    gc.set_threshold(20_000)

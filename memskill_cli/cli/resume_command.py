@@ -1,4 +1,4 @@
-"""The command that goes on with what was stopped, to be typed (or pasted) as it is."""
+"""Commands to suggest, complete enough to be pasted: how to continue a stopped command, and what to run next."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     import typer
 
 KEY = "--api-key"
-PLACES = ("runs_dir", "data_dir", "cache_dir", "keys")
-"""Flags that are no settings of a run, so that a resuming command must repeat them."""
+PLACES = ("runs_dir", "data_dir", "cache_dir", "keys", "plugin")
+"""Options that are not stored with a run, so a command that uses the run must repeat them."""
 
 
 def current_command(arguments: Sequence[str] | None = None, *more: str) -> str:
-    """The command as it was typed (without ``memskill``), with ``more`` after it, and no key in it."""
+    """The command as it was typed, followed by ``more``; keys are removed. ``arguments`` are without ``memskill``."""
     words, keys, rest = [], [], iter(sys.argv[1:] if arguments is None else arguments)
     for word in rest:
         flag, sign, value = word.partition("=")
@@ -30,18 +30,30 @@ def current_command(arguments: Sequence[str] | None = None, *more: str) -> str:
 
 
 def resume_training(name: str, ctx: typer.Context) -> str:
-    """``train --resume`` for the run ``name``, which ``ctx`` has begun or was already going on with."""
+    """The ``train --resume`` command for the run ``name``, which the command of ``ctx`` has started or resumed."""
     if ctx.params["resume"]:
         return current_command(None, *([] if _given(ctx, "run") else ["--run", name]))
-    flags = [flag for flag in PLACES if _given(ctx, flag)]
-    places = [word for flag in flags for word in (f"--{flag.replace('_', '-')}", str(ctx.params[flag]))]
-    if _given(ctx, "plugin"):
-        places += [word for file in ctx.params["plugin"] for word in ("--plugin", str(file))]
-    return _line(["train", "--run", name, "--resume", *places], ctx.params["api_key"] if _given(ctx, "api_key") else [])
+    words = ["train", "--run", name, "--resume", *repeated(ctx, *PLACES)]
+    return _line(words, ctx.params["api_key"] if _given(ctx, "api_key") else [])
+
+
+def next_command(ctx: typer.Context, *words: str) -> str:
+    """The command to suggest after the one of ``ctx``: ``memskill``, ``words``, and the options in :data:`PLACES`."""
+    return shlex.join(["memskill", *words, *repeated(ctx, *PLACES)])
+
+
+def repeated(ctx: typer.Context, *options: str) -> list[str]:
+    """The words of those ``options`` that were given on the command line of ``ctx``, with their values."""
+    words: list[str] = []
+    for option in filter(lambda name: _given(ctx, name), options):
+        value = ctx.params[option]
+        for one in value if isinstance(value, list) else [value]:
+            words += [f"--{option.replace('_', '-')}", str(one)]
+    return words
 
 
 def _given(ctx: typer.Context, flag: str) -> bool:
-    """Whether a flag was typed, rather than read from the environment, where it still is."""
+    """Whether an option was given on the command line. One from the environment is still set there."""
     source = ctx.get_parameter_source(flag)
     return source is not None and source.name == "COMMANDLINE"
 

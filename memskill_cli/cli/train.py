@@ -9,22 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memskill_cli.cli import options as o
+from memskill_cli.cli import resume_command
 from memskill_cli.cli.console import Advance, Console, Debug, Json, Quiet, console, percent
 from memskill_cli.cli.prepare import listeners
 from memskill_cli.utils.registry import load_plugins
 
 if TYPE_CHECKING:
+    from memskill_cli.app.train_start import TrainRequest
     from memskill_cli.runs.run_dir import RunDir
 
-Resume = Annotated[bool, o.option("--resume", panel=o.WHERE, help="Go on with a run (the newest, or --run).")]
+Resume = Annotated[bool, o.option("--resume", panel=o.WHERE, help="Resume a run: the newest, or --run.")]
 InitFrom = Annotated[
     str | None,
     o.option("--init-from", panel=o.METHOD, help="Start from the controller and skills of another run's best stage."),
 ]
 InitSkills = Annotated[
-    Path | None, o.option("--init-skills", panel=o.METHOD, help="Start from a bank's JSON or a folder of SKILL.md.")
+    Path | None,
+    o.option("--init-skills", panel=o.METHOD, help="Start from a skill bank (JSON) or a folder of SKILL.md files."),
 ]
-Override = Annotated[bool, o.option("--override", panel=o.WHERE, help="Resume although settings differ.")]
+Override = Annotated[bool, o.option("--override", panel=o.WHERE, help="Resume even if settings differ.")]
 
 
 def train(
@@ -71,42 +74,52 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train the controller to pick the right memory skills.
+    """Train the controller to select memory skills.
 
-    Reads a batch of conversations with the skills the controller picks, answers their questions from the memory that
-    left, and teaches the controller by PPO from the scores. Every inner epoch ends in a checkpoint; stopped at any
-    moment, the same command with --resume goes on.
+    Each inner epoch reads a batch of conversations with the skills that the controller selects, answers questions from
+    the resulting memories, updates the controller by PPO with the scores, and writes a checkpoint. Training can be
+    stopped at any time; the same command with --resume continues it.
     """
     with console(json, quiet, debug) as out:
         load_plugins(plugin, out.notice)
-        from memskill_cli.app.train_start import TrainRequest, open_training, train_session
-        from memskill_cli.cli import resume_command
-        from memskill_cli.utils import signals
+        _train(out, ctx)
 
-        request = TrainRequest(
-            ctx.params,
-            runs_dir,
-            data_dir,
-            o.access_of(ctx.params, out.warn),
-            dataset=dataset if o.is_given(ctx, "dataset") else None,
-            run=run,
-            resume=resume,
-            override=override,
-            init_from=init_from,
-            init_skills=init_skills,
-        )
-        session = open_training(request, listeners(out))
-        opened, settings = session.run, session.settings
-        out.set_resume_command(resume_command.resume_training(opened.name, ctx))
-        with TrainProgressBars(out) as progress:
-            signals.run(train_session(session, request, progress), out.notice)
-        show(out, opened)
-        flag = f" --runs-dir {runs_dir}" if runs_dir != Path("runs") else ""
-        out.next_command(f"memskill eval --dataset {settings.dataset} --run {opened.name}{flag}")
+
+def _train(out: Console, ctx: typer.Context) -> None:
+    """Train the run that the options in ``ctx`` ask for, and show the result."""
+    from memskill_cli.app.train_start import open_training, train_session
+    from memskill_cli.utils import signals
+
+    request = _request(ctx, out)
+    session = open_training(request, listeners(out))
+    out.set_resume_command(resume_command.resume_training(session.run.name, ctx))
+    with TrainProgressBars(out) as progress:
+        signals.run(train_session(session, request, progress), out.notice)
+    show(out, session.run)
+    evaluation = ("eval", "--dataset", session.settings.dataset, "--run", session.run.name)
+    out.next_command(resume_command.next_command(ctx, *evaluation))
+
+
+def _request(ctx: typer.Context, out: Console) -> TrainRequest:
+    from memskill_cli.app.train_start import TrainRequest
+
+    options = ctx.params
+    return TrainRequest(
+        options,
+        options["runs_dir"],
+        options["data_dir"],
+        o.access_of(options, out.warn),
+        dataset=options["dataset"] if o.is_given(ctx, "dataset") else None,
+        run=options["run"],
+        resume=options["resume"],
+        override=options["override"],
+        init_from=options["init_from"],
+        init_skills=options["init_skills"],
+    )
 
 
 class TrainProgressBars:
-    """Progress of a training: a bar of spans, and a line for every inner epoch."""
+    """The progress of training: a bar of spans, and a line for each inner epoch."""
 
     def __init__(self, out: Console) -> None:
         self._out = out
@@ -139,7 +152,7 @@ class TrainProgressBars:
 
 
 def show(out: Console, run: RunDir) -> None:
-    """The outcome: rewards stage by stage, and where everything lies."""
+    """Show the result: the rewards of each stage, and the folder of the run."""
     from rich.table import Table
 
     from memskill_cli.skills import stages
@@ -176,7 +189,7 @@ def show(out: Console, run: RunDir) -> None:
 
 
 def _rewards(run: RunDir) -> str:
-    """What the numbers of a run's table are."""
+    """What the rewards in the table are."""
     from memskill_cli.evaluation.kinds import kind_for_report
 
     return kind_for_report(run.manifest().dataset).reward_unit

@@ -1,8 +1,8 @@
-"""What a dataset is to the rest of the program: a reader of its files, and the rules by which it is asked and scored.
+"""The interface of a dataset: how its files are read, how its queries are asked, and how answers are scored.
 
-A dataset is one class. Its members have defaults, so that a new question-answering dataset is one short file: a name
-and ``read``. Add ``register_dataset`` (registry.py) in a file for ``--plugin``, or an entry point of an installed
-package. Nothing else in the program compares names of datasets.
+A dataset is one class. Its members have defaults, so a new question-answering dataset needs only a name and ``read``.
+Register it with ``register_dataset`` (registry.py) in a file for ``--plugin``, or with an entry point of an installed
+package. No other code compares names of datasets.
 """
 
 from __future__ import annotations
@@ -22,98 +22,98 @@ from memskill_cli.utils.text_metrics import token_f1
 
 SPLITS = ("train", "val", "test")
 ABSTENTION = "abstention"
-"""Category of questions that cannot be answered: the right answer says so. Judged, never scored by F1."""
+"""Category of questions that cannot be answered; the right answer says that. They are judged, never scored by F1."""
 SPAN_SETTINGS: Mapping[str, Any] = {"eval.span_mode": "fixed-length", "eval.chunk_size": 512, "eval.chunk_overlap": 64}
-"""Spans of an evaluation, as published for all datasets."""
+"""Settings of the spans of an evaluation, as published for all datasets."""
 
 Note = Callable[[str], None]
-"""Takes one sentence on something odd that was met and how it was read."""
+"""Receives one sentence about an irregularity in the data and how it was handled."""
 
 
 class PrepareOptions(NamedTuple):
-    """What of a dataset is wanted. A reader refuses the options it has no use for (:func:`reject_unsupported`)."""
+    """The requested part of a dataset. Unsupported options are errors (:func:`reject_unsupported`)."""
 
     splits: tuple[str, ...] = ()
-    """Names of splits; none is whatever the reader takes by default."""
+    """Names of splits; empty: the default of the dataset."""
     limit: int = 0
-    """Traces of a split at most; 0 is all."""
+    """Maximum number of traces per split; 0: all."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file or folder of a benchmark, and what is to be made of it."""
+    """One file or folder of a benchmark, and the split that is prepared from it."""
 
     source: str
-    """As the manifest and messages name it: URL, absolute path, or ``sample:<file name>``."""
+    """Its name in the manifest and in messages: URL, absolute path, or ``sample:<file name>``."""
     path: Path | None = None
-    """Where it is; None while it is still to be fetched from ``url``."""
+    """The local path; None if it must be downloaded from ``url``."""
     url: str = ""
     """``http(s)://…``, or ``hf://datasets/<owner>/<name>/<file>`` on the Hugging Face Hub."""
     file_name: str = ""
-    """What a file from ``url`` is called once it is here."""
+    """The local name of a file that is downloaded from ``url``."""
     split: str = ""
-    """The one split that is made of it; "" where it holds all splits of the benchmark."""
+    """The split that is prepared from it; "" if it has all splits of the benchmark."""
     limit: int = 0
-    """Traces at most; 0 is all."""
+    """Maximum number of traces; 0: all."""
     expected_sha256: str = ""
-    """sha256 of the official file as it was when this version was tested."""
+    """sha256 of the official file with which this version was tested; "" if there is none."""
     fingerprint: str = ""
-    """Names the content of a folder (a file's is its sha256): prepared again only if it differs."""
+    """Identifies the content of a folder, which is prepared again only if this differs. (For a file: its sha256.)"""
 
 
 @dataclass(frozen=True, slots=True)
 class ReaderCallbacks:
-    """What a reader tells while it reads."""
+    """Callbacks of :meth:`Dataset.read`, and its folder for temporary files."""
 
     note: Note = lambda text: None
-    """Oddities that change nothing in meaning. They end up in the manifest."""
+    """Called for irregularities that do not change the meaning of the data. The texts are stored in the manifest."""
     progress: Callable[[int, int | None], None] = lambda done, total: None
-    """(pieces done, pieces in all): for readers whose work is long before the first trace."""
+    """Called with (items done, items in total or None), also before the first trace is yielded."""
     scratch: Path = Path()
-    """A folder of the reader's own beside the prepared data, for journals; removed once all is prepared."""
+    """A folder beside the prepared data for temporary files such as journals; removed when preparation is complete."""
 
 
 class Dataset(ABC):
-    """One dataset: how its files are read, how its queries are put, and how answers are scored."""
+    """One dataset: how its files are read, how its queries are asked, and how answers are scored."""
 
     name: str
-    """As on the command line."""
+    """The name on the command line."""
     kind: Literal["qa", "env"] = "qa"
-    """What a query is: a question that is answered, or a task in a text environment that is played."""
+    """What queries are: questions to answer (``qa``), or tasks to play in a text environment (``env``)."""
     trains: bool = True
-    """Whether the dataset is trained on; if not, `eval` is what follows `prepare`."""
+    """Whether the dataset is meant for training; if not, ``prepare`` suggests ``eval`` as the next command."""
     default_split: str = "test"
-    """The split that is evaluated when none is asked for."""
+    """The split that is evaluated by default."""
     variants: tuple[str, ...] = ()
-    """What ``prepare --variant`` may name: splits ``test-<variant>``, or ``train``."""
+    """Values of ``prepare --variant``: ``train``, or a variant whose split is ``test-<variant>``."""
     settings: Mapping[str, Any] = {**SPAN_SETTINGS, "eval.num_skills": 7, "models.answer_max_tokens": 128}
-    """Default settings by dotted name. A run that is evaluated on another dataset takes that one's."""
+    """Default settings by dotted name. If a run is evaluated on another dataset, that dataset's defaults apply."""
     presets: Mapping[str, Mapping[str, Any]] = {}
-    """Settings that a preset sets on this dataset besides, by preset."""
+    """Additional settings of a preset for this dataset, by name of the preset."""
     prompt_style: Literal["conversational", "embodied"] = "conversational"
-    """What traces are about, for the executor and the designer: what was said, or how something was done."""
+    """The topic of the prompts of executor and designer: conversations, or actions in an environment."""
     answer_prompt: str = "answer"
-    """The answering model's instruction: the name of a template of :mod:`memskill_cli.agent.prompts`, or the text."""
+    """Instruction of the answering model: the name of a template of :mod:`memskill_cli.agent.prompts`, or the text."""
     has_abstention: bool = False
     """Whether there are questions of the category :data:`ABSTENTION`."""
     excluded_queries: str = ""
-    """Which queries are not scored, for a notice."""
+    """Which queries are not scored; shown in a notice."""
     environment: str = ""
-    """Of a dataset of tasks: the environment that they are played in (:mod:`memskill_cli.envs.environment`)."""
+    """For a dataset of tasks: the name of their environment (:mod:`memskill_cli.envs.environment`)."""
     training_notice: str = ""
-    """Said when a training on this dataset begins."""
+    """A notice that is shown when a training on this dataset begins."""
     rewards: tuple[str, ...] = ()
-    """The rewards that training may use (``reward.kind``); () is any."""
+    """Values of ``reward.kind`` that are allowed in training; (): all."""
     paper_results: PaperResults = PaperResults()
     """What the MemSkill paper reports on this dataset."""
     official: Path | str = ""
-    """The file or URL that :meth:`parts` takes when no source is given."""
+    """The source that :meth:`parts` uses if none is given: a file or a URL."""
 
     def parts(self, source: Path | str | None, ask: PrepareOptions) -> Sequence[SourceFile]:
-        """What is to be read, of a file or folder (Path), of a URL (str), or of the official place (None).
+        """The files to read for ``source``: a file or folder (Path), a URL (str), or the official source (None).
 
-        Here it is one file that holds all splits. Raises DataError for a path that does not exist or holds nothing of
-        the dataset; UsageError for an ``ask`` that makes no sense.
+        By default one file with all splits. Raises DataError if a path does not exist or has no data of this dataset,
+        UsageError if ``ask`` is not supported.
         """
         reject_unsupported(self.name, ask)
         place = source or self.official
@@ -127,13 +127,13 @@ class Dataset(ABC):
 
     @abstractmethod
     def read(self, part: SourceFile, watch: ReaderCallbacks) -> Iterator[Trace]:
-        """The traces of ``part.path`` in order, each with its split (``part.split`` unless that is "").
+        """Yield the traces of ``part.path`` in order, each with its split (``part.split`` unless that is "").
 
-        Raises DataError naming the file, the record and the field at fault.
+        Raises DataError, which names the file, the record and the field with the error.
         """
 
     def gold_answers(self, query: Query) -> tuple[str, ...]:
-        """The true answers that F1 and the judge compare with, any of which is right."""
+        """The reference answers for F1 and the judge. Each of them is a right answer."""
         return query.gold_answers
 
     def scored_text(self, reply: str) -> str:
@@ -141,7 +141,7 @@ class Dataset(ABC):
         return reply
 
     def score(self, query: Query, prediction: str) -> float:
-        """The score of a reply in [0, 1]; the best over the true answers (at least one). Here: token F1."""
+        """The score of a reply in [0, 1]: the maximum over the reference answers. By default token F1."""
         answer = self.scored_text(prediction)
         return max(token_f1(answer, truth) for truth in self.gold_answers(query))
 
@@ -150,35 +150,37 @@ class Dataset(ABC):
         return "judge_abstention" if category == ABSTENTION else ""
 
     def env_root(self, manifest: DatasetManifest, split: str) -> Path | None:
-        """The folder of the environments of a prepared split, of a dataset of tasks. DataError if it is gone."""
+        """For a dataset of tasks: the folder with the tasks of a prepared split. Raises DataError if it is missing."""
         return None
 
 
 def prepare_command(dataset: str, data_dir: Path | None = None, *flags: str) -> str:
-    """The ``prepare`` command to suggest, as it would be typed."""
+    """The ``prepare`` command for a message, quoted for the shell."""
     place = [] if data_dir in (None, Path("data")) else ["--data-dir", str(data_dir)]
     return shlex.join(["memskill", "prepare", "--dataset", dataset, *place, *flags])
 
 
 def reject_unsupported(name: str, ask: PrepareOptions, *, splits: Sequence[str] = (), limit: bool = False) -> None:
-    """UsageError if ``ask`` names a split that is not one of ``splits``, or a limit where there is none."""
+    """Raise UsageError if ``ask`` has a split that is not in ``splits``, or a limit although ``limit`` is False."""
     wrong = [split for split in ask.splits if split not in splits]
     if wrong and not splits:
-        raise UsageError(f"{name} is prepared whole: --split {wrong[0]} makes no sense", hint=prepare_command(name))
+        raise UsageError(
+            f"{name} is always prepared as a whole, without --split {wrong[0]}", hint=prepare_command(name)
+        )
     if wrong:
         raise UsageError(f"{name} has no split {wrong[0]}", hint=f"--split {', '.join(splits)}")
     if ask.limit and not limit:
-        raise UsageError(f"{name} is prepared whole: --limit makes no sense", hint=prepare_command(name))
+        raise UsageError(f"{name} is always prepared as a whole, without --limit", hint=prepare_command(name))
 
 
 def local_file(path: Path, official: str) -> Path:
-    """``path`` if it is a file; DataError naming what is expected if not."""
+    """Return ``path`` if it is a file. Else raise DataError, which names the expected file."""
     if path.is_file():
         return path
-    problem = "is a folder, expected the file" if path.is_dir() else "no such file"
+    problem = "is a folder, not a file" if path.is_dir() else "no such file"
     raise DataError(f"{path}: {problem}", hint=f"give the path of {official}")
 
 
 def source_flags(source: str) -> list[str]:
-    """The flags of ``prepare`` that ask for what a manifest's ``source`` names."""
+    """The options of ``prepare`` for the ``source`` of a manifest."""
     return ["--sample"] if source.startswith("sample:") else ["--source", source]

@@ -1,8 +1,8 @@
-"""HotpotQA (Yang et al., 2018) as repacked for long contexts: a question and 50, 100 or 200 documents to find it in.
+"""HotpotQA (Yang et al., 2018), repackaged for long contexts: questions, each with 50, 100 or 200 documents.
 
-An evaluation file is ``[{context: "Document 1:\\nTitle\\ntext\\n\\nDocument 2:…", input, answers, num_docs}]``; each is
-a *variant* and a split of its own, ``test-<documents>``. The training file is Parquet with the same content in other
-fields (``prompt``, ``reward_model.ground_truth``).
+An evaluation file is ``[{context: "Document 1:\\nTitle\\ntext\\n\\nDocument 2:…", input, answers, num_docs}]``. Each
+file is a *variant* with its own split ``test-<number of documents>``. The training file is Parquet, with the same
+content in other fields (``prompt``, ``reward_model.ground_truth``).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from memskill_cli.types import Query, Session, Trace, Turn
 HUB = "hf://datasets/BytedTsinghua-SIA/hotpotqa"
 TRAIN_FILE = "hotpotqa_train_32k.parquet"
 VARIANTS = ("50", "100", "200")
-"""Those that are prepared unless others are asked for."""
+"""The variants that are prepared by default."""
 SETTINGS = {**SPAN_SETTINGS, "eval.num_skills": 7, "models.answer_max_tokens": 512}
-# Documents are one long session, more than the embedded model can read at once.
+# The documents are one session, which is longer than the context of the embedded model.
 PRESETS = {"demo": {"eval.span_mode": "fixed-length"}}
 CATEGORY = "all"
-"""The files do not say which questions bridge and which compare."""
+"""The only category: the files do not tell bridge questions from comparison questions."""
 
 _SPLIT = re.compile(r"train|test-[1-9][0-9]{0,4}")
 _EVAL_FILE = re.compile(r"eval_([1-9][0-9]{0,4})\.json")
@@ -47,7 +47,7 @@ _ANSWER_LABEL = re.compile(r"\b(?:answer[*_`]*\s*:|the\s+answer\s+is\b:?)[*_`\s]
 
 
 def _paper_rows() -> Iterator[PaperResult]:
-    """The tables name no executor for these rows."""
+    """Rows of the paper's tables, which name no executor for them."""
     table = {7: (66.80, 70.70, 65.62), 5: (61.33, 67.58, 62.89), 3: (58.20, 67.97, 62.50)}
     for top_k, row in table.items():
         for size, value in zip((200, 100, 50), row, strict=True):
@@ -72,11 +72,11 @@ class HotpotQA(Dataset):
     )
 
     def scored_text(self, reply: str) -> str:
-        """What :func:`extract_answer` finds."""
+        """The answer that :func:`extract_answer` finds."""
         return extract_answer(reply)
 
     def parts(self, source: Path | str | None, ask: PrepareOptions) -> list[SourceFile]:
-        """One part a variant. See :class:`~.base.Dataset`. ``source`` is a file, or where the official names are."""
+        """One part per variant. ``source`` may be a file, or a folder or URL with files of the official names."""
         if wrong := [split for split in ask.splits if not _SPLIT.fullmatch(split)]:
             raise UsageError(f"hotpotqa has no split {wrong[0]}", hint="--variant 50, 100, 200 or train")
         if isinstance(source, Path):
@@ -84,7 +84,9 @@ class HotpotQA(Dataset):
         if source and urlsplit(source).path.endswith((".json", ".parquet")):
             split = _one(ask, source) or _named(Path(urlsplit(source).path).name)
             if not split:
-                raise UsageError(f"{source}: how many documents?", hint="say it with --variant 50, 100, 200 or train")
+                raise UsageError(
+                    f"{source}: the name does not say which variant it is", hint="add --variant 50, 100, 200 or train"
+                )
             return [_remote(source, split, ask.limit)]
         base = (source or HUB).rstrip("/")
         splits = ask.splits or tuple(f"test-{variant}" for variant in VARIANTS)
@@ -109,10 +111,10 @@ DATASET = HotpotQA()
 
 
 def extract_answer(reply: str) -> str:
-    """What is inside the first <answer></answer>; else the rest of the line after "Answer:" or "The answer is".
+    """The text in <answer></answer>; else the rest of the line after "Answer:" or "The answer is"; else the reply.
 
-    Else the whole reply. Of several tags the first that holds something is taken; one that is never closed, since the
-    token limit cut the reply, reaches to its end.
+    If there are several tags, the first one that is not empty counts. If a tag is not closed, because the reply reached
+    the token limit, its text extends to the end of the reply.
     """
     tagged = _ANSWER_TAG.findall(reply)
     if filled := next((text.strip() for text in tagged if text.strip()), ""):
@@ -126,7 +128,7 @@ def _file(split: str) -> str:
 
 
 def _named(file: str) -> str:
-    """The split that an official file name stands for, "" if it is none."""
+    """The split of an official file name; "" for any other name."""
     found = _EVAL_FILE.fullmatch(file)
     return f"test-{found[1]}" if found else "train" if file == TRAIN_FILE else ""
 
@@ -137,27 +139,29 @@ def _remote(url: str, split: str, limit: int) -> SourceFile:
 
 def _one(ask: PrepareOptions, source: object) -> str:
     if len(ask.splits) > 1:
-        raise UsageError(f"{source} is one file, and {len(ask.splits)} variants are asked of it")
+        raise UsageError(
+            f"{source} is one file, but {len(ask.splits)} variants are requested", hint="give one --variant"
+        )
     return ask.splits[0] if ask.splits else ""
 
 
 def _files(source: Path, ask: PrepareOptions) -> list[tuple[str, Path]]:
-    """The files to read, each with the split that it is."""
+    """The files to read, with their splits."""
     if source.is_file():
         return [(_one(ask, source) or _named(source.name) or _counted(source), source)]
     if not source.is_dir():
-        raise DataError(f"{source}: no such file or folder", hint="give eval_50.json, or the folder that it is in")
+        raise DataError(f"{source}: no such file or folder", hint="give eval_50.json, or its folder")
     found = {split: path for path in source.iterdir() if (split := _named(path.name))}
     wanted = ask.splits or tuple(sorted(found.keys() - {"train"}, key=lambda split: int(split.removeprefix("test-"))))
     if missing := [_file(split) for split in wanted or ("test-50",) if split not in found]:
         raise DataError(
-            f"{source}: holds no {missing[0]}", hint="give the file itself, and --variant if its name differs"
+            f"{source}: has no {missing[0]}", hint="give the path of the file, and --variant if its name differs"
         )
     return [(split, found[split]) for split in wanted]
 
 
 def _counted(path: Path) -> str:
-    """The split of a file by the number of documents of its first question."""
+    """The split of a file, from the number of documents of its first question."""
     first = next(iter(_rows(path)[0]), None)
     count = first.get("num_docs") if isinstance(first, dict) else None
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
@@ -169,7 +173,7 @@ def _counted(path: Path) -> str:
 
 
 def _rows(path: Path) -> tuple[Iterator[Any], int]:
-    """The records of a file in the terms of the evaluation files, one by one, and how many they are."""
+    """An iterator over the records of a file, with the field names of the evaluation files, and their number."""
     if path.suffix != ".parquet":
         return stream(path), sum(1 for _ in stream(path, "input"))
     import pyarrow as pa
@@ -184,7 +188,7 @@ def _rows(path: Path) -> tuple[Iterator[Any], int]:
 
 
 def _as_evaluation(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the training file with the field names of the evaluation files; what it lacks stays lacking."""
+    """A row of the training file with the field names of the evaluation files. Missing fields are left out."""
     found = {"context": row.get("context")}
     if prompt := row.get("prompt"):
         found["input"] = prompt[-1].get("content")
@@ -194,7 +198,7 @@ def _as_evaluation(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Item(Record):
-    """One question with its documents as it stands in the file."""
+    """One record of the file: a question with its documents."""
 
     def __init__(self, part: SourceFile, index: int, record: Any, odd: Counter[str]) -> None:
         assert part.path is not None
@@ -217,7 +221,7 @@ class _Item(Record):
         return Trace(self.trace_id, "hotpotqa", self._split, (Session("documents", "", self.documents()),), (query,))
 
     def documents(self) -> tuple[Turn, ...]:
-        """One turn a document. Joined line by line, as spans join turns, they are the context to the letter."""
+        """One turn per document. Joined with line breaks, as in a span, the turns are exactly the context."""
         context = self.field(self.record, "context", str)
         pieces = [piece for piece in _DOCUMENT.split(context) if piece]
         count = sum(bool(_DOCUMENT.match(piece)) for piece in pieces)
@@ -227,8 +231,8 @@ class _Item(Record):
         return (*(Turn("", piece.removesuffix("\n")) for piece in pieces[:-1]), Turn("", pieces[-1]))
 
     def _check(self, count: int) -> None:
-        """A file of another variant must not pass for this one."""
+        """Reject a record of another variant."""
         said = self.record.get("num_docs", count)
         if self._variant.isdigit() and said != int(self._variant):
-            self.fail(f"has {said} documents, but the variant asked for has {self._variant}")
-        self._odd["questions whose context has another number of documents than num_docs says"] += count != said
+            self.fail(f"has {said} documents, but the requested variant has {self._variant}")
+        self._odd["questions whose context has a different number of documents than num_docs"] += count != said

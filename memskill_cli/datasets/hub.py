@@ -1,6 +1,6 @@
-"""Files of Hugging Face datasets, through ``huggingface_hub``: with its mirrors (HF_ENDPOINT), tokens and cache.
+"""Download files of Hugging Face datasets with ``huggingface_hub``, its mirrors (HF_ENDPOINT), tokens and cache.
 
-The Hub is asked once whether it can be reached before its own client starts, which would try for 23 seconds.
+One request first checks whether the Hub can be reached, because its client would retry for 23 seconds.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from memskill_cli.errors import DownloadError, UsageError
 from memskill_cli.utils.download import Report
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from huggingface_hub.utils import tqdm
 
 PREFIX = "hf://datasets/"
 
 
 def from_hub(address: str, *, hint: str = "", report: Report = lambda done, total: None) -> Path:
-    """Where the Hub's cache has ``hf://datasets/<owner>/<name>/<file>``, once it is the Hub's newest.
+    """Download ``hf://datasets/<owner>/<name>/<file>`` unless its newest version is cached; return the cached file.
 
-    Without a network a copy in the cache is good. Raises UsageError for an address of another kind; DownloadError with
-    ``hint`` when the file cannot be had.
+    Without a network, any cached version is used. Raises UsageError for an address of another form, DownloadError with
+    ``hint`` if the file cannot be downloaded.
     """
     import httpx
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -44,13 +44,13 @@ def from_hub(address: str, *, hint: str = "", report: Report = lambda done, tota
 def _parsed(address: str) -> tuple[str, str]:
     parts = address.removeprefix(PREFIX).split("/", 2)
     if not address.startswith(PREFIX) or len(parts) < 3 or not all(parts):
-        raise UsageError(f"{address} is no address of a file", hint=f"{PREFIX}OWNER/NAME/FILE")
+        raise UsageError(f"{address} is not the address of a file", hint=f"expected {PREFIX}OWNER/NAME/FILE")
     return f"{parts[0]}/{parts[1]}", parts[2]
 
 
 def _bar(report: Report) -> type[tqdm]:
-    """A progress bar as the Hub's client wants it, which tells ``report`` and draws nothing."""
-    from tqdm import tqdm as base
+    """A progress bar class for the Hub's client, which calls ``report`` and draws nothing."""
+    from huggingface_hub.utils import tqdm as base
 
     class Bar(base):
         def __init__(self, *args: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Reading a benchmark's JSON field by field, so that an error can name the file, the record and the field at fault."""
+"""Read the JSON of a benchmark field by field, so that an error can name the file, the record and the field."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _KINDS: dict[type, str] = {
 
 
 def kind(value: Any) -> str:
-    """What ``value`` is, in JSON's terms."""
+    """The JSON type of ``value``, for messages."""
     return "an empty list" if value == [] else _KINDS[type(value)]
 
 
 class Record:
-    """One record of a file; ``where`` and ``hint`` go into errors."""
+    """One record of a file. Errors contain ``where`` and ``hint``."""
 
     def __init__(self, where: str, record: Any, hint: str) -> None:
         self.where, self._hint = where, hint
@@ -41,7 +41,7 @@ class Record:
         return self.expect(table[name], wanted, f"{prefix}{name}")
 
     def text(self, table: dict[str, Any], name: str, prefix: str = "") -> str:
-        """A field that must say something, without blanks at its ends."""
+        """A text field that must not be empty, without whitespace at its ends."""
         found: str = self.field(table, name, str, prefix).strip()
         return found or self.fail(f"{prefix}{name} is empty")
 
@@ -51,16 +51,16 @@ class Record:
         return value
 
     def answer(self, value: Any, place: str) -> str:
-        """An answer as text: benchmarks write years and counts as numbers."""
+        """An answer as text. Benchmarks have years and counts as numbers."""
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             self.fail(f"{place} is {kind(value)}, expected text or a number")
         return str(value).strip() or self.fail(f"{place} is empty")
 
 
 def stream(path: Path, field: str = "") -> Iterator[Any]:
-    """The records of a JSON list one by one (or one field of those that have it), never the file as a whole.
+    """Iterate over the records of a JSON list, or over one field of the records that have it.
 
-    Raises DataError for a file that is no JSON, or no list with something in it.
+    The file is never loaded as a whole. Raises DataError if it is not JSON, or not a list, or an empty list.
     """
     import ijson
 

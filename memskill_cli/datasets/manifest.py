@@ -1,4 +1,4 @@
-"""``manifest.json``: what was prepared, from what, and how much of it."""
+"""``manifest.json``: the description of prepared data."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 
 class SplitSize(NamedTuple):
-    """How much one split holds."""
+    """The size of one split."""
 
     traces: int
     queries: int
 
 
 class PartFacts(NamedTuple):
-    """What the manifest keeps of a split that was prepared by itself. Fields are those of :class:`DatasetManifest`."""
+    """The entry of a split that was prepared separately. Fields are as in :class:`DatasetManifest`."""
 
     source: str
     sha256: str
@@ -28,7 +28,7 @@ class PartFacts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DatasetManifest:
-    """``manifest.json``: what was prepared, from what, and how much of it.
+    """The content of ``manifest.json``: what was prepared, its source and its size.
 
     ``traces``, ``queries`` and ``categories`` count each trace once, even one that is in several splits.
     """
@@ -38,9 +38,9 @@ class DatasetManifest:
     source: str
     """URL, absolute path, or ``sample:<file name>``; several are joined by "; "."""
     sha256: str
-    """Of the benchmark's file (of a folder, its fingerprint); "" where ``parts`` say it."""
+    """sha256 of the benchmark's file, or the fingerprint of its folder; "" if ``parts`` have it."""
     digest: str
-    """Of the traces as normalised: the same for the same content, wherever it came from. See :meth:`digest_of`."""
+    """Digest of the normalised traces. It does not depend on their source. See :meth:`digest_of`."""
     traces: int
     queries: int
     splits: dict[str, SplitSize]
@@ -50,17 +50,17 @@ class DatasetManifest:
     memskill: str
     created: str
     parts: dict[str, PartFacts] = field(default_factory=dict)
-    """By split, where each is prepared by itself and others may be added; {} where one file holds all splits."""
+    """By split, if splits are prepared separately and others may be added; {} if one file has all splits."""
     tables: dict[str, str] = field(default_factory=dict)
-    """The sha256 of each split's table as written; a split that was prepared before this was kept has none."""
+    """The sha256 of each split's table. Splits that were prepared by older versions have none."""
 
     def digest_of(self, split: str) -> str:
-        """What names the content of ``split``; preparing another split does not change it."""
+        """The digest of the content of ``split``. Preparing another split does not change it."""
         return self.parts[split].digest if split in self.parts else self.digest
 
     @property
     def shared_traces(self) -> bool:
-        """Whether traces are in more than one split, so that scores on one say nothing new about another."""
+        """Whether some traces are in several splits; then scores on a split are not scores on unseen traces."""
         return sum(size.traces for size in self.splits.values()) > self.traces
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the MemSkill paper (arXiv 2602.02474) reports on a dataset. Figures are facts of the paper's tables."""
+"""Results of the MemSkill paper (arXiv 2602.02474) on a dataset, from its tables."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 LLAMA = "Llama-3.3-70B-Instruct"
 QWEN = "Qwen3-Next-80B-A3B-Instruct"
 CHUNK, OVERLAP = 512, 64
-"""Tokens of the fixed-length spans that evaluations read, and those shared with the span before."""
+"""Tokens of a fixed-length span in evaluations, and tokens that it shares with the previous span."""
 
 
 @dataclass(frozen=True)
 class PaperResult:
-    """One row of the paper. Scores are 0 to 1, ``steps`` a mean; ``executor`` "" where the table names none.
+    """One row of a table. Scores are in [0, 1], but ``steps`` is a mean number of steps.
 
-    ``top_k`` is 0 for other systems.
+    ``executor`` is "" if the table names none. ``top_k`` is 0 for other systems.
     """
 
     system: str
@@ -33,25 +33,25 @@ class PaperResult:
 
 @dataclass(frozen=True)
 class PaperResults:
-    """All rows of one dataset, and what must be the same for a comparison."""
+    """All rows of one dataset, and what must be equal for a comparison with them."""
 
     results: tuple[PaperResult, ...] = ()
     scored: Mapping[str, int] = field(default_factory=dict)
     """Queries that are scored, by split."""
     digests: Mapping[str, str] = field(default_factory=dict)
-    """Digest of the published data of a split, as normalised here; a split is left out where it is not known."""
+    """Digest of the published, normalised data by split. Splits without a known digest are left out."""
     trained_on: str = ""
     """The dataset on which the paper's skills were learned."""
     training_epochs: int = 0
-    """Inner epochs of the paper's training on this dataset; 0 where it is not known."""
+    """Inner epochs of the paper's training on this dataset; 0: unknown."""
     setting: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """By dotted name of a setting: the paper's value, and the sentence for any other value."""
+    """By dotted name of a setting: the paper's value, and the sentence that reports any other value."""
     judge_setting: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """As ``setting``, for what only the judge's score depends on."""
+    """As ``setting``, for settings that affect only the judge's score."""
 
 
 def paper_row(split: str, executor: str, top_k: int, *, chunk: int = CHUNK, **percent: float) -> PaperResult:
-    """A row of MemSkill; scores in per cent but for ``steps``."""
+    """A row of MemSkill. Scores are in per cent, except ``steps``."""
     scores = {name: value if name == "steps" else value / 100 for name, value in percent.items()}
     return PaperResult("MemSkill", split, executor, top_k, scores, chunk)
 

@@ -1,4 +1,4 @@
-"""Getting a benchmark ready: fetch or find its files, check and normalise them, write them with a manifest."""
+"""Prepare a benchmark: download or find its files, check and normalise them, write them with a manifest."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ Phase = Literal["download", "normalise"]
 
 
 class PrepareProgress(Protocol):
-    """Told how far a phase has come: bytes of a download, traces of normalising."""
+    """Receives the progress of a phase: bytes of a download, or traces that are normalised."""
 
     def __call__(self, phase: Phase, done: int, total: int | None) -> None: ...
 
 
 def silent(phase: Phase, done: int, total: int | None) -> None:
-    """The progress of those who don't ask."""
+    """Report no progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareResult:
-    """What is prepared in ``path``, and whether it was so already."""
+    """The prepared data in ``path``; ``already`` is True if they existed before the call."""
 
     manifest: DatasetManifest
     already: bool
@@ -59,13 +59,13 @@ def prepare(
     ask: PrepareOptions = PrepareOptions(),
     report: PrepareProgress = silent,
 ) -> PrepareResult:
-    """Prepare ``dataset`` in ``data_dir/<dataset>``, or find that it is prepared.
+    """Prepare ``dataset`` in ``data_dir/<dataset>``, unless it is already prepared.
 
-    ``source`` is a path or URL in place of the official address, ``sample`` takes the sample that ships with memskill.
-    Without either, whatever is prepared is good. Where each split has a file of its own, splits add up over time.
-    Raises UsageError for an unknown dataset or a senseless ``source`` or ``ask``; DownloadError; DataError for a broken
-    file, or if something else is prepared than what is asked for, which only ``force`` replaces; RunLockedError if
-    another process prepares the dataset at this moment.
+    ``source`` is a path or URL instead of the official address; ``sample`` selects the sample that is part of memskill.
+    Without both, any prepared data are accepted. If each split has its own file, splits can be added one by one.
+    Raises UsageError for an unknown dataset, or an invalid ``source`` or ``ask``; DownloadError; DataError for a broken
+    file, or if other data are prepared (``force`` replaces them); RunLockedError if another process is preparing the
+    dataset.
     """
     reader = get(dataset)
     folder = data_dir / reader.name
@@ -73,20 +73,20 @@ def prepare(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UsageError(f"{data_dir} cannot hold data: it is not a folder", hint="choose another --data-dir") from None
+        raise UsageError(f"{data_dir} is not a folder", hint="choose another --data-dir") from None
     with locked(folder, str(folder)):
         found = _prepared(dataset, data_dir)
         given = bool(source or sample)
-        owed = [part for part in parts if force or not _have(part, found, folder, given)]
-        for part in owed:
+        missing = [part for part in parts if force or not _have(part, found, folder, given)]
+        for part in missing:
             found = _make(reader, part, folder, found, report)
-        assert found is not None  # there is at least one part, and it is made or had
-        return PrepareResult(found, already=not owed, path=folder)
+        assert found is not None  # there is at least one part
+        return PrepareResult(found, already=not missing, path=folder)
 
 
 def _parts(reader: Dataset, source: str | None, sample: bool, ask: PrepareOptions) -> list[SourceFile]:
     if source and sample:
-        raise UsageError("--source and --sample exclude each other", hint="give one of them")
+        raise UsageError("--source and --sample cannot be used together", hint="use one of them")
     if sample:
         path = sample_path(reader.name)
         return [replace(part, source=f"sample:{path.name}") for part in reader.parts(path, ask)]
@@ -94,12 +94,14 @@ def _parts(reader: Dataset, source: str | None, sample: bool, ask: PrepareOption
         return list(reader.parts(Path(source).expanduser().absolute(), ask))
     url = source or os.environ.get(f"MEMSKILL_{reader.name.upper().replace('-', '_')}_URL")
     if url and not url.startswith(("http://", "https://", "hf://")):
-        raise UsageError(f"{url} is neither a path nor an http(s) or hf address")
+        raise UsageError(
+            f"{url} is neither a path nor an http(s) or hf address", hint="give a path, or https://… or hf://datasets/…"
+        )
     return [replace(part, source=without_password(part.source)) for part in reader.parts(url, ask)]
 
 
 def _prepared(dataset: str, data_dir: Path) -> DatasetManifest | None:
-    """The manifest of what is there, or None if nothing is that this version can read."""
+    """The manifest of the prepared data; None if there are none that this version can read."""
     try:
         manifest = load_manifest(dataset, data_dir)
     except DataError:
@@ -108,9 +110,10 @@ def _prepared(dataset: str, data_dir: Path) -> DatasetManifest | None:
 
 
 def _have(part: SourceFile, found: DatasetManifest | None, folder: Path, given: bool) -> bool:
-    """Whether ``part`` is prepared. DataError if something else is, and this was ``given`` (a source or the sample).
+    """Whether ``part`` is prepared.
 
-    What can be read is compared by content, what cannot by address.
+    Raises DataError if other data are prepared and ``given`` (the user named a source or the sample). Local files are
+    compared by content, others by address.
     """
     if found is None or (part.split and found.parts and part.split not in found.parts):
         return False
@@ -121,8 +124,8 @@ def _have(part: SourceFile, found: DatasetManifest | None, folder: Path, given: 
         return True
     flags = [*source_flags(part.source), *_split_flags(part), "--force"]
     raise DataError(
-        f"{folder} holds something else: {(there or found).source}, not {part.source}",
-        hint="replace it with: " + prepare_command(folder.name, folder.parent, *flags),
+        f"{folder} has data from {(there or found).source}, not from {part.source}",
+        hint="replace them with: " + prepare_command(folder.name, folder.parent, *flags),
     )
 
 
@@ -134,7 +137,7 @@ def _make(
     sha256 = _fingerprint(here)
     if here.expected_sha256 not in ("", sha256):
         notes.append(
-            f"the official file is not the one this version was tested with (sha256 {here.expected_sha256[:12]}…)"
+            f"the official file has changed since this version was tested (sha256 was {here.expected_sha256[:12]}…)"
         )
     scratch = folder / ".scratch"
     scratch.mkdir(exist_ok=True)
@@ -146,7 +149,7 @@ def _make(
 
 def _fetch(reader: Dataset, part: SourceFile, folder: Path, report: PrepareProgress) -> Path:
     again = prepare_command(reader.name, folder.parent)
-    hint = f"the same command goes on where it broke off; without a network: {again} --source PATH, or {again} --sample"
+    hint = f"run the same command again to continue; without a network: {again} --source PATH, or {again} --sample"
 
     def progress(done: int, total: int | None) -> None:
         report("download", done, total)

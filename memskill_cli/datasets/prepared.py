@@ -1,7 +1,7 @@
 """Prepared data on disk: the manifest and the splits.
 
 They are in ``<data-dir>/<name>/``: Arrow files under ``traces/`` (read by Hugging Face ``datasets``) and
-``manifest.json``. The manifest is written last, so that a half-made folder is not taken for a prepared one.
+``manifest.json``. The manifest is written last, so that an incomplete folder does not count as prepared.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from memskill_cli.datasets.registry import get
 from memskill_cli.errors import DataError, UsageError
 
 FORMAT = 2
-"""Version of the prepared form. Raised whenever it, or a reader's normalisation, changes: old data are made anew."""
+"""Version of the format. Raise it when the format or a reader's normalisation changes: old data are then rejected."""
 
 
 def load_manifest(dataset: str, data_dir: Path) -> DatasetManifest:
-    """What is prepared of ``dataset``. DataError, with the command to type, if nothing is or it cannot be used."""
+    """The manifest of ``dataset``. Raises DataError, with the next command, if it is missing or cannot be used."""
     path = data_dir / get(dataset).name / "manifest.json"
     hint = prepare_command(dataset, data_dir)
     try:
@@ -33,21 +33,21 @@ def load_manifest(dataset: str, data_dir: Path) -> DatasetManifest:
         raise DataError(f"{path}: damaged: {error}", hint=hint) from None
     if isinstance(table, dict) and table.get("format") != FORMAT:
         again = prepare_command(dataset, data_dir, *source_flags(str(table.get("source", ""))))
-        problem = f"{path}: format {table.get('format')}, this version of memskill reads {FORMAT}"
+        problem = f"{path}: has format {table.get('format')}, but this version of memskill reads format {FORMAT}"
         raise DataError(problem, hint=again if table.get("source") else hint)
     try:
         table["splits"] = {name: SplitSize(**size) for name, size in table["splits"].items()}
         table["parts"] = {name: PartFacts(**part) for name, part in table["parts"].items()}
         return DatasetManifest(**table)
     except (TypeError, KeyError, AttributeError):
-        raise DataError(f"{path}: damaged: fields are missing or of the wrong kind", hint=hint) from None
+        raise DataError(f"{path}: damaged: fields are missing or have the wrong type", hint=hint) from None
 
 
 def load_split(dataset: str, data_dir: Path, split: str) -> PreparedSplit:
-    """One split of what was prepared.
+    """One prepared split.
 
-    Raises UsageError for a split that does not exist; DataError, with the command to type, if the dataset is not
-    prepared, was prepared in another format, or is damaged.
+    Raises UsageError for a split that does not exist; DataError, with the next command, if the dataset is not prepared,
+    has another format, or is damaged.
     """
     manifest = load_manifest(dataset, data_dir)
     if split not in manifest.splits:
@@ -65,12 +65,12 @@ def load_split(dataset: str, data_dir: Path, split: str) -> PreparedSplit:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{folder}: damaged: {reason}", hint=hint) from error
     if len(traces) != (expected := manifest.splits[split].traces):
-        raise DataError(f"{folder}: damaged: {len(traces)} traces, its manifest says {expected}", hint=hint)
+        raise DataError(f"{folder}: damaged: {len(traces)} traces instead of {expected}", hint=hint)
     return traces
 
 
 def _check(table: Path, sha256: str) -> None:
-    """ValueError unless ``table`` is as it was written. Takes 0.8 s a gigabyte."""
+    """Raise ValueError if ``table`` has changed since it was written. Takes 0.8 s per gigabyte."""
     with table.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise ValueError(f"{FILE} is not what was written (its sha256 is another than in manifest.json)")
+            raise ValueError(f"{FILE} has changed (its sha256 differs from the one in manifest.json)")

@@ -1,4 +1,4 @@
-"""Datasets by name: ours, those of ``--plugin`` files, and those of installed packages."""
+"""Datasets by name: built-in ones, those of ``--plugin`` files, and those of installed packages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ D = TypeVar("D", bound=Dataset | type[Dataset])
 def register_dataset(dataset: D) -> D:
     """Add a dataset under its ``name``: an instance, or a class (so it is a decorator).
 
-    PluginError if it is no dataset, has no name, or the name is taken.
+    Raises PluginError if it is not a dataset, has no name, or its name is already in use.
     """
     _check(dataset, "register_dataset")
     DATASETS.register(dataset.name, dataset)
@@ -24,7 +24,7 @@ def register_dataset(dataset: D) -> D:
 def get(name: str) -> Dataset:
     """The dataset called ``name``.
 
-    UsageError with the nearest name if there is none; PluginError if a package gives something else.
+    Raises UsageError, with the nearest name, if there is none; PluginError if a package provides something else.
     """
     found = find_dataset(name)
     _check(found, f"dataset {name}")
@@ -33,7 +33,7 @@ def get(name: str) -> Dataset:
 
 
 def find(name: str) -> Dataset | None:
-    """The dataset called ``name``, None if there is none: reports are written where its plug-in is not loaded."""
+    """The dataset called ``name``; None if there is none. Reports are also written without the plug-in of a dataset."""
     try:
         return get(name)
     except (UsageError, PluginError):
@@ -44,7 +44,7 @@ def _check(part: object, where: str) -> None:
     kind = part if isinstance(part, type) else type(part)
     if not issubclass(kind, Dataset):
         raise PluginError(
-            f"{where}: {kind.__name__} is no Dataset", hint="derive it from memskill_cli.datasets.base.Dataset"
+            f"{where}: {kind.__name__} is not a Dataset", hint="derive it from memskill_cli.datasets.base.Dataset"
         )
     if not getattr(part, "name", ""):
-        raise PluginError(f"{where}: {kind.__name__} has no name", hint='give the class a line: name = "my-dataset"')
+        raise PluginError(f"{where}: {kind.__name__} has no name", hint='add to the class: name = "my-dataset"')

@@ -1,4 +1,4 @@
-"""The small samples that ship with the project, in each benchmark's own format, and the published split lists."""
+"""The small samples that are part of memskill, in the format of their benchmark, and the published split lists."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from memskill_cli.errors import DataError
 
 _PACKAGE = Path(__file__).parents[1]
 FOLDERS = (_PACKAGE / "_data", _PACKAGE.parent / "data")
-"""Where shipped data are in an installed wheel, and in a checkout."""
+"""The folders of these files: in an installed wheel, and in a checkout."""
 
 
 def shipped(name: str) -> Path:
-    """The shipped file or folder called ``name``; DataError if this installation has none."""
+    """The file or folder called ``name``. Raises DataError if this installation does not have it."""
     for folder in FOLDERS:
         if (folder / name).exists():
             return folder / name
@@ -20,7 +20,7 @@ def shipped(name: str) -> Path:
 
 
 def sample_path(dataset: str) -> Path:
-    """The sample of ``dataset``, a file or a folder; DataError if this installation has none."""
+    """The sample of ``dataset``, a file or a folder. Raises DataError if this installation does not have it."""
     for name in (f"samples/{dataset}_sample.json", f"samples/{dataset}"):
         for folder in FOLDERS:
             if (folder / name).exists():

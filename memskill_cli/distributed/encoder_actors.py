@@ -1,4 +1,7 @@
-"""Encode texts with actors of a Ray cluster: on its GPUs, or on each node if there are no GPUs."""
+"""Encode texts with actors of a Ray cluster: on its GPUs, or on each node if there are no GPUs.
+
+``ray.util.ActorPool`` does not replace lost actors.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Proxies for jobs in a worker: LLM client, encoders and callbacks that forward calls to the driver by RPC."""
+"""Proxies for jobs in a worker: LLM client, encoders and callbacks that call the driver (``rpc``)."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from memskill_cli.agent.env_runner import EnvRunner
-from memskill_cli.config import AlfworldConfig, JudgePrompt, MemoryConfig, RewardConfig
-from memskill_cli.distributed.rpc import DRIVER, RpcEndpoint
+from memskill_cli.config import EnvConfig, JudgePrompt, MemoryConfig, RewardConfig
+from memskill_cli.distributed.rpc import DriverClient
 from memskill_cli.envs.environment import DEFAULT
 from memskill_cli.llm.client import LLMClient, Reply
 from memskill_cli.memory.encoder_pair import EncoderPair
@@ -27,7 +26,7 @@ class EnvPoolConfig(NamedTuple):
 
     root: Path
     workers: int
-    config: AlfworldConfig
+    config: EnvConfig
     max_chars: int
     environment: str = DEFAULT
 
@@ -57,9 +56,8 @@ class WorkerConfig:
         rest = context.judge_prompt, games, loaded_plugins()
         return cls(context.memory, context.reward, context.dataset, windows, one_space, dims, *rest)
 
-    def context(self, endpoint: RpcEndpoint) -> RolloutContext:
-        """A rollout context whose LLM client and encoders call the driver through ``endpoint``."""
-        driver = DriverClient(endpoint)
+    def context(self, driver: DriverClient) -> RolloutContext:
+        """A rollout context whose LLM client and encoders call ``driver``."""
         proxies = {name: cast(CachedEncoder, EncoderProxy(driver, name, dim)) for name, dim in self.dims.items()}
         if self.one_space:
             proxies["retrieval"] = proxies["state"]
@@ -89,24 +87,6 @@ def driver_functions(context: RolloutContext, notice: Callable[[str], None]) -> 
         if encoder is not None:
             functions |= {f"{name}.aencode": encoder.aencode, f"{name}.prefetch": encoder.prefetch}
     return functions
-
-
-class DriverClient:
-    """Calls functions of the driver. Belongs to the event loop in which it is created."""
-
-    def __init__(self, endpoint: RpcEndpoint) -> None:
-        self._endpoint = endpoint
-        self._loop = asyncio.get_running_loop()
-
-    async def call(self, function: str, *args: Any, **kwargs: Any) -> Any:
-        return await self._endpoint.call(DRIVER, function, *args, **kwargs)
-
-    def notify(self, function: str, *args: Any) -> None:
-        self._endpoint.notify(DRIVER, function, *args)
-
-    def call_from_thread(self, function: str, *args: Any) -> Any:
-        """:meth:`call`, blocking, for a thread other than the event loop's."""
-        return asyncio.run_coroutine_threadsafe(self.call(function, *args), self._loop).result()
 
 
 class LLMClientProxy:

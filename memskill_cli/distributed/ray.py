@@ -1,8 +1,8 @@
 """Run jobs on the nodes of a Ray cluster.
 
-    driver (this process)               broker (actor)      workers (actors, on any node)
-    run directory, LLM client, budget  <--- messages --->   traces: controller, memory bank, parsing, games
-    cache of embeddings                ---- texts ---->     encoders (actors, on GPUs if there are any)
+    driver (this process)                                   workers (actors, on any node)
+    run directory, LLM client, budget  <----- rpc ------>   traces: controller, memory bank, parsing, games
+    cache of embeddings                ----- texts ----->   encoders (actors, on GPUs if there are any)
 
 Only the driver calls language models, counts costs and writes files. So all workers share one LLM client with its key
 cooldowns, rate limits and budget, API keys stay in the driver, and a lost worker loses no replies: its jobs run again
@@ -28,37 +28,19 @@ from memskill_cli.distributed.proxies import (
     callback_functions,
     driver_functions,
 )
-from memskill_cli.distributed.rpc import DRIVER, Broker, MessageBatch, RpcEndpoint
+from memskill_cli.distributed.rpc import DriverServer
 from memskill_cli.distributed.worker import JobContextSpec, JobResult
-from memskill_cli.distributed.worker_pool import MAX_CONCURRENCY, WorkerPool
+from memskill_cli.distributed.worker_pool import WorkerPool
 from memskill_cli.rollout.context import RolloutContext
 
 T = TypeVar("T")
 
 
-class _BrokerActor:
-    """A :class:`BrokerHandle` that calls the broker's Ray actor."""
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-
-    def post(self, messages: MessageBatch) -> object:
-        return self._handle.post.remote(messages)
-
-    async def collect(self, name: str) -> Any:
-        return await self._handle.collect.remote(name)
-
-    def close(self, name: str) -> None:
-        self._handle.close.remote(name)
-
-
 class RayEngine:
-    """Created by :func:`open_engine`. Workers may call ``functions``; ``serving`` is the task that answers them."""
+    """Created by :func:`open_engine`. Workers may call ``functions``."""
 
-    def __init__(
-        self, workers: WorkerPool, functions: dict[str, Callable[..., Any]], serving: asyncio.Task[None]
-    ) -> None:
-        self._workers, self._functions, self._serving = workers, functions, serving
+    def __init__(self, workers: WorkerPool, functions: dict[str, Callable[..., Any]]) -> None:
+        self._workers, self._functions = workers, functions
         self._numbers = itertools.count(1)
 
     @asynccontextmanager
@@ -70,7 +52,7 @@ class RayEngine:
         stored = ray.put(cloudpickle.dumps(spec))
         self._functions |= callback_functions(callbacks, name)
         try:
-            yield _RayPool(name, stored, self._workers, self._serving)
+            yield _RayPool(name, stored, self._workers)
         finally:
             self._workers.release(name)
             for function in callback_functions(callbacks, name):
@@ -78,25 +60,25 @@ class RayEngine:
 
 
 class _RayPool:
-    def __init__(self, name: str, stored: Any, workers: WorkerPool, serving: asyncio.Task[None]) -> None:
-        self._name, self._stored, self._workers, self._serving = name, stored, workers, serving
+    def __init__(self, name: str, stored: Any, workers: WorkerPool) -> None:
+        self._name, self._stored, self._workers = name, stored, workers
 
     async def run(self, job: Job[T], *details: Any) -> T:
         from ray import cloudpickle
 
         running = self._workers.run_job(self._name, self._stored, cloudpickle.dumps((job, details)))
-        result = await self._while_served(asyncio.ensure_future(running))
+        result = await self._unless_failed(asyncio.ensure_future(running))
         if result.error is not None:
             raise result.error
         return result.value
 
-    async def _while_served(self, running: asyncio.Future[JobResult]) -> JobResult:
-        """The result of a job. Raises if ``serving`` ends first, because then the job would wait forever."""
+    async def _unless_failed(self, running: asyncio.Future[JobResult]) -> JobResult:
+        """The result of a job. Raises if the driver cannot answer a worker any more: the job would wait forever."""
         try:
-            both: set[asyncio.Future[Any]] = {running, self._serving}
+            both: set[asyncio.Future[Any]] = {running, self._workers.failed}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
-                self._serving.result()
+                self._workers.failed.result()
             return await running
         finally:
             running.cancel()
@@ -107,23 +89,14 @@ async def open_engine(
     context: RolloutContext, games: EnvPoolConfig | None, workers: int, notice: Callable[[str], None]
 ) -> AsyncIterator[RayEngine]:
     """An engine with ``workers`` worker processes on the connected cluster; jobs get a proxy of ``context``."""
-    import ray
     from ray import cloudpickle
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    broker_class = ray.remote(num_cpus=0, max_concurrency=MAX_CONCURRENCY)(Broker)
-    actor = broker_class.options(scheduling_strategy=this_node).remote()
-    broker = _BrokerActor(actor)
     functions = driver_functions(context, notice)
-    endpoint = RpcEndpoint(DRIVER, broker, functions, cloudpickle.dumps)
-    pool = WorkerPool(broker, WorkerConfig.of(context, games), workers, notice)
-    serving = asyncio.create_task(endpoint.serve())
+    server = DriverServer(functions, cloudpickle.dumps)
+    pool = WorkerPool(server, WorkerConfig.of(context, games), workers, notice)
     pool.start()
     try:
-        yield RayEngine(pool, functions, serving)
+        yield RayEngine(pool, functions)
     finally:
         pool.close()
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
-        ray.kill(actor)
+        server.close()

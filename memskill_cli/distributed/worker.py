@@ -14,8 +14,8 @@ from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
 from memskill_cli import __version__
-from memskill_cli.distributed.proxies import CallbackSpec, DriverClient, WorkerConfig
-from memskill_cli.distributed.rpc import BrokerHandle, RpcEndpoint
+from memskill_cli.distributed.proxies import CallbackSpec, WorkerConfig
+from memskill_cli.distributed.rpc import DriverClient, RpcAnswer, RpcCall
 from memskill_cli.errors import MemskillError
 from memskill_cli.utils import devices, process
 from memskill_cli.utils.registry import Plugin, load_plugin
@@ -50,16 +50,14 @@ class _Open(NamedTuple):
 
 
 class Worker:
-    """Belongs to the event loop of a Ray actor. ``name``: its address at the broker. ``dumps`` pickles messages."""
+    """Belongs to the event loop of a Ray actor. ``dumps`` pickles messages."""
 
-    def __init__(
-        self, name: str, broker: BrokerHandle, worker_config: WorkerConfig, dumps: Callable[[Any], bytes]
-    ) -> None:
-        self._name, self._broker, self._worker_config, self._dumps = name, broker, worker_config, dumps
+    def __init__(self, worker_config: WorkerConfig, dumps: Callable[[Any], bytes]) -> None:
+        self._worker_config, self._dumps = worker_config, dumps
         self._pools: dict[str, asyncio.Task[_Open]] = {}
 
     async def begin(self) -> Hello:
-        """Load plug-ins, connect to the broker and start serving."""
+        """Load plug-ins and make the proxies of the driver."""
         process.own()  # the process belongs to memskill alone
         devices.torch_in_one_thread()  # the last bits of the controller's results depend on the number of threads
         where, games = f"{socket.gethostname()} (process {os.getpid()})", self._worker_config.env_pool
@@ -67,10 +65,16 @@ class Worker:
             return Hello(__version__, where, problem)
         if games and not games.root.is_dir():
             return Hello(__version__, where, f"{where} has no games folder {games.root}")
-        endpoint = RpcEndpoint(self._name, self._broker, {}, self._dumps)
-        self._driver, self._context = DriverClient(endpoint), self._worker_config.context(endpoint)
-        self._serving = asyncio.create_task(endpoint.serve())
+        self._driver = DriverClient(self._dumps)
+        self._context = self._worker_config.context(self._driver)
         return Hello(__version__, where, "")
+
+    async def collect(self) -> list[RpcCall]:
+        """Wait for calls of the driver's functions, and return all of them."""
+        return await self._driver.collect()
+
+    async def deliver(self, answers: list[RpcAnswer]) -> None:
+        self._driver.deliver(answers)
 
     async def run(self, pool: str, spec: list[Awaitable[bytes]], job: bytes) -> JobResult:
         """Run a job of a pool. ``spec`` is in a list so that Ray does not fetch it for every job."""

@@ -1,4 +1,7 @@
-"""The workers on a Ray cluster: assign jobs, replace lost workers, retry their jobs."""
+"""The workers on a Ray cluster: assign jobs, replace lost workers, retry their jobs.
+
+Ray itself can restart actors and retry their calls, but it gives no notice and does not choose the least busy worker.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from memskill_cli import __version__
 from memskill_cli.distributed.proxies import WorkerConfig
+from memskill_cli.distributed.rpc import DriverServer, RpcAnswer, RpcCall
 from memskill_cli.distributed.worker import Hello, JobResult, Worker
 from memskill_cli.errors import RunError
 
@@ -27,37 +31,43 @@ _START_WINDOW = 10.0
 _TRIES = 3  # workers in a row that fail to start; also lost workers per job
 
 
-class QueueCloser(Protocol):
-    """The broker, as far as the pool uses it."""
-
-    def close(self, name: str) -> None: ...
-
-
-@dataclass
+@dataclass(eq=False)
 class _Member:
-    name: str
+    """A worker that has started. :mod:`memskill_cli.distributed.rpc` has the two methods."""
+
     handle: Any
     where: str
     jobs: int = 0
 
+    async def collect(self) -> list[RpcCall]:
+        calls: list[RpcCall] = await self.handle.collect.remote()
+        return calls
+
+    def deliver(self, answers: list[RpcAnswer]) -> None:
+        self.handle.deliver.remote(answers)
+
 
 class WorkerPool:
-    """``wanted`` workers. A lost worker is replaced, with a ``notice``. Belongs to one event loop."""
+    """``wanted`` workers, whose calls ``server`` answers. A lost worker is replaced, with a ``notice``.
+
+    Belongs to one event loop. ``failed`` raises what a notified function of the driver has raised.
+    """
 
     def __init__(
-        self, broker: QueueCloser, worker_config: WorkerConfig, wanted: int, notice: Callable[[str], None]
+        self, server: DriverServer, worker_config: WorkerConfig, wanted: int, notice: Callable[[str], None]
     ) -> None:
         import ray
 
-        self._broker, self._worker_config, self._wanted, self._notice = broker, worker_config, wanted, notice
+        self._server, self._worker_config, self._wanted, self._notice = server, worker_config, wanted, notice
         environment = {"env_vars": {"RAY_USE_UVLOOP": "0"}}  # env processes need features that uvloop lacks
         as_actor = ray.remote(
             num_cpus=CPU_SHARE, max_restarts=0, max_concurrency=MAX_CONCURRENCY, runtime_env=environment
         )
         self._kind = as_actor(Worker)
-        self._numbers = itertools.count(1)
-        self._members: dict[str, _Member] = {}
+        self._members: list[_Member] = []
         self._starting: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Condition()
         self._failed: list[str] = []  # why workers failed to start, since the last successful start
         self._noticed = False  # whether the user knows that there are no free resources
@@ -70,10 +80,9 @@ class WorkerPool:
         if len(self._failed) >= _TRIES:
             return
         for _ in range(self._wanted - len(self._members) - len(self._starting)):
-            name = f"worker-{next(self._numbers)}"
             actor_class = self._kind.options(scheduling_strategy="SPREAD")
-            handle = actor_class.remote(name, self._broker, self._worker_config, cloudpickle.dumps)
-            self._starting.add(asyncio.create_task(self._start_worker(name, handle)))
+            handle = actor_class.remote(self._worker_config, cloudpickle.dumps)
+            self._starting.add(asyncio.create_task(self._start_worker(handle)))
 
     async def run_job(self, pool: str, stored: Any, job: bytes) -> JobResult:
         """The result of a job, run by the least busy worker; by another one if that worker is lost.
@@ -99,7 +108,7 @@ class WorkerPool:
                         f"a job has lost {lost} workers, the last on {member.where}: {one_line(error)}",
                         hint="check the memory of the nodes; completed work is kept, and --resume continues",
                     ) from None
-                await self._replace_lost(member)
+                self._replace_lost(member)
             else:
                 return result
             finally:
@@ -107,15 +116,16 @@ class WorkerPool:
         raise AssertionError
 
     def release(self, pool: str) -> None:
-        for member in self._members.values():
+        for member in self._members:
             member.handle.release.remote(pool)
 
     def close(self) -> None:
         import ray
 
-        for task in self._starting:
+        for task in self._starting | self._serving:
             task.cancel()
-        for member in self._members.values():
+        self.failed.cancel()
+        for member in self._members:
             ray.kill(member.handle)
 
     async def _least_busy(self) -> _Member:
@@ -139,7 +149,7 @@ class WorkerPool:
                 except TimeoutError:
                     waited += NOTICE_AFTER
                     self._check_wait(waited)
-        return min(self._members.values(), key=lambda member: member.jobs)
+        return min(self._members, key=lambda member: member.jobs)
 
     def _check_wait(self, waited: float) -> None:
         """Raise RunError after too long a wait for resources; give one notice before."""
@@ -154,7 +164,7 @@ class WorkerPool:
                 f"the Ray cluster has no free resources for a worker yet; waiting, {GIVE_UP_AFTER / 60:g} min at most"
             )
 
-    async def _start_worker(self, name: str, handle: Any) -> None:
+    async def _start_worker(self, handle: Any) -> None:
         """Wait until the worker has started, and add it to the pool."""
         import ray
 
@@ -174,18 +184,33 @@ class WorkerPool:
                 self._failed.clear()
                 self._noticed = False
                 self._start_deadline = min(self._start_deadline, time.monotonic() + _START_WINDOW)
-                self._members[name] = _Member(name, handle, hello.where)
+                self._members.append(member := _Member(handle, hello.where))
+                task = asyncio.create_task(self._serve(member))
+                self._serving.add(task)
+                task.add_done_callback(self._serving.discard)
             self.start()
             self._changed.notify_all()
 
-    async def _replace_lost(self, member: _Member) -> None:
+    async def _serve(self, member: _Member) -> None:
+        """Answer the calls of a worker until it is lost."""
         import ray
 
-        if self._members.pop(member.name, None) is None:
-            return  # another of its jobs has already reported the loss
+        try:
+            await self._server.serve(member)
+        except ray.exceptions.RayError:
+            self._replace_lost(member)
+        except Exception as error:  # a notified function failed, for example because the disk is full
+            if not self.failed.done():
+                self.failed.set_exception(error)
+
+    def _replace_lost(self, member: _Member) -> None:
+        import ray
+
+        if member not in self._members:
+            return  # its loss was reported already
+        self._members.remove(member)
         self._notice(f"the worker on {member.where} is lost; its jobs will be retried from cache")
         ray.kill(member.handle)
-        self._broker.close(member.name)
         self._failed.clear()
         self.start()
 

@@ -1,4 +1,4 @@
-"""What an evaluation keeps of its traces: memory banks in Chroma, and what other systems remember as JSON."""
+"""Stored memories of an evaluation: memory banks in Chroma, and the memories of other systems as JSON."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from memskill_cli.memory.stored_bank import StoredBank
 from memskill_cli.utils import files
 
 SerializedMemory = dict[str, Any]
-"""What a method writes down of one trace, as JSON."""
+"""The memories of one trace in the form that a method stores, as a JSON object."""
 
 
 class MemoryCache(Protocol):
-    """Who keeps what a method has of a trace, so that it is paid for once."""
+    """Stores a method's memories of each trace, so that they are not paid for again."""
 
     def read_bank(self, trace_id: str, /) -> Awaitable[StoredBank | None]:
-        """The bank of a trace if all of it was written, else None."""
+        """The memory bank of a trace if it was written completely, else None."""
         ...
 
     def write_bank(self, trace_id: str, bank: StoredBank, /) -> Awaitable[None]: ...
@@ -35,10 +35,11 @@ class MemoryCache(Protocol):
 
 
 class EvalArtifactStore:
-    """The keeper of one evaluation, in ``folder`` (not made before something is kept); banks perhaps on a Chroma
-    ``server`` that others use too, where ``owner`` begins their names. ``notice`` is told of what is damaged.
+    """The memory cache of one evaluation.
 
-    MemoryBankError: what is there can't be read, or nothing can be written.
+    It is in ``folder``, which is created when something is first written. With a Chroma ``server`` the banks are there;
+    as other runs may use the same server, bank names begin with ``owner``. ``notice`` takes messages about damaged
+    data. Methods raise MemoryBankError if stored memories cannot be read, or if nothing can be written.
     """
 
     def __init__(self, folder: Path, server: str, owner: str, notice: Callable[[str], None]) -> None:
@@ -60,7 +61,7 @@ class EvalArtifactStore:
         except FileNotFoundError:
             return None
         except orjson.JSONDecodeError as error:
-            hint = "delete it: the trace is then read again, its model calls from the cache"
+            hint = "delete the file; the trace is then read again, with model replies from the cache"
             raise MemoryBankError(f"{file} cannot be read: {error}", hint=hint) from None
         return notes
 

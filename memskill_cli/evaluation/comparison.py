@@ -1,7 +1,7 @@
-"""Whether one method is better than another: paired bootstrap differences on the queries that both have a score for.
+"""Comparison of two methods: paired bootstrap differences on the queries for which both have a score.
 
-The queries are drawn again and again with replacement, both methods' scores together, and the difference of the means
-is taken each time. What makes a question hard is thereby the same on both sides and cancels.
+Each resample draws queries with replacement and takes the difference of the two methods' mean scores on them. Both
+means are over the same queries, so differences in the difficulty of queries cancel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from memskill_cli.evaluation.summary import SCORES
 
 
 class Difference(NamedTuple):
-    """``mean`` of (other − first) over ``queries``, its 95 % interval; ``p``: the share of resamples at or below 0."""
+    """``mean``: of (other − first) over ``queries``; its 95 % interval; ``p``: the share of resamples at or below 0."""
 
     queries: int
     mean: float
@@ -28,7 +28,7 @@ class Difference(NamedTuple):
 def paired_difference(
     first: Sequence[float], other: Sequence[float], *, resamples: int, seed: int
 ) -> Difference | None:
-    """Scores of the same queries in the same order, shapes (N,). None if N is 0."""
+    """The difference of two lists of scores, shapes (N,), of the same queries in the same order. None if N is 0."""
     if not first:
         return None
     gains_N = np.asarray(other, np.float64) - np.asarray(first, np.float64)
@@ -43,7 +43,7 @@ def differences(
 ) -> list[dict[str, Any]]:
     """One entry for each score that both evaluations have: ``score queries difference ci95 p``.
 
-    Abstention questions are in no mean, so they are in no difference.
+    Abstention questions are left out, as in the means.
     """
     known = {row["query_id"]: row for row in first if row["category"] != ABSTENTION}
     pairs = [(known[row["query_id"]], row) for row in other if row["query_id"] in known]

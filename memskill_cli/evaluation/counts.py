@@ -1,4 +1,4 @@
-"""Counts that go into a summary beside its scores."""
+"""Counts in a summary, in addition to its scores."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from memskill_cli.types import Step
 
 
 def executor_counts(steps: Sequence[Step]) -> dict[str, Any]:
-    """What became of the executor's replies to ``steps``: how many came, could not be read, were cut, and which of
-    their actions were rejected, by reason."""
+    """Counts of the executor's replies in ``steps``: all, unreadable, cut by the token limit; rejected actions by
+    reason."""
     asked = [step.execution for step in steps if step.execution.asked]
     rejected = Counter[str]()
     for execution in asked:

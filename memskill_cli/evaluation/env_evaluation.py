@@ -1,7 +1,7 @@
-"""Evaluating on tasks of text environments: a memory for each task type from expert trajectories, then play.
+"""Evaluation on tasks of text environments: a memory from expert trajectories for each task type, then the tasks.
 
-Scores are the success rate and the steps a task took. As in published results, steps are a mean over all tasks, and a
-task that was not solved counts with all the steps it was allowed.
+Scores are the success rate and the number of steps. As in published results, steps are a mean over all tasks, in which
+a task that was not solved counts with the maximum number of steps.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from memskill_cli.config import AlfworldConfig, Config, digest
+from memskill_cli.config import Config, EnvConfig, digest
 from memskill_cli.datasets.base import prepare_command
 from memskill_cli.datasets.manifest import DatasetManifest
 from memskill_cli.envs.trajectories import by_type, merge_trajectories
@@ -22,10 +22,10 @@ from memskill_cli.types import Query, QueryResult, Trace
 from memskill_cli.utils.seeding import seed_from
 
 METHODS = ("memskill", "seed-skills", "random-skills", "all-skills", "no-memory", "rag")
-"""Methods that mean something here. Other systems remember conversations, and full context is no memory of a type."""
+"""Methods that can be used on tasks. Other systems store conversations; full context has no memory for a task type."""
 
 SETTINGS = ("steps", "retrieval_query", "memory", "trajectories_max", "temperature", "top_p", "inventory")
-"""Settings of the section ``alfworld`` that can change a score."""
+"""Settings of the section ``env`` that can change a score."""
 
 Row = dict[str, Any]
 
@@ -39,50 +39,48 @@ class EnvEvaluation:
     def check_methods(self, dataset: str, names: Sequence[str]) -> None:
         if wrong := [name for name in names if methods.METHODS.origin(name) == "memskill" and name not in METHODS]:
             raise UsageError(
-                f"{', '.join(wrong)}: not for {dataset}, where memory is made of an expert's trajectories",
-                hint=f"--method {','.join(METHODS)}, or some of them",
+                f"{', '.join(wrong)}: cannot be used on {dataset}, where memory is built from expert trajectories",
+                hint=f"choose from --method {','.join(METHODS)}",
             )
 
     def data_digest(self, manifest: DatasetManifest, split: str) -> str:
-        """The split's tasks, and the trajectories that memory is made of."""
+        """The digest of the split's tasks and of the trajectories that memory is built from."""
         if "train" not in manifest.splits:
             raise DataError(
-                f"memory is made of the training games of {manifest.dataset}, and none are prepared",
+                f"memory is built from the training games of {manifest.dataset}, but they are not prepared",
                 hint=prepare_command(manifest.dataset, None, "--split", "train"),
             )
         return digest([manifest.digest_of(split), manifest.digest_of("train")])
 
     def identity_settings(self, table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        return {"alfworld": {name: table["alfworld"][name] for name in SETTINGS}}
+        return {"env": {name: table["env"][name] for name in SETTINGS}}
 
     def traces(
         self, split: Sequence[Trace], load: Callable[[str], Iterable[Trace]], settings: Config, limit: int
     ) -> Sequence[Trace]:
-        return env_traces(
-            load("train"), split, settings.alfworld, dataset=settings.dataset, limit=limit, seed=settings.seed
-        )
+        return env_traces(load("train"), split, settings.env, dataset=settings.dataset, limit=limit, seed=settings.seed)
 
     def row_fields(self, result: QueryResult) -> Row:
         return env_row(result)
 
     def summarise(self, rows: Sequence[Row], settings: Config) -> dict[str, Any]:
-        return summarise(rows, steps=settings.alfworld.steps, resamples=settings.eval.bootstrap, seed=settings.seed)
+        return summarise(rows, steps=settings.env.steps, resamples=settings.eval.bootstrap, seed=settings.seed)
 
     def measure(self, reward: str) -> str:
         return "success_rate"
 
     def describe_reward(self, reward: str) -> str:
-        return "What share of the games played after each episode was won"
+        return "Share of the games of each episode that were won"
 
 
 def env_traces(
-    train: Iterable[Trace], split: Iterable[Trace], acting: AlfworldConfig, *, dataset: str, limit: int, seed: int
+    train: Iterable[Trace], split: Iterable[Trace], acting: EnvConfig, *, dataset: str, limit: int, seed: int
 ) -> list[Trace]:
     """One trace for each task type of ``split``: up to ``trajectories_max`` from ``train`` and all tasks of the split.
 
-    Which trajectories follows from ``seed``. With ``acting.memory`` "all" it is one trace of all trajectories and all
-    tasks, as published. A ``limit`` (0: none) takes tasks of all types in turn, so that a few are still of every type.
-    A type without trajectories has an empty memory.
+    ``seed`` decides which trajectories are drawn. With ``acting.memory`` "all" there is one trace with all trajectories
+    and all tasks, as in the published code. ``limit`` is the maximum number of tasks (0: no limit); they are taken from
+    the types in turn, so that a small number still has every type. A type without trajectories has an empty memory.
     """
     tasks, experts = by_type(split), by_type(train)
     chosen = _in_turn(
@@ -103,14 +101,14 @@ def env_traces(
 
 
 def _in_turn(queries: dict[str, list[Query]], limit: int) -> dict[str, list[Query]]:
-    """The first ``limit`` queries when types take turns; types without any are left out."""
+    """The first ``limit`` queries, taken from the types in turn. Types without queries are left out."""
     turns = sorted((place, kind) for kind, some in queries.items() for place in range(len(some)))
     counts = Counter(kind for _, kind in turns[: limit or None])
     return {kind: some[: counts[kind]] for kind, some in queries.items() if counts[kind]}
 
 
 def env_row(answer: QueryResult) -> Row:
-    """What a line of ``results.jsonl`` says of a task besides; None where it could not be played."""
+    """The additional fields of a task's line in ``results.jsonl``; None values if it could not be played."""
     played = answer.trajectory
     if played is None:
         return {"success": None, "steps": None, "invalid_actions": None, "opening": "", "transcript": []}
@@ -124,10 +122,10 @@ def env_row(answer: QueryResult) -> Row:
 
 
 def summarise(rows: Sequence[Row], *, steps: int, resamples: int, seed: int) -> dict[str, Any]:
-    """Success rate (0 to 1) and mean steps, overall and by task type; a task that could not be played is in neither.
+    """Success rate (0 to 1) and mean steps, overall and by task type, without tasks that could not be played.
 
-    A failure counts with ``steps``, all that a task may take. ``errors`` counts rows by what failed (memory, answer,
-    game).
+    A task that was not solved counts with ``steps``, the maximum of a task. ``errors`` counts rows by what failed
+    (memory, answer, game).
     """
     kinds = sorted({row["category"] for row in rows})
     return {

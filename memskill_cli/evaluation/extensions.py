@@ -1,7 +1,7 @@
-"""Parts of plug-ins and installed packages in an evaluation: what they depend on, and which versions they are of.
+"""Parts from plug-ins and installed packages in an evaluation: the settings they depend on, and their versions.
 
-For such parts everything counts that is not declared irrelevant, so that a forgotten declaration costs an evaluation
-made anew and never reuses rows that it should not.
+For such parts every setting counts that is not declared irrelevant. If a declaration is missing, an evaluation is
+computed again without need; rows that do not fit the settings are never reused.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from memskill_cli.memory.encoder_specs import is_registered
 from memskill_cli.utils.registry import Registry
 
 NEVER_COUNTED = ("dataset", "preset", "engine", "tracker", "limits", "ray")
-"""Settings that change no score: where and how fast a command works, and the dataset, which the task names."""
+"""Settings that change no score: where and how fast a command runs. The dataset is a part of the task already."""
 OF_CALLS = frozenset({"models.api_base", "models.timeout", "models.retries"})
-"""Likewise of the section ``models``."""
+"""Settings of the section ``models`` that change no score."""
 
 
 def is_foreign(method: str) -> bool:
-    """Whether a method is of a plug-in or of an installed package."""
+    """Whether a method comes from a plug-in or an installed package."""
     return bool(methods.METHODS.identity(method))
 
 
 def versions(dataset: str, settings: Config, method: str) -> dict[str, str]:
     """The sha256 of the plug-in file, or the package and version, of each part that a score depends on.
 
-    Nothing of parts that are built in, so that their evaluations keep their names.
+    Built-in parts are left out, so that the names of their evaluations do not change.
     """
     return {
         part: version

@@ -1,4 +1,4 @@
-"""What an evaluation does differently for questions and for tasks, behind one protocol; chosen here, by dataset."""
+"""The differences between evaluations on questions and on tasks, behind one protocol. The dataset decides which."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ Row = dict[str, Any]
 
 
 class EvalKind(Protocol):
-    """The part of an evaluation that depends on what a query is."""
+    """The part of an evaluation that depends on the kind of queries."""
 
     @property
     def scores(self) -> Sequence[str]:
-        """Fields of a row in which methods are compared."""
+        """The fields of a row that are compared between methods."""
         ...
 
     @property
     def reward_unit(self) -> str:
-        """What the numbers of a training's table are."""
+        """A sentence that explains the rewards in the table of a training."""
         ...
 
     def check_methods(self, dataset: str, names: Sequence[str]) -> None:
-        """Raises UsageError for methods that make no sense here."""
+        """Raises UsageError for methods that cannot be used on this kind of queries."""
         ...
 
     def data_digest(self, manifest: DatasetManifest, split: str) -> str:
-        """Names the data that an evaluation of ``split`` depends on. DataError if some of them are not prepared."""
+        """A digest of the data that an evaluation of ``split`` depends on. DataError if a part is not prepared."""
         ...
 
     def identity_settings(self, table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Sections of the settings (``table``: all of them) that can change a score here, besides the common ones."""
+        """The settings, by section, that can change a score of this kind only. ``table``: all settings by section."""
         ...
 
     def traces(
         self, split: Sequence[Trace], load: Callable[[str], Iterable[Trace]], settings: Config, limit: int
     ) -> Sequence[Trace]:
-        """What is read and asked for a split; ``load`` reads another split, ``limit`` is the most queries (0: all)."""
+        """The traces to evaluate for ``split``. ``load`` reads another split; ``limit``: most queries (0: all)."""
         ...
 
     def row_fields(self, result: QueryResult) -> Row:
-        """What a line of ``results.jsonl`` says besides."""
+        """The fields of a line in ``results.jsonl`` that only this kind has."""
         ...
 
     def summarise(self, rows: Sequence[Row], settings: Config) -> dict[str, Any]:
-        """The numbers of ``summary.json``."""
+        """The scores and counts of ``summary.json``."""
         ...
 
     def measure(self, reward: str) -> str:
-        """The number of a summary by which banks are compared after a training with ``reward`` (f1 or judge)."""
+        """The score of a summary by which skill banks are compared if training uses ``reward`` (f1 or judge)."""
         ...
 
     def describe_reward(self, reward: str) -> str:
-        """What an episode's reward is, as a sentence of a report; ``reward`` is the setting ``reward.kind``."""
+        """A sentence for reports that explains the episode reward; ``reward`` is the setting ``reward.kind``."""
         ...
 
 
@@ -67,11 +67,11 @@ KINDS: Mapping[str, EvalKind] = {"qa": QAEvaluation(), "env": EnvEvaluation()}
 
 
 def kind_of(dataset: str) -> EvalKind:
-    """The kind of evaluation of the dataset of this name. UsageError if there is no such dataset."""
+    """The kind of evaluation for the dataset with this name. UsageError if there is no such dataset."""
     return KINDS[get(dataset).kind]
 
 
 def kind_for_report(dataset: str) -> EvalKind:
-    """As :func:`kind_of`; questions where the dataset is not known, since its plug-in is not loaded."""
+    """As :func:`kind_of`, but questions if the dataset is unknown because its plug-in is not loaded."""
     found = find(dataset)
     return KINDS[found.kind if found else "qa"]

@@ -1,4 +1,4 @@
-"""What of a run is evaluated: its skills, and the controller that chooses from them."""
+"""The part of a run that is evaluated: its skills, and the controller that selects from them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from memskill_cli.skills.seeds import seed_bank
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedPolicy:
-    """A skill bank, and the checkpoint of the controller that chooses from it."""
+    """A skill bank, and the checkpoint of the controller that selects from it."""
 
     bank: SkillBank
     found: Checkpoint | None
     checkpoint: str
-    """"untrained", "none" where no controller has a part in it, or the inner epochs the controller was trained for."""
+    """"untrained"; "none" if no controller is used; or the number of inner epochs the controller was trained for."""
     digest: str
 
     @classmethod
     def of(cls, found: Checkpoint | None, settings: Config, bank: SkillBank | None = None) -> EvaluatedPolicy:
-        """The checkpoint's controller with its bank (or another ``bank``); without a checkpoint, a fresh controller
-        with the seed skills (or ``bank``)."""
+        """The controller of a checkpoint with its bank (or another ``bank``). If ``found`` is None: an untrained
+        controller with the seed skills (or ``bank``)."""
         if found is not None:
             bank = bank or found.bank
             return cls(bank, found, f"{found.num_updates:06d}", digest([found.digest, bank.digest()]))
@@ -39,17 +39,17 @@ class EvaluatedPolicy:
         return cls(SkillBank(), None, "none", "")
 
     def skills_only(self) -> EvaluatedPolicy:
-        """The same skills, whichever checkpoint they came with."""
+        """The same skills without their controller."""
         return EvaluatedPolicy(self.bank, None, "none", self.bank.digest())
 
     def controller(self, settings: Config, dim: int, skill_dim: int) -> Controller:
-        """For ``dim``-d embeddings, and ``skill_dim``-d ones of skills. CheckpointError if it was trained on others."""
+        """The controller for ``dim``-d embeddings (``skill_dim``-d of skills). CheckpointError if they differ."""
         if self.found is None:
             return Controller.seeded(dim, settings.controller.hidden, settings.seed, skill_dim=skill_dim)
         if (self.found.state["dim"], self.found.skill_dim) != (dim, skill_dim):
             raise CheckpointError(
                 f"the controller was trained on {self.found.state['dim']}-d embeddings ({self.found.skill_dim}-d of "
-                f"skills), but {settings.encoders.state} has {dim} ({skill_dim} of skills)",
+                f"skills), but {settings.encoders.state} has {dim} dimensions ({skill_dim} for skills)",
                 hint="evaluate with the --encoder of the training",
             )
         controller = Controller.seeded(dim, self.found.state["hidden"], settings.seed, skill_dim=skill_dim)

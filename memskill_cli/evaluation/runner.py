@@ -1,8 +1,9 @@
-"""Evaluating a split: a memory for every trace, then its queries, scored; resumable, and nothing paid for twice.
+"""Evaluation of a split: build a memory for each trace, then answer and score its queries. It can be resumed.
 
-An evaluation is named by what it depends on: data, split, method, what of a run the method uses, and every setting
-that can change a score. The same evaluation again goes on where it stopped; another checkpoint is another evaluation
-with memories of its own. Traces are built from disk when their turn comes, so many at once as calls may be in flight.
+The name of an evaluation is made from everything it depends on: data, split, method, the part of the run that the
+method uses, and every setting that can change a score. Running the same evaluation again continues it, and model calls
+that were paid for are not paid for again. Another checkpoint gives another evaluation with its own memories. Traces are
+loaded from disk when they are needed, at most as many at a time as model calls may be in flight.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ from memskill_cli.utils import files
 
 @dataclasses.dataclass(frozen=True)
 class EvalCallbacks:
-    """What an evaluation tells while it runs. ``span(n, total=)``: n more were read, of about so many."""
+    """Functions that an evaluation calls: ``on_span(n, total=)`` after n of about ``total`` spans; ``on_query()``."""
 
     on_span: Callable[..., None] = lambda n=1, total=None: None
     on_query: Callable[[], None] = lambda: None
 
 
 class Evaluation:
-    """One ``evals/<id>/`` and the memory that belongs to it."""
+    """One evaluation: its folder ``evals/<id>/`` and its stored memories."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class Evaluation:
         self.folder = run.evals / self.id
         self.run, self.spec, self.settings, self.policy = run, task, settings, policy
         self.context, self.ledger, self.callbacks, self.notice = context, ledger, EvalCallbacks(), notice
-        # Runs of several people may share one Chroma server, and a run's name may be used again.
+        # A Chroma server can have banks of several users, and the name of a deleted run can be used again.
         owner = f"{run.name}@{run.manifest().created}/{self.id}"
         self.engine = engine or LocalEngine(context)
         self.store = EvalArtifactStore(run.memory / self.id, settings.memory.server, owner, notice)
@@ -78,14 +79,14 @@ class Evaluation:
         self.sizes = self.folder / "memories.jsonl"
         self.attempts = self.folder / "attempts.jsonl"
         self._failures = 0
-        self._traces = 0  # that have queries to answer
-        self._cut: list[int] = []  # spans of each of them that was cut so far
-        self._answered: set[str] = set()  # queries that have a row by now
+        self._traces = 0  # number of traces that have queries to answer
+        self._cut: list[int] = []  # number of spans of each trace that was divided so far
+        self._answered: set[str] = set()  # ids of queries that have a row
 
     async def evaluate(self, traces: Sequence[Trace], plan: EvalPlan) -> dict[str, Any]:
-        """Read, ask and score the pending queries of ``plan``; the summary, also written to ``summary.json``.
+        """Answer and score the pending queries of ``plan``. Returns the summary and writes it to ``summary.json``.
 
-        Raises ModelError, with the files written, if not one query got an answer.
+        Raises ModelError, after the files are written, if no query got an answer.
         """
         self._write_identity()
         files.write_atomic(self.folder / "config.toml", to_toml(self.settings))
@@ -99,12 +100,13 @@ class Evaluation:
         return self._finish(plan)
 
     def _write_identity(self) -> None:
-        """Say what the rows depend on; name evaluations that were made with other prompts, if this one is new."""
+        """Write what the rows depend on. If this evaluation is new, name those that differ in the prompts only."""
         own, file = identity(self.spec, self.settings, self.policy), self.folder / IDENTITY
         if file.exists():
             return
         if others := evaluations_with_other_prompts(self.run.evals, own):
-            self.notice(f"a new evaluation: {', '.join(others)} was made with other prompts, or by another version")
+            names = ", ".join(others)
+            self.notice(f"this is a new evaluation; {names} was made with other prompts or by another version")
         files.write_json(file, own)
 
     def _pending(self, plan: EvalPlan) -> list[TraceJob]:
@@ -122,7 +124,7 @@ class Evaluation:
         worker_spec = EvalWorkerSpec(self.spec.method, self.settings, self.policy)
         try:
             async with self.engine.open_pool(worker_spec, self._callbacks()) as pool, asyncio.TaskGroup() as group:
-                # The longest chain of calls bounds the whole, so it must not be the last to start.
+                # The longest trace takes the most time, so it must not start last.
                 for work in sorted(pending, key=lambda work: work.size, reverse=True):
                     group.create_task(self._trace(pool, traces, work, slots))
         except BaseExceptionGroup as failures:
@@ -161,7 +163,7 @@ class Evaluation:
         files.append_line(self.sizes, {"trace_id": trace_id, "memories": size, **counts})
 
     async def _has_answer(self, row: Row, error: ModelError | None) -> None:
-        if row["query_id"] in self._answered:  # by the last words of a machine that was lost
+        if row["query_id"] in self._answered:  # the row came from a worker that was lost afterwards
             return
         if error is None:
             self._failures = 0
@@ -175,7 +177,7 @@ class Evaluation:
             self._record(row)
 
     def _failed(self, error: ModelError) -> None:
-        """One failed call is a row with an error; keys or names that are wrong, or a server that is down, stop all."""
+        """Count a failed call. Raise ``error`` if all calls would fail: wrong key, wrong model name, or no server."""
         self._failures += 1
         hopeless = isinstance(error, AuthError | UnknownModelError)
         if hopeless or self._failures >= max(16, self.settings.limits.concurrency):
@@ -187,12 +189,12 @@ class Evaluation:
         self.callbacks.on_query()
 
     def _seconds(self) -> float:
-        """Wall time of all attempts; in version 0.1 the file was called tries.jsonl."""
+        """Wall time of all attempts, in seconds. In version 0.1 the name of the file was tries.jsonl."""
         logs = self.attempts, self.folder / "tries.jsonl"
         return sum(row["seconds"] for log in logs for row in files.read_jsonl(log))
 
     def _counts_by_trace(self) -> dict[str, dict[str, Any]]:
-        """The last word on each trace; what only the attempt that read it has counted is kept from that one."""
+        """The latest counts of each trace. Counts that a later attempt does not have are kept from the earlier one."""
         found: dict[str, dict[str, Any]] = {}
         for row in files.read_jsonl(self.sizes):
             trace_id = row.pop("trace_id")
@@ -200,7 +202,7 @@ class Evaluation:
         return found
 
     def _finish(self, plan: EvalPlan) -> dict[str, Any]:
-        """Put the rows in the dataset's order, the last word on each query, and write the summary."""
+        """Keep the latest row of each query, put the rows in the dataset's order, and write the summary."""
         latest = {row["query_id"]: row for row in files.read_jsonl(self.results)}
         rows = [latest[query.query_id] for query in plan.queries]
         files.write_atomic(self.results, b"".join(map(files.to_json, rows)))
@@ -226,6 +228,6 @@ class Evaluation:
         if rows and all(row["error"] and row["f1"] is None and not row["error"].startswith(UNREADABLE) for row in rows):
             raise ModelError(
                 f"none of {len(rows)} queries got an answer: {rows[0]['error']}",
-                hint="see whether the server is up (--api-base); the same command asks again",
+                hint="check that the server is running (--api-base), then run the same command again",
             )
         return summary

@@ -1,4 +1,4 @@
-"""What one evaluation is: its task, what it asks, the settings that count, and the name that follows from them."""
+"""The definition of an evaluation: its task, its queries, the settings that count, and the name made from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from memskill_cli.agent import prompts
-from memskill_cli.config import Config, digest, digest_section, to_dict
+from memskill_cli.config import Config, digest, digest_section, former_section, to_dict
 from memskill_cli.datasets.base import ABSTENTION
 from memskill_cli.datasets.manifest import DatasetManifest
 from memskill_cli.datasets.registry import get
@@ -26,13 +26,13 @@ IRRELEVANT_SETTINGS = frozenset(
     f"models.{name}" for name in ("api_base", "timeout", "retries", "designer", "designer_max_tokens")
 )
 SCORING_VERSION = 2
-"""Version of how replies are read and scored. Raised when the same replies would give other rows."""
+"""Version of reading and scoring replies. It is increased when the same replies would give other rows."""
 IDENTITY = "identity.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalSpec:
-    """One evaluation: a method on a split. ``limit`` 0 asks all queries; ``include_abstention``: those too, apart."""
+    """A method on a split. ``limit`` 0: all queries. ``include_abstention``: ask these too and score them apart."""
 
     dataset: str
     split: str
@@ -43,12 +43,12 @@ class EvalSpec:
 
     @property
     def variant(self) -> str:
-        """What follows the dash in the split's name: ``50`` of ``test-50``, "" of ``test``."""
+        """The part of the split's name after the dash: ``50`` for ``test-50``, "" for ``test``."""
         return self.split.partition("-")[2]
 
 
 def method_names(text: str) -> list[str]:
-    """The methods of a list as typed (``a,b,c``). UsageError for none, one twice, or one that does not exist."""
+    """The methods in a list (``a,b,c``). UsageError if it is empty, or if a method is repeated or does not exist."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         methods.get(name)
@@ -60,15 +60,15 @@ def method_names(text: str) -> list[str]:
 
 
 def check_abstention(dataset: str, asked: bool) -> None:
-    """Raises UsageError if abstention questions are asked for of a dataset that has none."""
+    """Raises UsageError if abstention questions are requested (``asked``) and the dataset has none."""
     if asked and not get(dataset).has_abstention:
-        raise UsageError(f"{dataset} has no abstention questions", hint="leave --include-abstention out")
+        raise UsageError(f"{dataset} has no abstention questions", hint="run the command without --include-abstention")
 
 
 def eval_specs(
     manifest: DatasetManifest, splits: Sequence[str], names: Sequence[str], limit: int, abstention: bool
 ) -> list[EvalSpec]:
-    """Every method on every split, by split."""
+    """Every method on every split, ordered by split."""
     kind = kind_of(manifest.dataset)
     return [
         EvalSpec(manifest.dataset, split, name, kind.data_digest(manifest, split), limit, abstention)
@@ -78,7 +78,7 @@ def eval_specs(
 
 
 def splits_of(manifest: DatasetManifest, split: str) -> list[str]:
-    """``split``, or all its variants (``test-50``, ``test-100`` … for ``test``) where only those are prepared.
+    """``split``, or all its variants (``test-50``, ``test-100`` … for ``test``) if only those are prepared.
 
     Raises UsageError if there is no such split.
     """
@@ -91,7 +91,7 @@ def splits_of(manifest: DatasetManifest, split: str) -> list[str]:
 
 
 class TraceJob(NamedTuple):
-    """A trace, by its place in the split, with its length in characters, and the queries to ask of it."""
+    """A trace, given by its position in the split, with the queries to ask and its length in characters."""
 
     place: int
     queries: list[Query]
@@ -99,7 +99,7 @@ class TraceJob(NamedTuple):
 
 
 class EvalPlan(NamedTuple):
-    """All that an evaluation asks, and how many queries are not scored and left out."""
+    """The queries of an evaluation by trace, and the number of queries left out because they are not scored."""
 
     jobs: list[TraceJob]
     excluded: int
@@ -110,7 +110,7 @@ class EvalPlan(NamedTuple):
 
 
 def plan(traces: Iterable[Trace], task: EvalSpec) -> EvalPlan:
-    """The queries of a task by trace; of the traces themselves nothing is held."""
+    """The queries of a task by trace. The traces themselves are not kept in memory."""
     left = task.limit or None
     work: list[TraceJob] = []
     left_out = 0
@@ -125,25 +125,25 @@ def plan(traces: Iterable[Trace], task: EvalSpec) -> EvalPlan:
 
 
 def settings_digest(settings: Config, method: str) -> str:
-    """Names every setting that can change a score of ``method``."""
+    """The digest of every setting that can change a score of ``method``."""
     foreign, table = extensions.is_foreign(method), to_dict(settings)
     counted = tuple(name for name in table if name not in extensions.NEVER_COUNTED) if foreign else SCORING_SETTINGS
     ignored = (extensions.OF_CALLS if foreign else IRRELEVANT_SETTINGS) | methods.get(method).irrelevant_settings
-    sections = {name: _section(table[name], name, ignored) for name in counted}
+    sections = {former_section(name): _section(table[name], name, ignored) for name in counted}
     for name, values in kind_of(settings.dataset).identity_settings(table).items():
-        sections.setdefault(name, _section(values, name, frozenset()))
+        sections.setdefault(former_section(name), _section(values, name, frozenset()))
     return digest(sections)
 
 
 def _section(values: object, section: str, ignored: frozenset[str]) -> object:
-    """A section without what is ignored, under the names that digests have always had."""
+    """A section without the ignored settings, in the form that digests use (old names of settings)."""
     if not isinstance(values, dict):
         return values
     return digest_section(section, {key: value for key, value in values.items() if f"{section}.{key}" not in ignored})
 
 
 def identity(task: EvalSpec, settings: Config, policy: EvaluatedPolicy) -> dict[str, Any]:
-    """All that the rows of an evaluation depend on, by name. Where one of these differs, it is another evaluation."""
+    """Everything that the rows of an evaluation depend on. If one value differs, it is another evaluation."""
     versions = extensions.versions(task.dataset, settings, task.method)
     return {
         "task": {key: value for key, value in dataclasses.asdict(task).items() if key != "include_abstention" or value},
@@ -161,9 +161,9 @@ def evaluation_id(task: EvalSpec, settings: Config, policy: EvaluatedPolicy) -> 
 
 
 def evaluations_with_other_prompts(folder: Path, own: dict[str, Any]) -> list[str]:
-    """Names of the evaluations in ``folder`` that differ from ``own`` in the prompts or the reading of replies alone.
+    """Names of the evaluations in ``folder`` that differ from ``own`` only in the prompts or the reading of replies.
 
-    ``own`` is an :func:`identity`. They were made by another version, or with prompts edited since.
+    ``own`` is an :func:`identity`. They were made by another version, or the prompts were edited since.
     """
     found = []
     for file in sorted(folder.glob(f"*/{IDENTITY}")):

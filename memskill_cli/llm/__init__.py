@@ -31,7 +31,7 @@ def load_litellm() -> Any:
     litellm has these settings only for the whole process. So :mod:`memskill_cli.utils.process` records each change,
     and a library call restores the old values when it ends. The changes are: the levels of the loggers
     of litellm and of its HTTP libraries; ``telemetry``, ``set_verbose``, ``suppress_debug_info``,
-    ``disable_aiohttp_transport``, ``DEFAULT_MAX_RETRIES``; two functions that create connections
+    ``disable_aiohttp_transport``, ``DEFAULT_MAX_RETRIES``; the function that creates transports
     (:mod:`memskill_cli.llm.transport`); the entries that a Router adds to ``model_cost``; a filter of warnings and one
     of asyncio's log; the variable that selects the HTTP handler.
     """
@@ -67,7 +67,7 @@ def _attributes() -> dict[str, Any]:
         "telemetry": False,
         "set_verbose": False,  # True prints requests
         "suppress_debug_info": True,
-        "disable_aiohttp_transport": True,  # transport.py replaces it
+        "disable_aiohttp_transport": False,  # httpx's own transport is slower
         "DEFAULT_MAX_RETRIES": 0,  # embedding calls read max_retries=0 as "use this default"
     }
 

@@ -1,4 +1,4 @@
-"""Adaptive concurrency limit (AIMD) and call priorities.
+"""Adaptive concurrency limit (AIMD) and call priorities, which neither asyncio.Semaphore nor aiolimiter has.
 
 The limit on calls in flight follows TCP congestion control (AIMD; Chiu and Jain 1989, RFC 5681). A 429 that leaves a
 role without a usable key sets the limit to half of the calls in flight. After each full window of good replies the

@@ -1,4 +1,7 @@
-"""Cache of replies on disk: no call is paid for twice. It never contains failures or keys."""
+"""Cache of replies on disk: no call is paid for twice. It never contains failures or keys.
+
+litellm's disk cache stores no bill with a reply, and uses pickle.
+"""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def _background() -> asyncio.AbstractEventLoop:
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    from memskill_cli.llm.aiohttp_transport import close_connections
+    from memskill_cli.llm.transport import close_connections
 
     loop.run_forever()
     for task in asyncio.all_tasks(loop):

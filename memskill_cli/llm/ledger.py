@@ -1,7 +1,8 @@
 """Cost of language model calls: one line per call in ``usage.jsonl``, totals, and the budget.
 
 A call gets a bill first and a line second. The cache stores the bill with the reply. So if a process is killed between
-the two, the line can be written later (:meth:`Ledger.is_missing`).
+the two, the line can be written later (:meth:`Ledger.is_missing`). litellm's budget counts calls that have ended; this
+one also reserves the cost of calls in flight.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Finds the file of the embedded model (1.1 GB): in the cache, on the Hub, or in parts installed with pip.
 
-From every source, the file is used only if its sha256 is that of the official file.
+From every source, the file is used only if its sha256 is that of the official file. huggingface_hub knows one of the
+three sources, and checks only the size.
 """
 
 from __future__ import annotations

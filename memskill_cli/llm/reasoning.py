@@ -1,7 +1,8 @@
 """Removes reasoning from the text of replies, for every role.
 
 Model families mark reasoning in different ways: tags (``<think>``, ``[THINK]``, ``◁think▷``), channels (harmony), or
-special tokens. A reply that ends inside its reasoning, or contains nothing else, is an error.
+special tokens. A reply that ends inside its reasoning, or contains nothing else, is an error. litellm knows few
+of these marks, and takes a reply that ends inside them for an answer.
 """
 
 from __future__ import annotations

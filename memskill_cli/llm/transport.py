@@ -1,7 +1,11 @@
-"""HTTP transport for litellm's clients: limits the size of replies and refuses redirects and compression."""
+"""Wraps litellm's HTTP transport: limits the size of replies, refuses redirects and compression, names what failed.
+
+litellm's transport (on aiohttp; httpx's own takes 1.4 ms more per call, docs/benchmarks.md) does none of this.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -9,14 +13,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import httpx
 
-from memskill_cli.llm.aiohttp_transport import AiohttpTransport
+from memskill_cli.llm import import_litellm
 from memskill_cli.utils import process
 
 MAX_BYTES = 16 * 2**20
 """Maximum size of a reply in bytes."""
+_BROKEN = (httpx.RequestError, httpx.InvalidURL, ValueError)  # ValueError: headers that are not ASCII
 
 
 class AttemptError(httpx.TransportError):
@@ -50,28 +56,29 @@ def track_attempt() -> AttemptTrace:
 
 
 class BoundedTransport(httpx.AsyncBaseTransport):
-    """An httpx transport for untrusted servers. ``options`` are those of httpx.
+    """An httpx transport for untrusted servers, around ``inner``, which makes the connections.
 
     It requests and accepts only uncompressed replies, since a small compressed reply can expand to any size. It refuses
     redirects, so that keys are only sent to the configured address. Raises :class:`AttemptError`.
     """
 
-    def __init__(self, verify: ssl.SSLContext | bool | str = True, **options: Any) -> None:
-        context = httpx.create_ssl_context(verify=verify, cert=options.get("cert"))
-        has_proxy = options.get("proxy") is not None
-        self._transport = (
-            httpx.AsyncHTTPTransport(verify=context, **options) if has_proxy else AiohttpTransport(context)
-        )
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+        self.loop: asyncio.AbstractEventLoop | None = None  # of the last request
+        _TRANSPORTS.add(self)
 
     async def aclose(self) -> None:
-        await self._transport.aclose()
+        await self._inner.aclose()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         trace = _TRACE.get() or AttemptTrace()
+        self.loop = asyncio.get_running_loop()
         request.headers["accept-encoding"] = "identity"
         try:
-            response = await self._transport.handle_async_request(request)
-        except (httpx.NetworkError, httpx.ProtocolError, httpx.ProxyError) as error:
+            response = await self._inner.handle_async_request(request)
+        except httpx.TimeoutException:
+            raise
+        except _BROKEN as error:
             trace.error = UnreachableError(f"connection failed: {error or type(error).__name__}")
             raise trace.error from error
         trace.status = response.status_code
@@ -82,6 +89,21 @@ class BoundedTransport(httpx.AsyncBaseTransport):
             trace.error = AttemptError(refusal)
             raise trace.error
         return response
+
+
+_TRANSPORTS: WeakSet[BoundedTransport] = WeakSet()
+
+
+async def close_connections() -> None:
+    """Close the connections of the running event loop. Later calls open new ones."""
+    loop = asyncio.get_running_loop()
+    for transport in [transport for transport in _TRANSPORTS if transport.loop is loop]:
+        await transport.aclose()
+    # litellm keeps its clients under the loop's address, which another loop may get.
+    clients = import_litellm().in_memory_llm_clients_cache
+    for name in [name for name in clients.cache_dict if str(name).endswith(f"-{id(loop)}")]:
+        for table in (clients.cache_dict, clients.ttl_dict):
+            table.pop(name, None)
 
 
 class _BoundedStream(httpx.AsyncByteStream):
@@ -98,7 +120,9 @@ class _BoundedStream(httpx.AsyncByteStream):
                 if size > MAX_BYTES:
                     raise httpx.RemoteProtocolError("too long")
                 yield chunk
-        except (httpx.NetworkError, httpx.ProtocolError) as error:
+        except httpx.TimeoutException:
+            raise
+        except httpx.RequestError as error:
             too_long = f"the reply is larger than {MAX_BYTES // 2**20} MiB"
             broken = f"the connection broke after {size} bytes of the reply"
             self._trace.error = AttemptError(too_long if size > MAX_BYTES else broken)
@@ -118,36 +142,22 @@ def _reject_reason(response: httpx.Response) -> str:
 
 
 def install() -> None:
-    """Make litellm's HTTP clients use this transport, also those behind a proxy. May be called repeatedly.
+    """Make litellm's HTTP clients use this transport. May be called repeatedly.
 
     In a borrowed process (library use), clients for other callers of litellm are not changed.
     """
-    from litellm.llms.custom_httpx import http_handler
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
-    handler = http_handler.AsyncHTTPHandler
-    create, mounts = handler.create_async_transport, handler.create_httpx_proxy_mounts
-    process.set_attribute(handler, "create_async_transport", staticmethod(partial(_create_transport, create)))
-    process.set_attribute(handler, "create_httpx_proxy_mounts", staticmethod(partial(_proxy_mounts, mounts)))
+    create = partial(_create_transport, AsyncHTTPHandler.create_async_transport)
+    process.set_attribute(AsyncHTTPHandler, "create_async_transport", staticmethod(create))
 
 
 def _create_transport(
-    original: Callable[..., Any],
-    ssl_context: ssl.SSLContext | None = None,
-    ssl_verify: bool | None = None,
-    **options: Any,
-) -> Any:
-    import litellm
-
-    if process.is_borrowed() and _TRACE.get() is None:
-        return original(ssl_context=ssl_context, ssl_verify=ssl_verify, **options)
-    verify = ssl_context if ssl_context is not None else ssl_verify is not False
-    return BoundedTransport(verify=verify, cert=os.getenv("SSL_CERTIFICATE", litellm.ssl_certificate))
-
-
-def _proxy_mounts(original: Callable[..., Any], transport: Any, verify: Any, cert: Any) -> Any:
-    """A client's transports for the addresses for which the environment defines a proxy."""
-    from litellm.llms.custom_httpx import http_handler
-
-    if not isinstance(transport, BoundedTransport):
-        return original(transport, verify=verify, cert=cert)
-    return http_handler._environment_proxy_mounts(lambda proxy: BoundedTransport(proxy=proxy, verify=verify, cert=cert))
+    original: Callable[..., Any], ssl_context: ssl.SSLContext | None = None, **options: Any
+) -> httpx.AsyncBaseTransport | None:
+    if not process.is_borrowed() or _TRACE.get() is not None:
+        cert = os.getenv("SSL_CERTIFICATE", import_litellm().ssl_certificate)
+        if cert and ssl_context:  # litellm gives the client's certificate only to httpx's own transport
+            ssl_context = httpx.create_ssl_context(verify=ssl_context, cert=cert)
+        return BoundedTransport(original(ssl_context=ssl_context, **options) or httpx.AsyncHTTPTransport())
+    return original(ssl_context=ssl_context, **options)

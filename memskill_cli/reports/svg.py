@@ -1,6 +1,7 @@
 """SVG building blocks of the charts: elements, scales, axes, and labels without overlaps.
 
-Sizes are CSS pixels. Colours are classes of the style sheet, so that charts follow the light or dark scheme.
+Sizes are CSS pixels. Colours are classes of the style sheet, so that charts follow the light or dark scheme. Plotting
+libraries draw fixed colours (matplotlib) or need scripts (plotly), which the page forbids.
 """
 
 from __future__ import annotations

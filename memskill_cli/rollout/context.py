@@ -1,4 +1,4 @@
-"""What every episode shares."""
+"""The part of a run that all episodes share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memskill_cli.memory.encoder_pair import EncoderPair
 
 @dataclass(frozen=True)
 class RolloutContext:
-    """What every episode shares: the models, the encoders and the settings. Nothing in it changes."""
+    """The models, the encoders and the settings that all episodes share. It does not change during a run."""
 
     llm: LLMClient
     encoders: EncoderPair
@@ -20,5 +20,5 @@ class RolloutContext:
     reward: RewardConfig
     dataset: str
     env_runner: EnvRunner | None = None
-    """Where queries are played, of a benchmark whose queries are tasks."""
+    """Plays tasks; None for a dataset whose queries are questions."""
     judge_prompt: JudgePrompt = "category"

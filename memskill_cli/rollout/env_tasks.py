@@ -1,4 +1,4 @@
-"""Queries that are tasks in a text environment: expert trajectories are read, and the task is played."""
+"""Queries that are tasks in a text environment: memory is built from expert trajectories, then each task is played."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from memskill_cli.types import Query, QueryResult, Retrieved, RetrieveFn, Span, 
 
 
 class EnvTasks:
-    """Tasks to be played. See :class:`~memskill_cli.rollout.kinds.QueryKind`."""
+    """Queries that are tasks. See :class:`~memskill_cli.rollout.kinds.QueryKind`."""
 
     judged = False
 
     def spans(self, trace: Trace, how: TrainConfig | EvalConfig) -> list[Span]:
-        """Whole trajectories, as many in a span as fit."""
+        """Spans of whole trajectories, each with as many trajectories as fit."""
         return pack_trajectories(trace, how.chunk_size, how.max_spans)
 
     def prefetch(self, context: RolloutContext, queries: Sequence[Query], after: int) -> None:
-        """Nothing: what memory is asked with may be known only when the task has begun."""
+        """Does nothing: the text to retrieve with may be known only after the task has started."""
 
     async def answer(
         self,
@@ -34,15 +34,16 @@ class EnvTasks:
         judged: bool,
         reuse_cached_error: bool,
     ) -> QueryResult:
-        """See :func:`run_env_task`. A task is never judged, and an unreadable command is not asked for again."""
-        assert context.env_runner is not None  # opened wherever tasks are played
+        """See :func:`run_env_task`. A task is never judged, and an unreadable command is not requested again."""
+        assert context.env_runner is not None  # set in every context that plays tasks
         return await run_env_task(context, context.env_runner, retrieve, query)
 
 
 async def run_env_task(context: RolloutContext, where: EnvRunner, retrieve: RetrieveFn, task: Query) -> QueryResult:
-    """One task played from its beginning: 1 for success and 0 for none.
+    """Plays one task from its start. The score is 1 for success and 0 otherwise.
 
-    A game that breaks down is the answer's ``error`` and has no score. Raises ModelError when a call fails for good.
+    If the game fails, the result has an ``error`` and no score. Raises ModelError when a model call fails after all
+    retries.
     """
     retrieved: Sequence[Retrieved] = ()
     try:

@@ -1,4 +1,4 @@
-"""The two kinds of queries, questions and tasks, behind one protocol. Which one it is is chosen here, by dataset."""
+"""The two kinds of queries, questions and tasks, behind one protocol. The dataset decides which kind is used."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from memskill_cli.types import Query, QueryResult, RetrieveFn, Span, Trace
 
 
 class QueryKind(Protocol):
-    """How the queries of a dataset are put to a memory."""
+    """How the queries of a dataset are answered with a memory."""
 
     judged: bool
-    """Whether the judge may score a result."""
+    """Whether the judge can score a result."""
 
     def spans(self, trace: Trace, how: TrainConfig | EvalConfig) -> list[Span]:
-        """The spans in which a trace is read."""
+        """The spans that a trace is divided into."""
         ...
 
     def prefetch(self, context: RolloutContext, queries: Sequence[Query], after: int) -> None:
-        """Have queries encoded while a memory of ``after`` spans is read, where their text is known by then."""
+        """Encode queries in the background while ``after`` spans are read, if their text is already known."""
         ...
 
     async def answer(
@@ -36,7 +36,7 @@ class QueryKind(Protocol):
         judged: bool,
         reuse_cached_error: bool,
     ) -> QueryResult:
-        """As :func:`answer_query`."""
+        """See :func:`answer_query`."""
         ...
 
 
@@ -44,22 +44,22 @@ KINDS: Mapping[str, QueryKind] = {"qa": QuestionAnswering(), "env": EnvTasks()}
 
 
 def kind_of(dataset: str) -> QueryKind:
-    """The kind of queries that the dataset of this name has. UsageError if there is no such dataset."""
+    """The kind of queries of the dataset with this name. UsageError if there is no such dataset."""
     return KINDS[get(dataset).kind]
 
 
 def prefetch_queries(context: RolloutContext, queries: Sequence[Query], after: int) -> None:
-    """Have queries encoded while a memory of ``after`` spans is read."""
+    """Encode queries in the background while ``after`` spans are read."""
     kind_of(context.dataset).prefetch(context, queries, after)
 
 
 async def answer_query(
     context: RolloutContext, retrieve: RetrieveFn, query: Query, *, judged: bool, reuse_cached_error: bool = True
 ) -> QueryResult:
-    """One query answered and scored, if ``judged`` by the judge too. Raises ModelError when a call fails for good.
+    """Answer and score one query; if ``judged``, the judge scores it too. A task is played instead, and never judged.
 
-    What has no score has an ``error``; with ``reuse_cached_error`` False a reply that was unreadable before is asked
-    for again. A task is played instead, and never judged.
+    A result without a score has an ``error``. If ``reuse_cached_error`` is False, a reply that was unreadable before is
+    requested again. Raises ModelError when a model call fails after all retries.
     """
     kind = kind_of(context.dataset)
     return await kind.answer(context, retrieve, query, judged=judged, reuse_cached_error=reuse_cached_error)

@@ -1,4 +1,4 @@
-"""Queries that are questions: how a trace is cut for them, and how one is answered and scored."""
+"""Queries that are questions: how a trace is divided into spans, and how a question is answered and scored."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from memskill_cli.datasets.spans import split_spans
 from memskill_cli.errors import UnreadableReplyError
 from memskill_cli.rollout.context import RolloutContext
 from memskill_cli.scoring.judge import judge
+from memskill_cli.scoring.plugin_errors import plugin_errors
 from memskill_cli.types import Query, QueryResult, RetrieveFn, Span, Trace
 
 UNREADABLE = "unreadable"
-"""Kind of error of an answer whose reply ends inside its reasoning: the model did reply, so it is no failed call."""
+"""Kind of error of a reply that ends before its reasoning ends. The model did reply, so the call has not failed."""
 
 
 class QuestionAnswering:
-    """Questions about what was read. See :class:`~memskill_cli.rollout.kinds.QueryKind`."""
+    """Queries that are questions. See :class:`~memskill_cli.rollout.kinds.QueryKind`."""
 
     judged = True
 
@@ -44,7 +45,7 @@ class QuestionAnswering:
         judged: bool,
         reuse_cached_error: bool,
     ) -> QueryResult:
-        """A reply that ends inside its reasoning is the result's ``error`` and has no score."""
+        """As ``answer_query`` in ``rollout/kinds.py``. A reply that ends inside its reasoning is an ``error``."""
         dataset, retrieved = get(context.dataset), await retrieve(query)
         try:
             prediction = await answer(
@@ -52,7 +53,9 @@ class QuestionAnswering:
             )
         except UnreadableReplyError as error:
             return QueryResult(query, "", tuple(retrieved), None, error=f"{UNREADABLE}: {error.message}")
-        scored = QueryResult(query, prediction, tuple(retrieved), dataset.score(query, prediction))
+        with plugin_errors(dataset, f"query {query.query_id}"):
+            score = dataset.score(query, prediction)
+        scored = QueryResult(query, prediction, tuple(retrieved), score)
         return await add_judge_score(context, scored) if judged else scored
 
 
@@ -61,9 +64,9 @@ async def add_judge_score(
 ) -> QueryResult:
     """``answer`` with the judge's score.
 
-    A verdict that stays unreadable is the answer's ``error`` and leaves ``judge`` None: never a 0. With
-    ``reuse_cached_error`` False a verdict that was unreadable before is asked for again. Raises ModelError when the
-    call fails for good.
+    If the verdict cannot be read after the retry, the result has an ``error``, and ``judge`` stays None and does not
+    become 0. If ``reuse_cached_error`` is False, a verdict that was unreadable before is requested again. Raises
+    ModelError when the call fails after all retries.
     """
     try:
         verdict = await judge(

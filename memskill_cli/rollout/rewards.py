@@ -1,7 +1,7 @@
-"""What a query, an episode and a step are worth (section 5 of the method).
+"""Rewards of queries, episodes and steps (section 5 of the method).
 
 A *reward* scores one query; R, the episode reward, is the mean over the queries of an episode. A *credit assignment*
-shares R over the steps of the episode. A step's reward is its share plus its own process reward. Rewards and credit
+divides R among the steps of the episode. A step's reward is its share plus its own process reward. Rewards and credit
 assignments are extension points (docs/extending.md).
 """
 
@@ -16,41 +16,42 @@ import numpy as np
 from memskill_cli.config import DesignerConfig, RewardConfig
 from memskill_cli.config.extension_points import CREDITS, REWARDS
 from memskill_cli.errors import ModelError, PluginError
+from memskill_cli.scoring.plugin_errors import plugin_errors
 from memskill_cli.types import Action, ExecutorResult, QueryResult, Step
 
 NOOP_DISCOUNT = 0.2
-"""Doing nothing, as asked, is worth this share of doing something as asked."""
+"""Factor of the process reward when the only action that matches the chosen skills is NOOP."""
 
 
 class Reward(ABC):
-    """How a query is scored while training."""
+    """How the result of a query is scored during training."""
 
     needs_judge: ClassVar[bool] = False
     """Whether the judge model scores every answer, which costs one call each."""
 
     @abstractmethod
     def of(self, result: QueryResult) -> float | None:
-        """The score of one answer, from 0 to 1; None if it has none (``result.error``): it is then in no mean."""
+        """The score of one result, from 0 to 1. None if it has no score (``result.error``); means leave it out."""
 
     def threshold(self, designer: DesignerConfig) -> float:
-        """A query scored below this is a hard case."""
+        """A query with a score below this value is a hard case."""
         return designer.f1_threshold
 
     @property
     def measure(self) -> Literal["f1", "judge"]:
-        """The score of an evaluation by which ``memskill evolve --judge-on`` compares two banks."""
+        """The evaluation score by which ``memskill evolve --judge-on`` compares two skill banks."""
         return "judge" if self.needs_judge else "f1"
 
 
 class F1Reward(Reward):
-    """Token F1 (in ALFWorld: success)."""
+    """Token F1; for tasks, 1 for success and 0 otherwise."""
 
     def of(self, result: QueryResult) -> float | None:
         return result.f1
 
 
 class JudgeReward(Reward):
-    """The judge's score; everything below 1 is a hard case."""
+    """The judge's score. Every query with a score below 1 is a hard case."""
 
     needs_judge = True
 
@@ -62,7 +63,7 @@ class JudgeReward(Reward):
 
 
 Credit = Callable[[float, Sequence[Step], RewardConfig], Sequence[float]]
-"""From the episode reward, the T steps of the episode and the settings to T shares."""
+"""Takes the episode reward, the T steps of the episode and the settings; returns T shares."""
 
 register_reward = REWARDS.named
 """``@register_reward("name")`` over a :class:`Reward` makes it ``reward.kind = "name"``."""
@@ -77,20 +78,31 @@ def reward_of(settings: RewardConfig) -> Reward:
     return reward
 
 
+def score_result(reward: Reward, result: QueryResult) -> float | None:
+    """The score of one answer, None if it has none. PluginError naming the query if the reward raises an exception."""
+    with plugin_errors(reward, f"query {result.query.query_id}"):
+        return reward.of(result)
+
+
 def episode_reward(answers: Sequence[QueryResult], reward: Reward) -> float:
     """R: the mean score of the queries that have one. Raises ModelError if none has."""
-    known = [score for answer in answers if (score := reward.of(answer)) is not None]
+    known = [score for answer in answers if (score := score_result(reward, answer)) is not None]
     if not known:
         raise ModelError(
             f"none of {len(answers)} answers could be scored: {answers[0].error if answers else 'no queries'}",
-            hint="nothing is lost: the same command with --resume goes on",
+            hint="completed work is kept; run the same command with --resume to continue",
         )
     return float(np.mean(known))
 
 
 def step_shares(reward: float, steps: Sequence[Step], settings: RewardConfig) -> list[float]:
-    """R over the steps of an episode, by ``reward.credit``. PluginError if there is not one share for each step."""
-    shares = [float(share) for share in CREDITS.get(settings.credit)(reward, steps, settings)]
+    """The share of R that each step gets, by ``reward.credit``.
+
+    PluginError if the credit assignment raises an exception, or if it does not give one share for each step.
+    """
+    credit: Credit = CREDITS.get(settings.credit)
+    with plugin_errors(credit, f"an episode of {len(steps)} steps"):
+        shares = [float(share) for share in credit(reward, steps, settings)]
     if len(shares) != len(steps):
         raise PluginError(
             f"credit assignment {settings.credit} gives {len(shares)} shares for {len(steps)} steps",
@@ -100,15 +112,15 @@ def step_shares(reward: float, steps: Sequence[Step], settings: RewardConfig) ->
 
 
 def final_decay(reward: float, steps: Sequence[Step], settings: RewardConfig) -> list[float]:
-    """The credit assignment of the method: a part for the last step, the rest decaying backwards."""
+    """The credit assignment of the method. See :func:`distribute_reward`."""
     return distribute_reward(reward, len(steps), settings)
 
 
 def distribute_reward(reward: float, steps: int, config: RewardConfig) -> list[float]:
-    """R over the steps of an episode, summing to R.
+    """R divided among the T = ``steps`` steps of an episode. The shares sum to R.
 
-    ``final_share`` of it goes to the last step; the rest is spread over all T steps with weights proportional to
-    decay^(T-1-t). With one step, all of it is that step's.
+    The last step gets ``final_share`` of R. The rest is divided among all T steps with weights proportional to
+    decay^(T-1-t), t = 0 .. T-1. If there is only one step, it gets all of R.
     """
     if steps == 1:
         return [reward]
@@ -119,11 +131,15 @@ def distribute_reward(reward: float, steps: int, config: RewardConfig) -> list[f
 
 
 def process_reward(chosen: set[Action], execution: ExecutorResult, steps: int, config: RewardConfig) -> float:
-    """Whether the executor did what the chosen skills are for.
+    """Reward of one step for actions of the types that the chosen skills are meant for.
 
-    ``chosen`` (S) holds the action types of the chosen skills, D those of the successful actions; q and f are the
-    configured totals divided by the number of steps T. All actions failed: -f. No action at all: 0. S = D: q.
-    Overlap: q |S & D| / |S | D|. Otherwise: -q. A match on NOOP alone counts ``NOOP_DISCOUNT`` of that.
+    S = ``chosen``: the action types of the chosen skills. D: the types of the actions that were applied. q and f: the
+    settings ``process_reward_scale`` and ``process_penalty_scale`` divided by the number of steps T.
+
+    - All actions failed, or the reply was unreadable: -f.
+    - No action: 0.
+    - S and D have no type in common: -q.
+    - Otherwise: q |S & D| / |S | D|, which is q for S = D. If NOOP is the only common type, times ``NOOP_DISCOUNT``.
     """
     quality, failure = config.process_reward_scale / steps, config.process_penalty_scale / steps
     done = {action.action for action in execution.applied}

@@ -1,8 +1,4 @@
-"""Map the settings of a checkpoint of the published code to settings of memskill.
-
-The published code stores ``config`` (its settings) and ``args`` (its command line) in every checkpoint. From ``args``
-only the names in this module are read, because a fork may store API keys there.
-"""
+"""Map the settings of a checkpoint of the published code (release_names.py) to settings of memskill."""
 
 from __future__ import annotations
 
@@ -13,108 +9,12 @@ from typing import Any
 from memskill_cli.config import Config, load, to_dict
 from memskill_cli.datasets.registry import DATASETS, get
 from memskill_cli.errors import CheckpointError, UsageError
+from memskill_cli.runs.release_names import DIRECT, DIRECT_ALFWORLD, FIXED, READ, RENAMED
 
 Values = Mapping[str, Any]
 """Settings of the published code by name."""
 Group = dict[str, Any]
 """memskill settings by dotted name that are set together."""
-
-DIRECT = {
-    "mem_top_k": "memory.num_memories",
-    "mem_top_k_eval": "eval.num_memories",
-    "inference_session_workers": "memory.parallel_spans",
-    "state_fusion_tau": "memory.tau",
-    "action_top_k": "train.num_skills",
-    "inner_epochs": "train.inner_epochs",
-    "batch_size": "train.batch_size",
-    "new_action_p_min": "controller.new_skill_min_prob",
-    "new_action_bias_steps": "controller.new_skill_epochs",
-    "final_reward_last_ratio": "reward.final_share",
-    "reward_redistribution_decay": "reward.decay",
-    "process_budget": "reward.process_reward_scale",
-    "failure_budget": "reward.process_penalty_scale",
-    "locomo_train_query_sampling_ratio": "reward.query_ratio",
-    "gamma": "ppo.gamma",
-    "gae_lambda": "ppo.gae_lambda",
-    "clip_epsilon": "ppo.clip_coef",
-    "value_coef": "ppo.vf_coef",
-    "entropy_coef": "ppo.ent_coef",
-    "controller_lr": "ppo.learning_rate",
-    "minibatch_size": "ppo.minibatch_size",
-    "ppo_epochs": "ppo.update_epochs",
-    "max_grad_norm": "ppo.max_grad_norm",
-    "target_kl": "ppo.target_kl",
-    "max_ops": "designer.capacity",
-    "designer_freq": "designer.every",
-    "designer_max_changes": "designer.max_changes",
-    "designer_refine_only": "designer.refine_only",
-    "designer_new_skill_hint": "designer.prefer_new_skills",
-    "stage_reward_fraction": "designer.judged_share",
-    "designer_reflection_cycles": "designer.reflection_rounds",
-    "op_evolution_trials": "designer.max_attempts",
-    "max_designer_evolves": "designer.max_cycles",
-    "designer_early_stop_patience": "designer.patience",
-    "designer_f1_threshold": "designer.f1_threshold",
-    "designer_failure_window_epochs": "designer.case_max_age",
-    "designer_failure_pool_size": "designer.case_capacity",
-    "designer_num_clusters": "designer.clusters",
-    "designer_samples_per_cluster": "designer.per_cluster",
-    "max_new_tokens": "models.executor_max_tokens",
-    "temperature": "models.temperature",
-    "seed": "seed",
-}
-"""Settings with the same meaning in memskill."""
-
-RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
-    "state_fusion": ("memory.pooling", {"mean": "mean", "sim_weighted": "softmax"}),
-    "reward_metric": ("reward.kind", {"f1": "f1", "llm_judge": "judge"}),
-    "skip_noop": ("controller.include_noop", {True: False, False: True}),
-    "enable_designer": ("train.evolve", {True: True, False: False}),
-}
-"""Settings whose values have other names in memskill."""
-
-DIRECT_ALFWORLD = {
-    "alfworld_action_max_tokens": "models.answer_max_tokens",
-    "alfworld_action_temperature": "alfworld.temperature",
-    "alfworld_action_top_p": "alfworld.top_p",
-    "alfworld_pair_same_type_prob": "alfworld.same_type",
-    "alfworld_pair_max_steps": "alfworld.steps",
-}
-"""Like ``DIRECT``, for ALFWorld only."""
-
-FIXED: dict[str, Any] = {
-    "ema_alpha": 0.1,
-    "noop_match_scale": 0.2,
-    "shaping_scale": 1.0,
-    "redistribute_reward": True,
-    "stage_reward_use_moving_avg": False,
-}
-"""Settings of the published code that are constants in memskill; other values cannot be imported."""
-
-IRRELEVANT = frozenset(
-    (
-        # read from the weights, the skills or the encoders instead
-        *("controller_hidden_dim", "state_dim", "op_embedding_dim", "initial_ops", "outer_epochs", "dataset"),
-        *("state_encoder", "op_encoder", "retriever", "model", "designer_model", "llm_judge_model"),
-        # about the machine or files, or unused in the published code
-        *("use_flash_attn", "encode_batch_size", "device", "memory_cache_suffix", "alfworld_pair_b_workers"),
-        "inference_workers",
-        *("hotpotqa_eval_file", "alfworld_eval_file", "alfworld_offline_data"),
-        *("skip_load_operation_bank", "skip_load_snapshot_manager", "stage_reward_window"),
-        *("collect_epochs_before_designer", "min_op_usage", "low_reward_threshold"),
-        # follows from new_action_p_min
-        "new_action_delta_max",
-    )
-)
-"""Settings that do not affect results, or that are read elsewhere."""
-
-_GROUPED = (
-    *("vf_clip", "session_mode", "chunk_size", "chunk_overlap", "alfworld_pair_chunk_size"),
-    *("alfworld_pair_a_min", "alfworld_pair_a_max", "alfworld_pair_b_size", "alfworld_eval_query_source"),
-    "alfworld_include_inventory",
-)
-READ = frozenset((*DIRECT, *RENAMED, *DIRECT_ALFWORLD, *FIXED, *IRRELEVANT, *_GROUPED))
-"""Names whose values are read from ``config`` and ``args``."""
 
 QWEN = "Qwen/Qwen3-Embedding-0.6B"
 RETRIEVERS = {
@@ -270,15 +170,15 @@ def _alfworld_groups(values: Values) -> Iterator[tuple[tuple[str, ...], Group]]:
     sizes = ("alfworld_pair_a_min", "alfworld_pair_a_max")
     if all(_is_scalar(values.get(name)) for name in sizes):
         low, high = (values[name] for name in sizes)
-        yield sizes, {"alfworld.trajectories_min": low, "alfworld.trajectories_max": high}
+        yield sizes, {"env.trajectories_min": low, "env.trajectories_max": high}
     tasks = values.get("alfworld_pair_b_size") or values.get("batch_size")  # 0: as many as the batch has episodes
     if "alfworld_pair_b_size" in values and _is_scalar(tasks):
-        yield ("alfworld_pair_b_size",), {"alfworld.tasks_min": tasks, "alfworld.tasks_max": tasks}
+        yield ("alfworld_pair_b_size",), {"env.tasks_min": tasks, "env.tasks_max": tasks}
     if (shown := values.get("alfworld_include_inventory")) in (True, False):  # 1 and 0 on the command line
-        yield ("alfworld_include_inventory",), {"alfworld.inventory": bool(shown)}
+        yield ("alfworld_include_inventory",), {"env.inventory": bool(shown)}
     query = {"objective": "goal", "first_observation": "observation"}.get(str(values.get("alfworld_eval_query_source")))
     if query is not None:
-        yield ("alfworld_eval_query_source",), {"alfworld.retrieval_query": query}
+        yield ("alfworld_eval_query_source",), {"env.retrieval_query": query}
 
 
 def _without_equivalent(values: Values, names: frozenset[str]) -> Iterator[str]:

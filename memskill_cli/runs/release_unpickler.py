@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from memskill_cli.runs.release_settings import READ
+from memskill_cli.runs.release_names import READ
 
 PARAMETERS = tuple(
     f"{part}.{layer}.{kind}"

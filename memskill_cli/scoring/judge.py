@@ -8,6 +8,7 @@ from memskill_cli.datasets.base import ABSTENTION, Dataset
 from memskill_cli.llm.client import LLMClient
 from memskill_cli.llm.grammars import judge_grammar
 from memskill_cli.llm.reasoning import ReplyText
+from memskill_cli.scoring.plugin_errors import plugin_errors
 from memskill_cli.scoring.verdict import SCORES, parse_verdict
 from memskill_cli.types import Query
 
@@ -30,15 +31,17 @@ async def judge(
     Raises UnreadableReplyError or ModelError when there is no verdict. ``reuse_cached_error``: as in
     :meth:`LLMClient.ask`.
     """
-    answer = dataset.scored_text(prediction)
-    if not answer.strip():
-        return 0.0
-    rule = _rule(dataset, query.category, prompt)
+    with plugin_errors(dataset, f"query {query.query_id}"):
+        answer = dataset.scored_text(prediction)
+        if not answer.strip():
+            return 0.0
+        rule = _rule(dataset, query.category, prompt)
+        truth = " / ".join(dataset.gold_answers(query))
     asked = messages(
         "judge",
         rule=template(rule) if rule else "",
         question=query.question,
-        truth=" / ".join(dataset.gold_answers(query)),
+        truth=truth,
         answer=answer,
     )
     return (

@@ -9,14 +9,14 @@ from memskill_cli.training.ppo import PolicyUpdate, PPOStats
 from memskill_cli.types import Episode
 
 Algorithm = Callable[[Sequence[Episode], PolicyUpdate], PPOStats]
-"""Updates the controller, in place, from the episodes of one inner epoch; what it returns is a part of the metrics.
+"""Updates the controller in place from the episodes of one inner epoch. The metrics include the returned values.
 
-``optimizer.step()`` must reach every parameter of the controller, if only with gradients of zero: a checkpoint holds
-the optimizer's state of each.
+Every parameter of the controller must have a gradient, which may be zero, when ``optimizer.step()`` is called, because
+a checkpoint contains the optimizer state of every parameter.
 """
 
 register_algorithm = ALGORITHMS.named
-"""``@register_algorithm("name")`` over an :data:`Algorithm` makes it ``train.algorithm = "name"``."""
+"""``@register_algorithm("name")`` makes an :data:`Algorithm` available as ``train.algorithm = "name"``."""
 
 
 def algorithm(name: str) -> Algorithm:

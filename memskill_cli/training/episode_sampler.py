@@ -1,7 +1,7 @@
-"""What an episode is: what is read, and what is asked of the memory it leaves.
+"""Which spans are read and which queries are asked in each training episode.
 
-Of a dataset of questions it is one trace and a sample of its questions; of a dataset of tasks, a batch of expert
-trajectories and a batch of tasks to be played. Everything follows from (seed, outer, inner, episode).
+On a dataset of questions an episode has one trace and a sample of its questions. On a dataset of tasks it has a batch
+of expert trajectories and a batch of tasks to play. All draws depend only on (seed, outer, inner, episode).
 """
 
 from __future__ import annotations
@@ -28,40 +28,42 @@ from memskill_cli.utils.seeding import batch_indices, seed_from
 
 
 class EpisodeSpec(NamedTuple):
-    """One episode's material."""
+    """The spans and the queries of one episode."""
 
     spans: Sequence[Span]
     queries: Sequence[Query]
 
 
 class EpisodeSampler(Protocol):
-    """Where a training's episodes come from."""
+    """Draws the episodes of a training."""
 
     def __len__(self) -> int:
-        """How many traces there are to learn from."""
+        """The number of training traces."""
         ...
 
     def episode(self, outer: int, inner: int, episode: int) -> EpisodeSpec:
-        """The material of one episode, always the same for the same numbers."""
+        """The spans and queries of one episode. The same numbers always give the same result."""
         ...
 
 
 def make_sampler(settings: Config, traces: Sequence[Trace], notice: Callable[[str], None]) -> EpisodeSampler:
-    """The sampler of a run, by the kind of its dataset's queries."""
+    """The sampler for the kind of queries that the run's dataset has. ``notice`` takes messages for the user."""
     return SAMPLERS[get(settings.dataset).kind](settings, traces, notice)
 
 
 def check_reward(settings: Config) -> None:
-    """Raises UsageError for a reward that the dataset does not have."""
+    """Raises UsageError if the reward of ``settings`` cannot be used on their dataset."""
     name, kind, known = settings.dataset, settings.reward.kind, get(settings.dataset).rewards
     if known and kind not in known:
-        raise UsageError(f"{name} has no reward {kind}, only {', '.join(known)}", hint=f"--reward {known[0]}")
+        raise UsageError(
+            f"reward {kind} cannot be used on {name}; available: {', '.join(known)}", hint=f"--reward {known[0]}"
+        )
     if reward_of(settings.reward).needs_judge and not kind_of(name).judged:
-        raise UsageError(f"the reward of {name} is the success rate; there is nothing to judge", hint="--reward f1")
+        raise UsageError(f"the reward on {name} is the success rate, which needs no judge", hint="--reward f1")
 
 
 class QASampler:
-    """Traces in batches that walk through all of them, each with a stratified sample of its queries."""
+    """Batches of traces that cover all traces in turn, each trace with a stratified sample of its queries."""
 
     def __init__(
         self, settings: Config, traces: Sequence[Trace], notice: Callable[[str], None] = lambda text: None
@@ -82,22 +84,22 @@ class QASampler:
         )
 
     def _spans_of(self, number: int, trace: Trace) -> list[Span]:
-        """The spans of a trace, cut once."""
+        """The spans of a trace, computed once."""
         if number not in self._spans:
             self._spans[number] = kind_of(self._settings.dataset).spans(trace, self._settings.train)
         return self._spans[number]
 
 
 class EnvSampler:
-    """Pairs of batches of one task type: Batch A is read, Batch B is played."""
+    """Pairs of batches of one task type: the trajectories of batch A are read, the tasks of batch B are played."""
 
     def __init__(self, settings: Config, traces: Sequence[Trace], notice: Callable[[str], None]) -> None:
-        self._settings, how = settings, settings.alfworld
+        self._settings, how = settings, settings.env
         self._games = by_type(traces)
         self._sizes = Sizes((how.trajectories_min, how.trajectories_max), (how.tasks_min, how.tasks_max), how.same_type)
         if few := undersized_types(self._games, self._sizes):
             told = ", ".join(f"{kind} {count}" for kind, count in few.items())
-            notice(f"too few games for full batches, so episodes take what there is: {told}")
+            notice(f"too few games for full batches, so some episodes are smaller; games by task type: {told}")
 
     def __len__(self) -> int:
         return sum(map(len, self._games.values()))
@@ -115,4 +117,4 @@ SAMPLERS: Mapping[str, Callable[[Config, Sequence[Trace], Callable[[str], None]]
     "qa": QASampler,
     "env": EnvSampler,
 }
-"""By the kind of a dataset's queries."""
+"""Samplers by the kind of a dataset's queries."""

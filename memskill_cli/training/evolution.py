@@ -1,9 +1,10 @@
 """Stages, snapshots and rollback: the outer loop in which the designer evolves the bank (section 7 of the method).
 
-A stage that earns more than every one before it becomes the best, and the next change is made from it. A stage that
-does not is rolled back: bank, statistics and hard cases are the best stage's again, and the change joins the attempts
-that the designer is shown as tried without help. So does a cycle that changed nothing, with its reason: asked the same
-question again, a model at temperature 0 would give the same answer. No change is made that no training will judge.
+A stage with a higher reward than all stages before it becomes the best, and the designer's next change is made to its
+bank. Any other stage is rolled back: bank, statistics and hard cases become those of the best stage again, and the
+change is added to the list of changes that did not help, which the designer is shown. A cycle without a change is in
+that list too, with its reason, because a model at temperature 0 would give the same reply to the same prompt. No change
+is made after which there is no training that could judge it.
 """
 
 from __future__ import annotations
@@ -26,28 +27,28 @@ from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.stages import Stage
 
 EMBEDDED_CHARS = 8000
-"""Characters of cases shown to the embedded model, whose window holds 8192 tokens in all."""
+"""Maximum characters of hard cases shown to the embedded model, which has a context window of 8192 tokens."""
 
 
 def designer_of(llm: LLMClient, settings: Config) -> Designer:
-    """The designer of a run, shown no more than its model can read."""
+    """The designer of a run, with a limit for the hard cases that its model is shown."""
     max_chars = EMBEDDED_CHARS if is_embedded(settings.models.designer) else MAX_CHARS
     return Designer(llm, settings.designer, get(settings.dataset).prompt_style, max_chars=max_chars)
 
 
 class Evolution:
-    """The lineage of one run in its ``stages/`` folder; every decision is read from there, so it survives a crash."""
+    """The stages of one run. All decisions are made from the files in its ``stages/`` folder, also after a crash."""
 
     def __init__(self, folder: Path, config: DesignerConfig, notice: Callable[[str], None]) -> None:
         self.folder, self.config, self.notice = folder, config, notice
 
     def begin(self, bank: SkillBank) -> None:
-        """Stage 0, unless the run has it."""
+        """Write stage 0 if the run does not have it yet."""
         if not stages.path_of(self.folder, 0).exists():
             stages.write(self.folder, Stage(0, bank))
 
     def close(self, bank: SkillBank, rewards: Sequence[float], checkpoint: int) -> Stage:
-        """Judge the stage that ``bank`` is of by its inner-epoch ``rewards``; it is kept if it beats all before it."""
+        """Judge the stage of ``bank`` by its inner-epoch ``rewards``. It is kept if it is better than all before it."""
         known = stages.read_all(self.folder)
         opened = next((stage for stage in known if stage.number == bank.stage), Stage(bank.stage, bank))
         closed = dataclasses.replace(
@@ -63,11 +64,11 @@ class Evolution:
         return closed
 
     def truncate_after(self, done: int, bank: SkillBank) -> None:
-        """Back to what was known after ``done`` inner epochs, when the bank was ``bank``.
+        """Go back to the stages as they were after ``done`` inner epochs, when the bank was ``bank``.
 
-        A stage judged later is open again; those proposed after such a one go, and are proposed anew (the replies are
-        in the cache). What a crash between two files left marked twice is marked once. Nothing changes if all of it was
-        known.
+        A stage that was judged later becomes unjudged. Stages that were proposed after such a stage are deleted and
+        proposed again (the replies are in the cache). If a crash has left two stages marked as the best, one mark is
+        removed. If no stage was judged later, nothing else changes.
         """
         known = stages.read_all(self.folder)
         later = [stage.number for stage in known if stage.checkpoint is not None and stage.checkpoint > done]
@@ -75,7 +76,7 @@ class Evolution:
             told = ", ".join(map(str, later))
             self.notice(f"stages judged after inner epoch {done} are judged again: {told}")
         end = min((number for number in later if number > bank.stage), default=math.inf)
-        for stage in reversed(known):  # from the end, so that a crash leaves none whose parent has gone
+        for stage in reversed(known):  # from the end, so that after a crash every stage still has its parent
             if stage.number >= end:
                 stages.path_of(self.folder, stage.number).unlink()
         kept = [stage for stage in known if stage.number < end]
@@ -83,13 +84,13 @@ class Evolution:
         self._replace(kept, [open_again.get(stage.number, stage) for stage in kept])
 
     def _replace(self, known: Sequence[Stage], wanted: Sequence[Stage]) -> None:
-        """Write those of ``wanted`` that are not ``known``, the latest first, with one of all marked as the best."""
+        """Write the stages of ``wanted`` that differ from ``known``, the latest first. One is marked as the best."""
         for stage in reversed(stages.mark_best(wanted)):
             if stage not in known:
                 stages.write(self.folder, stage)
 
     def repeat_stage(self, bank: SkillBank) -> Stage:
-        """The next stage of a run without a designer: the same bank, judged anew."""
+        """The next stage of a run without a designer: the same bank, which is judged again."""
         number = max((stage.number for stage in stages.read_all(self.folder)), default=-1) + 1
         again = bank.copy()
         again.stage = number
@@ -98,13 +99,17 @@ class Evolution:
         return stage
 
     def stop_reason(self) -> str:
-        """Why no further cycle is worth it, "" if one is."""
+        """The reason to make no further designer cycle; "" if there is none."""
         judged = [stage for stage in stages.read_all(self.folder) if stage.reward is not None]
         champion = stages.best(judged)
         without = sum(stage.number > champion.number for stage in judged) if champion else 0
         if without >= self.config.patience:
-            return f"no better stage in {without} cycles"
-        return "the most cycles have been made" if len(judged) > self.config.max_cycles else ""
+            return f"no better stage in {without} designer cycles"
+        return (
+            f"the limit of {self.config.max_cycles} designer cycles is reached"
+            if len(judged) > self.config.max_cycles
+            else ""
+        )
 
     async def propose(
         self,
@@ -116,7 +121,7 @@ class Evolution:
         *,
         write: bool = True,
     ) -> Stage:
-        """One designer cycle on ``bank`` and its hard cases: the next stage, written and waiting to be judged."""
+        """One designer cycle on ``bank`` and its hard cases. Returns the next stage, which is not judged yet."""
         known = stages.read_all(self.folder)
         number = max((stage.number for stage in known), default=-1) + 1
         cases = pool.cases
@@ -137,13 +142,13 @@ class Evolution:
 
 
 def _reopened(stage: Stage, bank: SkillBank) -> Stage:
-    """``stage`` before it was judged; its bank is ``bank``, if that is the one being trained."""
+    """``stage`` as it was before it was judged; its bank is ``bank`` if that is the bank of this stage."""
     bank = bank.copy() if bank.stage == stage.number else stage.bank
     return Stage(stage.number, bank, change=stage.change, rationale=stage.rationale, parent=stage.parent)
 
 
 def stage_of(bank: SkillBank, proposal: Proposal, number: int) -> Stage:
-    """The stage that ``proposal`` makes of ``bank``."""
+    """Stage ``number``: ``bank`` with the changes of ``proposal``."""
     changed = apply(bank, proposal, number)
     if not proposal.changes:
         why = "; ".join(filter(None, (proposal.summary, *proposal.refused))) or "no reason was given"
@@ -153,9 +158,10 @@ def stage_of(bank: SkillBank, proposal: Proposal, number: int) -> Stage:
 
 
 def attempts(known: Sequence[Stage]) -> list[FailedEdit]:
-    """Changes that were judged and rolled back, and cycles that came to none, oldest first.
+    """Changes that were judged and rolled back, and cycles without a change, oldest first.
 
-    Only since the best stage: a new best clears the list, since what failed beside other skills may help beside these.
+    Only those since the best stage: a change that did not help with other skills may help with the skills of the new
+    best stage.
     """
     champion = stages.best(known)
     found = []

@@ -1,4 +1,4 @@
-"""One line of ``metrics.jsonl``: what an inner epoch's episodes and its PPO update came to."""
+"""One line of ``metrics.jsonl``: the metrics of the episodes and the policy update of one inner epoch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from memskill_cli.types import Episode, Usage
 
 _BILL = ("prompt_tokens", "completion_tokens", "cost_usd")
 _DIGITS = 10
-"""Decimals of a dollar: sums of prices per token come out the same in any order."""
+"""Decimal places of dollar amounts, so that a sum of prices is the same in any order."""
 
 
 class EpochUsage(NamedTuple):
-    """What an inner epoch used: the ledger's totals before it (:func:`usage_baseline`) and after it, and wall time."""
+    """Use of models in one inner epoch: totals before (:func:`usage_baseline`) and after it, wall time in seconds."""
 
     before: Usage
     after: Usage
@@ -28,10 +28,11 @@ class EpochUsage(NamedTuple):
 
 
 def usage_baseline(totals: Usage, rows: Sequence[Mapping[str, Any]]) -> Usage:
-    """The ledger's ``totals`` as an inner epoch begins, with tokens and money no more than its lines so far account
-    for: what an attempt that was interrupted has paid for belongs to the next line, and all lines sum up to the bill.
+    """The ledger's ``totals`` at the start of an inner epoch, for the difference that its metrics line reports.
 
-    Calls are those of the attempt that completes the inner epoch; replies paid for by an earlier one count as cached.
+    Tokens and cost are at most the sum over the earlier lines ``rows``. So the tokens and cost of an interrupted
+    attempt are counted in the next line, and the sum of all lines is the total cost. Calls are those of the attempt
+    that completes the inner epoch; replies that an earlier attempt has paid for count as cached.
     """
     billed = {name: sum(row.get(name, 0) for row in rows) for name in _BILL}
     return dataclasses.replace(totals, **{name: min(billed[name], getattr(totals, name)) for name in _BILL})
@@ -40,7 +41,7 @@ def usage_baseline(totals: Usage, rows: Sequence[Mapping[str, Any]]) -> Usage:
 def metrics_row(
     outer: int, inner: int, bank: SkillBank, episodes: Sequence[Episode], stats: PPOStats, effort: EpochUsage
 ) -> dict[str, Any]:
-    """The line of inner epoch ``inner`` of ``outer``; ``bank`` is the one its episodes were read with."""
+    """The line of inner epoch ``inner`` of outer epoch ``outer``. ``bank`` is the skill bank of its episodes."""
     steps = [step for episode in episodes for step in episode.steps]
     rewards = [episode.reward for episode in episodes]
     names = bank.names
@@ -48,7 +49,7 @@ def metrics_row(
         "outer": outer,
         "inner": inner,
         "stage": bank.stage,
-        "episode_reward_mean": math.fsum(rewards) / len(rewards),  # exact, so that equal stages are equal
+        "episode_reward_mean": math.fsum(rewards) / len(rewards),  # exact: equal rewards give equal means
         "episode_reward_std": float(np.std(rewards)),
         "process_reward_mean": float(np.mean([step.process_reward for step in steps])),
         **dataclasses.asdict(stats),
@@ -70,13 +71,13 @@ def metrics_row(
 
 
 def epoch_index(row: Mapping[str, Any], inner_epochs: int) -> int | None:
-    """Which inner epoch of the run a line is of, from 0; None if it says nothing of the kind."""
+    """The number of a line's inner epoch in the run, from 0; None if the line does not have it."""
     outer, inner = row.get("outer"), row.get("inner")
     return outer * inner_epochs + inner if isinstance(outer, int) and isinstance(inner, int) else None
 
 
 def _played(episodes: Sequence[Episode]) -> dict[str, Any]:
-    """Of text games besides: tasks played, commands a task, replies that were no command, and games that broke down."""
+    """Metrics of tasks: number played, mean steps, invalid commands, games that failed. Empty for questions."""
     answers = [answer for episode in episodes for answer in episode.results]
     played = [answer.trajectory for answer in answers if answer.trajectory is not None]
     if not played:

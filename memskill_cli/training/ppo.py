@@ -1,7 +1,7 @@
 """Proximal policy optimisation of the controller (section 6 of the method; Schulman et al., arXiv 1707.06347).
 
-One batch is the steps of all episodes of an inner epoch, laid end to end: N steps, K skills chosen in each, S skills
-in the bank (fixed within an inner epoch). Metric names are those of cleanrl.
+A batch has the steps of all episodes of an inner epoch, one episode after the other. Dimensions: N steps, K skills
+chosen in each step, S skills in the bank (fixed within an inner epoch). Metric names are those of cleanrl.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from memskill_cli.types import Episode
 
 @dataclass(frozen=True)
 class Batch:
-    """Steps of an inner epoch. ``lengths`` are the steps of each episode, in order; their sum is N."""
+    """Steps of an inner epoch. ``lengths``: the number of steps of each episode, in order; their sum is N."""
 
     states_N2D: Tensor
     chosen_NK: Tensor
@@ -52,7 +52,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class PPOStats:
-    """Means over the minibatches of the last epoch; ``explained_variance`` of the values before the update."""
+    """Means over the minibatches of the last epoch. ``explained_variance`` is that of the values before the update."""
 
     policy_loss: float
     value_loss: float
@@ -63,10 +63,10 @@ class PPOStats:
 
 
 def gae(rewards_N: Tensor, values_N: Tensor, lengths: Sequence[int], gamma: float, lam: float) -> Tensor:
-    """Generalised advantage estimates, shape (N,), cut at episode ends (arXiv 1506.02438).
+    """Generalised advantage estimates, shape (N,), separately for each episode (arXiv 1506.02438).
 
-    A_t = sum_l (gamma lam)^l delta_{t+l}  with  delta_t = r_t + gamma V_{t+1} - V_t, and V = 0 past an episode's end.
-    All episodes are summed at once: the deltas, padded to (E, T), times a triangle of powers.
+    A_t = sum_l (gamma lam)^l delta_{t+l}  with  delta_t = r_t + gamma V_{t+1} - V_t, and V = 0 after the last step.
+    All sums are one matrix product: the deltas, padded to (E, T), times a triangular matrix of powers, (T, T).
     """
     episodes, longest, device = len(lengths), max(lengths), rewards_N.device
     steps_T = torch.arange(longest, device=device)
@@ -81,7 +81,7 @@ def gae(rewards_N: Tensor, values_N: Tensor, lengths: Sequence[int], gamma: floa
 
 
 def explained_variance(values_N: Tensor, returns_N: Tensor) -> float:
-    """1 - Var[returns - values] / Var[returns]; 0 where the returns do not vary and it is undefined."""
+    """1 - Var[returns - values] / Var[returns]; 0 if the returns do not vary, where it is undefined."""
     spread = returns_N.var(correction=0)
     if spread < 1e-12:
         return 0.0
@@ -90,9 +90,10 @@ def explained_variance(values_N: Tensor, returns_N: Tensor) -> float:
 
 @dataclass(frozen=True)
 class PolicyUpdate:
-    """What an algorithm updates in place, and what it needs for that besides the episodes.
+    """The objects that an algorithm updates in place, and its inputs other than the episodes.
 
-    Weights and tensors are on ``device``; ``generator`` is seeded for this inner epoch and is the only randomness.
+    Weights and tensors are on ``device``. ``generator`` is seeded for this inner epoch and is the only source of
+    randomness.
     """
 
     controller: Controller
@@ -105,7 +106,7 @@ class PolicyUpdate:
 
 
 def update_policy(episodes: Sequence[Episode], policy: PolicyUpdate) -> PPOStats:
-    """The algorithm ``ppo``: one :func:`update` from the steps of all episodes."""
+    """The algorithm ``ppo``: one :func:`update` with the steps of all episodes."""
     batch = Batch.of(episodes).to(policy.device)
     return update(
         policy.controller,
@@ -127,11 +128,10 @@ def update(
     config: PPOConfig,
     generator: torch.Generator,
 ) -> PPOStats:
-    """One PPO update, in place. ``new_S`` marks the skills whose logits each step's shift raised.
+    """One PPO update, in place. ``new_S``: True for the skills whose logits were raised by a step's exploration bonus.
 
-    All tensors are on one device (see :func:`on_device`). ``generator`` is the CPU's, so that it draws the same numbers
-    for every device.
-    Raises ValueError on an empty batch.
+    All tensors are on one device (see :func:`on_device`). ``generator`` is on the CPU, so that it draws the same
+    numbers for every device. Raises ValueError on an empty batch.
     """
     steps = len(batch.rewards_N)
     if steps == 0:
@@ -149,7 +149,7 @@ def update(
 
 
 class Targets(NamedTuple):
-    """What an update aims at: the advantage of each step, and what its value is to be."""
+    """The targets of an update: the advantage of each step, and the return that its value should predict."""
 
     advantages_N: Tensor
     returns_N: Tensor
@@ -165,9 +165,9 @@ def minimise(
     config: PPOConfig,
     generator: torch.Generator,
 ) -> list[float]:
-    """Minibatch steps on the clipped objective, in place.
+    """Minimise the clipped objective in place, minibatch by minibatch.
 
-    The means over the minibatches of the last epoch: policy loss, value loss, entropy, approximate KL, clip fraction.
+    Returns means over the last epoch's minibatches: policy loss, value loss, entropy, approximate KL, clip fraction.
     """
     steps, (advantages_N, returns_N) = len(batch.rewards_N), targets
     measured: list[list[float]] = []
@@ -202,7 +202,7 @@ def minimise(
 
 
 def _squared_errors(values_B: Tensor, before_B: Tensor, returns_B: Tensor, config: PPOConfig) -> Tensor:
-    """Squared errors of the values; with ``clip_vloss`` the larger of those of the value and of the clipped value."""
+    """Squared errors of the values, shape (B,). With ``clip_vloss``, the clipped value's error where it is larger."""
     errors_B = (values_B - returns_B).square()
     if not config.clip_vloss:
         return errors_B
@@ -212,12 +212,12 @@ def _squared_errors(values_B: Tensor, before_B: Tensor, returns_B: Tensor, confi
 
 @contextmanager
 def on_device(device: str, controller: Controller, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Weights and Adam's moments, which are on the CPU, are on ``device`` for an update."""
+    """Move the weights and Adam's moments from the CPU to ``device`` for an update, and back afterwards."""
 
     def move(where: str) -> None:
         controller.to(where)
         for moments in optimizer.state.values():
-            for name in moments.keys() - {"step"}:  # the count of steps stays on the CPU wherever the weights are
+            for name in moments.keys() - {"step"}:  # Adam keeps its step count on the CPU for weights on any device
                 moments[name] = moments[name].to(where)
 
     move(device)

@@ -1,4 +1,4 @@
-"""Which queries of a trace an episode asks: a stratified sample of those that are scored."""
+"""The queries of a trace that an episode asks: a stratified sample of the scored queries."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from memskill_cli.types import Query
 def sample_queries(queries: Sequence[Query], ratio: float, key: tuple[int | str, ...]) -> list[Query]:
     """A stratified sample of the scored queries, in their order.
 
-    max(#categories, ⌈ratio·n⌉) of n: one a category, the rest in proportion to what each has left, by largest
-    remainder (ties: category name). ``key``, e.g. (seed, trace id, outer, inner), decides the draw through SHA-256,
-    so it is the same in every process and does not depend on the order of the queries.
+    Of n scored queries it takes max(#categories, ⌈ratio·n⌉): one of each category, the rest in proportion to the size
+    of the categories, by largest remainder (ties: category name). The draw depends on the SHA-256 of ``key`` (such as
+    seed, trace id, outer, inner) and the query id, so it is the same in every process and for every order of the
+    queries.
     """
     by_category: defaultdict[str, list[Query]] = defaultdict(list)
     for query in queries:
@@ -31,10 +32,10 @@ def sample_queries(queries: Sequence[Query], ratio: float, key: tuple[int | str,
 
 
 def _allocate(sizes: dict[str, int], ratio: float) -> dict[str, int]:
-    """How many of each category: one, and a share of the rest in proportion to its size.
+    """The number of queries of each category: one, and a share of the rest in proportion to its size.
 
-    Shares are whole by largest remainder (ties: category name), and none exceeds what its category has: what it cannot
-    take goes to the others in the same order. In exact arithmetic, so that ⌈0.07·100⌉ is 7.
+    Shares are rounded by largest remainder (ties: category name). No share exceeds the size of its category; the
+    surplus goes to the other categories in the same order. The arithmetic is exact, so that ⌈0.07·100⌉ is 7.
     """
     total = sum(sizes.values())
     rest = max(len(sizes), math.ceil(Fraction(str(ratio)) * total)) - len(sizes)

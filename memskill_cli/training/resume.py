@@ -1,4 +1,4 @@
-"""Going back to the newest sound checkpoint, and everything else in the run to what was known then."""
+"""Resuming a run: load the newest valid checkpoint, and return all other files of the run to its state."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def resume(trainer: Trainer) -> None:
-    """Put a new ``trainer`` where its run was; one without a checkpoint begins with inner epoch 0.
+    """Give a new ``trainer`` the state of its run. A run without a checkpoint begins with inner epoch 0.
 
-    Raises CheckpointError if checkpoints were made and none is sound, or if one is not of this controller's size.
+    Raises CheckpointError if checkpoints were made and none is valid, or if the controller of the checkpoint has other
+    dimensions than this run's settings.
     """
     run, notice = trainer.run, trainer.callbacks.notice
     checkpoint.remove_stale(run.checkpoints)
@@ -29,8 +30,8 @@ def resume(trainer: Trainer) -> None:
         _restore(trainer, found)
     elif stages.best(stages.read_all(run.stages)) is not None:
         raise CheckpointError(
-            f"{run.checkpoints}: no sound checkpoint is left",
-            hint="start a new run; replies that were paid for are in the cache",
+            f"{run.checkpoints}: no valid checkpoint is left",
+            hint="start a new run; model replies that were already paid for are in the cache",
         )
     inner_epochs = trainer.settings.train.inner_epochs
     trainer.rows = _kept_metrics(run.metrics, trainer.num_updates, inner_epochs, notice)
@@ -50,10 +51,10 @@ def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
     own = encoders.state.dim, encoders.of_skills.dim, settings.controller.hidden
     if size != own:
         raise CheckpointError(
-            f"the controller of run {trainer.run.name} is for {size[0]}-d embeddings ({size[1]}-d of skills) and has "
-            f"{size[2]} hidden units, but {settings.encoders.state} has {own[0]} ({own[1]} of skills) and "
+            f"the controller of run {trainer.run.name} has {size[0]}-d embeddings ({size[1]}-d of skills) and "
+            f"{size[2]} hidden units, but {settings.encoders.state} has {own[0]} dimensions ({own[1]} for skills) and "
             f"controller.hidden is {own[2]}",
-            hint="go on with the --encoder and the controller.hidden that the run began with",
+            hint="resume with the --encoder and the controller.hidden of the first start",
         )
     trainer.controller.load_state_dict(found.controller)
     checkpoint.restore_optimizer(trainer.optimizer, found.optimizer)
@@ -67,11 +68,11 @@ def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
 
 
 def _kept_metrics(file: Path, done: int, inner_epochs: int, notice: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The lines of the first ``done`` inner epochs; what else is in ``file`` (later ones, and no lines) goes."""
+    """The lines of the first ``done`` inner epochs. Later and damaged lines are removed from ``file``."""
     numbered = ((metrics.epoch_index(row, inner_epochs), row) for row in files.read_jsonl(file))
     rows = {number: row for number, row in numbered if number is not None}
     if again := [number for number in rows if number >= done]:
-        notice(f"inner epochs after {done} have no checkpoint: {len(again)} to be made again")
+        notice(f"{len(again)} inner epochs after {done} have no checkpoint and are run again")
     kept = [rows[number] for number in range(done) if number in rows]
     if lost := done - len(kept):
         notice(f"{file}: {lost} of {done} lines are missing or damaged")

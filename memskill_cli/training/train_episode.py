@@ -1,4 +1,4 @@
-"""One training episode, and what all episodes of an inner epoch share: the policy, fixed while they run."""
+"""One training episode, and the policy that all episodes of an inner epoch share. It is fixed while they run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from memskill_cli.types import Episode
 
 @dataclass(frozen=True)
 class EpisodeCallbacks:
-    """Where episodes report."""
+    """Functions that episodes call while they run."""
 
     on_span: Callable[[], None]
-    """One more span was read."""
+    """Called after each span."""
 
 
 @dataclass(frozen=True)
 class PolicySnapshot:
-    """The controller and the skill bank as they stand during one inner epoch. ``skills_SD``: its skills' embeddings."""
+    """The controller and the skill bank of one inner epoch. ``skill_embeddings_SD``: the embeddings of its skills."""
 
     controller: Controller
     bank: SkillBank
@@ -41,13 +41,13 @@ class PolicySnapshot:
 
 
 OpenSnapshot = tuple[RolloutContext, PolicySnapshot]
-"""A snapshot where episodes run, with the context that is there."""
+"""A snapshot and the context of the process in which episodes run."""
 
 
 async def run_training_episode(
     opened: OpenSnapshot, callbacks: EpisodeCallbacks, episode_spec: EpisodeSpec, seed: int
 ) -> Episode:
-    """Run one episode. Everything random in it follows from ``seed``."""
+    """Run one episode. Its random draws depend only on ``seed``."""
     context, policy = opened
     select = partial(
         select_skills,

@@ -1,18 +1,18 @@
-"""The whole method: inner epochs of rollout and PPO, in stages (algorithm of arXiv 2602.02474).
+"""The training loop: inner epochs of rollout and policy update, in stages (algorithm of arXiv 2602.02474).
 
     for each outer epoch (a stage):
-        roll back if the last stage lost, then let the designer change the bank     evolution.py
+        roll back if the last stage was no better; the designer changes the bank    evolution.py
         for each inner epoch:
-            draw a batch of episodes: a trace's spans and queries                   episode_sampler.py
+            draw a batch of episodes: spans and queries                             episode_sampler.py
             build a memory and answer the queries, with the skill bank fixed        train_episode.py, rollout/episode.py
-            reward every step                                                       rollout/rewards.py
+            compute the reward of every step                                        rollout/rewards.py
             update the controller                                                   algorithms.py, ppo.py
             store the queries that were answered wrong                              agent/hard_cases.py
             write metrics, then a checkpoint                                        metrics.py, runs/checkpoint.py
         judge the stage by the last quarter of its rewards                          skills/stages.py
 
-Every random draw is seeded from (seed, outer, inner, episode) and episodes are merged in batch order, so a run's
-result depends neither on concurrency nor on being interrupted and resumed (resume.py).
+Every random draw is seeded from (seed, outer, inner, episode), and the results of episodes are used in batch order.
+So the result of a run does not depend on concurrency, and it is the same after an interruption and resume (resume.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from memskill_cli.config import Config
 from memskill_cli.distributed.base import Engine, LocalEngine
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.rollout.context import RolloutContext
-from memskill_cli.rollout.rewards import reward_of
+from memskill_cli.rollout.rewards import reward_of, score_result
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills import stages
@@ -49,7 +50,7 @@ from memskill_cli.utils.seeding import seed_from
 
 @dataclasses.dataclass(frozen=True)
 class TrainCallbacks:
-    """What a training tells while it runs: spans read, inner epochs done, and things worth a line."""
+    """Functions that a training calls while it runs: after each span and each inner epoch, and with messages."""
 
     on_span: Callable[[], None] = lambda: None
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None
@@ -57,7 +58,7 @@ class TrainCallbacks:
 
 
 class Trainer:
-    """One run in memory: controller, optimizer and bank after ``done`` inner epochs."""
+    """The state of one run: controller, optimizer and skill bank after ``num_updates`` inner epochs."""
 
     def __init__(
         self,
@@ -81,23 +82,23 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.ppo.learning_rate)
         self.device = devices.resolve_device(settings.controller.device, "controller.device")
         self.num_updates = 0
-        self.exploration_start = 0  # inner epoch from which the bank's new skills are explored
-        self.rewards: list[float] = []  # of the stage's inner epochs so far
+        self.exploration_start = 0  # inner epoch at which the exploration of new skills began
+        self.rewards: list[float] = []  # mean episode rewards of the inner epochs of this stage so far
         self.rows: list[dict[str, Any]] = []  # metrics of all inner epochs so far
         self.best: int | None = None  # the best stage's checkpoint
 
     @property
     def total(self) -> int:
-        """Inner epochs of the whole run."""
+        """The number of inner epochs of the run."""
         return self.settings.train.outer_epochs * self.settings.train.inner_epochs
 
     @property
     def stage_epochs(self) -> int:
-        """Inner epochs of a stage."""
+        """The number of inner epochs of a stage."""
         return self.settings.train.inner_epochs * self.settings.designer.every
 
     def spans_ahead(self) -> int:
-        """Spans still to be read, for a progress bar; the episodes are known from their numbers."""
+        """The number of spans in all remaining episodes, for a progress bar."""
         return sum(
             len(episode_spec.spans)
             for done in range(self.num_updates, self.total)
@@ -105,10 +106,10 @@ class Trainer:
         )
 
     async def train(self) -> None:
-        """All inner epochs that are left; then the run's bank is its best stage's."""
+        """Run the remaining inner epochs. Then the skill bank of the run is that of its best stage."""
         self.evolution.begin(self.bank)
         if not self.num_updates:
-            self._save()  # what a run killed in its first inner epoch goes back to
+            self._save()  # a run that is killed in its first inner epoch resumes from here
         while self.num_updates < self.total:
             outer, inner = divmod(self.num_updates, self.settings.train.inner_epochs)
             began, before = time.monotonic(), metrics.usage_baseline(self.ledger.usage(), self.rows)
@@ -130,9 +131,9 @@ class Trainer:
         self._end_on_best()
 
     async def _next_stage(self) -> bool:
-        """Between two stages: roll back if the last one lost, then the next one. False: there is no use in more.
+        """Start the next stage, after a rollback if the last stage was no better. False if training should stop.
 
-        A stage that waits to be judged (proposed before a crash, or by ``memskill evolve``) is taken as it is.
+        If there is a stage that is not judged yet (proposed before a crash, or by ``memskill evolve``), it is used.
         """
         if self.designer is not None:
             self._roll_back()
@@ -151,26 +152,24 @@ class Trainer:
         return await self.evolution.propose(self.designer, self.bank, self.pool, encoder, self.settings.seed)
 
     def _roll_back(self) -> None:
-        """Go back to the best stage if another came after it: bank, statistics and hard cases, not the controller."""
+        """Go back to bank, statistics and hard cases of the best stage, unless it is the last. Keep the controller."""
         champion = stages.best(stages.read_all(self.run.stages))
         if champion is None or champion.number == self.bank.stage or champion.checkpoint is None:
             return
-        self.callbacks.notice(f"stage {self.bank.stage} was no better: back to stage {champion.number}")
+        self.callbacks.notice(f"stage {self.bank.stage} has no higher reward: rolled back to stage {champion.number}")
         self.bank = champion.bank.copy()
         found = checkpoint.load_latest(self.run.checkpoints, self.callbacks.notice, upto=champion.checkpoint)
         if found is not None:
             self.pool = HardCasePool.from_rows(self.settings.designer, found.state["hard_cases"])
         if found is None or found.num_updates != champion.checkpoint:
-            whose = f"of inner epoch {found.num_updates}" if found is not None else "as they are now"
-            self.callbacks.notice(
-                f"checkpoint {champion.checkpoint:06d} cannot be used: the hard cases are those {whose}"
-            )
+            instead = f"those of inner epoch {found.num_updates}" if found is not None else "the current ones"
+            self.callbacks.notice(f"checkpoint {champion.checkpoint:06d} cannot be used: the hard cases are {instead}")
 
     def _update_hard_cases(self, episodes: Sequence[Episode]) -> None:
         reward = reward_of(self.settings.reward)
         threshold = reward.threshold(self.settings.designer)
         for episode in episodes:
-            self.pool.observe(episode.results, self.num_updates, reward.of, threshold)
+            self.pool.observe(episode.results, self.num_updates, partial(score_result, reward), threshold)
         self.pool.prune(self.num_updates)
 
     async def _skill_vectors(self) -> torch.Tensor:
@@ -179,14 +178,14 @@ class Trainer:
         )
 
     async def _collect(self, outer: int, inner: int, skills_SD: torch.Tensor) -> list[Episode]:
-        """One batch of episodes, run together and returned in batch order."""
-        standing = PolicySnapshot(
+        """Run a batch of episodes concurrently. The result is in batch order."""
+        snapshot = PolicySnapshot(
             self.controller, self.bank, skills_SD, self.settings.train.num_skills, self._exploration()
         )
         tasks = []
         try:
             async with (
-                self.engine.open_pool(standing, EpisodeCallbacks(self.callbacks.on_span)) as pool,
+                self.engine.open_pool(snapshot, EpisodeCallbacks(self.callbacks.on_span)) as pool,
                 asyncio.TaskGroup() as group,
             ):
                 for index, episode_spec in enumerate(self._episode_specs(self.num_updates)):
@@ -212,8 +211,8 @@ class Trainer:
                 device,
             )
             stats = algorithm(self.settings.train.algorithm)(episodes, policy)
-        # A skill is credited with the whole episode's reward: a step's own share says more about its place than
-        # about its skills.
+        # Skills get the reward of the whole episode: the reward of a step depends more on its position in the episode
+        # than on its skills.
         used = [(step.selection.skills, episode.reward) for episode in episodes for step in episode.steps]
         self.bank.record_batch([skills for skills, _ in used], [reward for _, reward in used])
         if self.num_updates + 1 - self.exploration_start >= self.settings.controller.new_skill_epochs:
@@ -221,7 +220,7 @@ class Trainer:
         return stats
 
     def _exploration(self) -> Exploration:
-        """The window in which skills new to the bank are favoured, fading linearly to nothing."""
+        """Exploration of the skills that are new in the bank. Its strength falls linearly from 1 to 0."""
         how = self.settings.controller
         fade = max(0.0, 1 - (self.num_updates - self.exploration_start) / how.new_skill_epochs)
         new_S = torch.tensor([name in self.bank.new for name in self.bank.names])
@@ -242,14 +241,14 @@ class Trainer:
         self.export_artifacts()
 
     def export_artifacts(self) -> None:
-        """What the checkpoint knows, for readers of the run."""
+        """Write the hard cases and the skill bank as files of their own, for readers of the run directory."""
         files.write_atomic(self.run.hard_cases, b"".join(map(files.to_json, self.pool.rows())))
         self.bank.save(self.run.skill_bank)
 
     def close_epoch(self) -> None:
-        """After a checkpoint: judge the stage if it is at its end, and drop checkpoints that nobody needs any more.
+        """After a checkpoint: judge the stage if this was its last inner epoch, and delete old checkpoints.
 
-        A run that was killed before this does it when it is resumed.
+        If a run is killed before this is done, it is done when the run is resumed.
         """
         at_end = self.num_updates % self.stage_epochs == 0 or self.num_updates == self.total
         if at_end or self.best is None:
@@ -263,20 +262,20 @@ class Trainer:
         checkpoint.prune(self.run.checkpoints, self.settings.train.keep_checkpoints, self.best, done=self.num_updates)
 
     def _end_on_best(self) -> None:
-        """A run ends on its best snapshot, statistics and all."""
+        """Write the skill bank of the best stage, with its statistics, as the result of the run."""
         champion = stages.best(stages.read_all(self.run.stages))
         if champion is not None:
             champion.bank.save(self.run.skill_bank)
 
     def _episode_specs(self, done: int) -> Iterator[EpisodeSpec]:
-        """The material of the inner epoch that comes after ``done`` others."""
+        """The spans and queries of each episode of the inner epoch that follows ``done`` inner epochs."""
         outer, inner = divmod(done, self.settings.train.inner_epochs)
         return (self.sampler.episode(outer, inner, index) for index in range(self.settings.train.batch_size))
 
 
 def _is_judged(stage: stages.Stage, done: int) -> bool:
-    """Whether ``stage`` was judged by an evaluation, or by its training up to now.
+    """Whether ``stage`` was judged by an evaluation, or by training after ``done`` inner epochs.
 
-    One that ended early, because the run did, is judged again at its real end when the run is made longer.
+    If a stage was judged before its end because the run ended, and the run is then made longer, it is judged again.
     """
     return stage.judged and (stage.reward is None or stage.checkpoint == done)

@@ -1,4 +1,4 @@
-"""Which device networks run on, and in how many threads."""
+"""The device of networks, and the number of threads of torch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _THREADS = "torch threads"
 
 
 def torch_in_one_thread() -> Any:
-    """Torch, with one thread inside an operation (of the whole process: the last bits of a sum depend on it).
+    """Import torch and set one thread per operation, for the whole process: the last bits of a sum depend on it.
 
-    Waiting threads must sleep: spinning ones slow a busy machine down tenfold. Torch reads that when it is imported:
-    who imports it elsewhere has to have said so before (as the command does). In the process of a caller that is not
-    ours to say.
+    OMP_WAIT_POLICY makes waiting threads sleep, because spinning threads slow a busy machine down tenfold. Torch reads
+    it on import, so code that imports torch elsewhere must set it before, as the command line does. In the process of a
+    library's caller it is left as it is.
     """
     if not process.is_borrowed():
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -33,10 +33,10 @@ def torch_in_one_thread() -> Any:
 
 @contextmanager
 def threads_restored() -> Iterator[None]:
-    """Torch works with one thread in the block; afterwards the calling thread has the number that it had before.
+    """Torch uses one thread in the block. Afterwards the calling thread has its previous number of threads.
 
-    Torch keeps one number for each thread, and one for threads that have not used it yet. The block stands inside
-    :func:`memskill_cli.utils.process.borrowed`, which restores the second one.
+    Torch keeps a number for each thread, and a default for threads that have not used it yet. The block must be inside
+    :func:`memskill_cli.utils.process.borrowed`, which restores the default.
     """
     before = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 0
     if before:
@@ -46,7 +46,7 @@ def threads_restored() -> Iterator[None]:
     finally:
         if process.changed(_THREADS):
             sys.modules["torch"].set_num_threads(before or _default)
-            _set_default(1)  # for calls that still run: the line above has changed it
+            _set_default(1)  # for calls that still run: the line above has changed the default
 
 
 _default = 0
@@ -59,19 +59,19 @@ def _everywhere() -> process.Undo:
 
 
 def _set_default(number: int) -> None:
-    """Set the number of threads that have not used torch yet; that of the calling thread stays."""
+    """Set the default for threads that have not used torch yet. The calling thread keeps its number."""
     thread = threading.Thread(target=sys.modules["torch"].set_num_threads, args=(number,))
     thread.start()
     thread.join()
 
 
 def resolve_device(device: str, setting: str) -> str:
-    """``cpu`` or ``cuda``, for what a ``setting`` says: one of them, or ``auto``, which is CUDA if there is a device.
+    """``cpu`` or ``cuda`` for ``device``, the value of ``setting``. ``auto`` is CUDA if there is a CUDA device.
 
-    DeviceError: there is none.
+    Raises DeviceError for ``cuda`` without a CUDA device.
     """
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("there is no CUDA device here", hint=f"--set {setting}=auto")
+        raise DeviceError("there is no CUDA device on this machine", hint=f"use the CPU with --set {setting}=auto")
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"

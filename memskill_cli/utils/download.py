@@ -1,7 +1,8 @@
-"""Fetching one file over HTTP: streamed, resumed where it broke off, its length checked.
+"""Download one file over HTTP. An interrupted download is resumed, and the length is checked.
 
-Bytes go to ``<file>.part`` beside the goal, with a note of what they are part of in ``<file>.part.json``; both are kept
-when an attempt fails, so that the same command later goes on from there.
+Bytes are written to ``<file>.part``, and a description of their file to ``<file>.part.json``. Both are kept if an
+attempt fails, so that the same command continues the download later. huggingface_hub does this only for the Hub;
+LoCoMo is on GitHub.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 """Seconds without a single byte before a connection counts as lost."""
 
 Report = Callable[[int, int | None], None]
-"""(bytes there so far, bytes in all or None when the server doesn't say)."""
+"""Called with (bytes so far, bytes in total or None if unknown)."""
 
 
 class _LostError(Exception):
-    """This attempt failed in a way that the next one may not."""
+    """This attempt failed; the next one may succeed."""
 
 
 class _RefusedError(Exception):
-    """The server will not give the file, however often it is asked."""
+    """The server refused the file; another attempt would not help."""
 
 
 class _Part(NamedTuple):
-    """What the bytes of a ``.part`` file belong to."""
+    """The file to which the bytes of a ``.part`` file belong."""
 
     url: str  # without a password
     validator: str  # ETag or Last-Modified; "" if the server gave neither
@@ -47,9 +48,9 @@ class _Part(NamedTuple):
 
 
 def download(url: str, goal: Path, *, hint: str = "", report: Report = lambda done, total: None) -> None:
-    """Fetch ``url`` to ``goal``, whole or not at all.
+    """Download ``url`` to ``goal``, which exists only when it is complete.
 
-    Raises DownloadError with ``hint`` when the server refuses, or after three attempts that broke off or came to the
+    Raises DownloadError with ``hint`` if the server refuses, or after three attempts that were interrupted or had the
     wrong length.
     """
     goal.parent.mkdir(parents=True, exist_ok=True)
@@ -68,11 +69,13 @@ def download(url: str, goal: Path, *, hint: str = "", report: Report = lambda do
 
 
 def without_password(url: str) -> str:
-    """``url`` as it may be shown and stored: without passwords and keys. UsageError if it is none."""
+    """``url`` without passwords and keys, to be shown and stored. Raises UsageError if it is not a valid URL."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise UsageError(f"{strip_credentials(url)!r} is no address: {strip_credentials(str(error))}") from None
+        raise UsageError(
+            f"{strip_credentials(url)!r} is not a valid address: {strip_credentials(str(error))}"
+        ) from None
     return strip_credentials(str(parsed.copy_with(userinfo=b"")) if parsed.userinfo else url)
 
 
@@ -85,16 +88,16 @@ def _attempt(client: httpx.Client, url: str, goal: Path, report: Report) -> None
         if response.status_code == 200:
             done = 0
             known = _Part(without_password(url), _validator(response), _length(response))
-            part.write_bytes(b"")  # before the note: bytes are never taken for part of something else
+            part.write_bytes(b"")  # before the note, so that bytes are never counted as part of another file
             write_json(note, known._asdict())
         elif not _continues(response, known, done):
             part.unlink(missing_ok=True)
-            raise _LostError("what was begun does not fit what the server has now")
+            raise _LostError("the file on the server has changed since the download began")
         total = known.total if known else None
         report(done, total)
         done = _append(response, part, done, total, report)
     if total is not None and done != total:
-        raise _LostError(f"{done} bytes came, {total} were announced")
+        raise _LostError(f"received {done} bytes instead of {total}")
     os.replace(part, goal)
     note.unlink()
     sync_folder(goal.parent)
@@ -112,7 +115,7 @@ def _append(response: httpx.Response, part: Path, done: int, total: int | None, 
 
 
 def _headers(known: _Part | None, done: int) -> dict[str, str]:
-    headers = {"Accept-Encoding": "identity"}  # lengths and ranges are to be those of the file itself
+    headers = {"Accept-Encoding": "identity"}  # so that lengths and ranges are those of the file itself
     if known and done:
         headers["Range"] = f"bytes={done}-"
         if known.validator:
@@ -140,13 +143,13 @@ def _length(response: httpx.Response) -> int | None:
 
 
 def _validator(response: httpx.Response) -> str:
-    """What ``If-Range`` may be asked with: a strong ETag, else the date of the last change."""
+    """The value for ``If-Range``: a strong ETag, else the date of the last change."""
     etag = response.headers.get("etag", "")
     return etag if etag and not etag.startswith("W/") else response.headers.get("last-modified", "")
 
 
 def _read_note(note: Path, url: str) -> _Part | None:
-    """The note beside a ``.part`` file; None if there is none, it is unreadable, or it is about another address."""
+    """The note beside a ``.part`` file; None if it is missing or damaged, or is for another address."""
     try:
         part = _Part(**orjson.loads(note.read_bytes()))
     except (FileNotFoundError, orjson.JSONDecodeError, TypeError):

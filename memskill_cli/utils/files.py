@@ -1,4 +1,4 @@
-"""Files that survive a crash: a rewrite is a temp file, fsync and rename; a log is appended line by line."""
+"""Files that a crash cannot damage: a rewrite is a temporary file, fsync and rename; a log is only appended."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import orjson
 from memskill_cli.errors import MemskillError
 
 LEFT_BEHIND = 600.0
-"""Seconds after which nobody is still writing a file aside."""
+"""Age in seconds after which a temporary file is taken for one of a killed process."""
 _JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
 def to_json(value: Any, *, pretty: bool = False) -> bytes:
-    """JSON with a final newline; dataclasses, enums and numpy values are understood."""
+    """JSON with a final newline; dataclasses, enums and numpy values are supported."""
     return orjson.dumps(value, option=_JSON | orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if pretty else 0))
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Replace ``path`` as a whole or not at all, durably. A full disk leaves the old file as it was."""
+    """Replace ``path`` atomically and durably. If the disk is full, the old file does not change."""
     data = content.encode() if isinstance(content, str) else content
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
                 os.fsync(file.fileno())
             os.replace(name, path)
         except BaseException:
-            with suppress(OSError):  # a disk that has failed: what it said first is what is told
+            with suppress(OSError):  # if the disk has failed, the first error is the one to report
                 os.unlink(name)
             raise
         sync_folder(path.parent)
@@ -50,10 +50,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, value: Any, *, durable: bool = False) -> None:
-    """Add one JSON line in one write, after mending a line that a crash or a full disk left torn.
+    """Append one JSON line in one write. An incomplete last line, left by a crash or a full disk, is ended first.
 
-    Several processes may add to one file: while one looks and writes, the others wait. ``durable`` has the line on the
-    disk before anything that is written later.
+    Several processes may append to one file: a lock makes them wait for each other. With ``durable``, the line is on
+    the disk when this function returns.
     """
     data = to_json(value)
     with _naming(path), path.open("ab+") as file:
@@ -67,7 +67,7 @@ def append_line(path: Path, value: Any, *, durable: bool = False) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a JSON-lines file; a torn one (a crash in mid-write) is passed over, as owed again."""
+    """The rows of a JSON-lines file. A line that a crash left incomplete is skipped, so its work is done again."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -82,7 +82,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def run_on_exit(work: Callable[[], None]) -> Iterator[None]:
-    """Do ``work`` when the block ends, however it ends; if by an error, failing too does not hide that one."""
+    """Do ``work`` at the end of the block, also after an error. Then an error of ``work`` does not replace that one."""
     try:
         yield
     except BaseException:
@@ -93,7 +93,7 @@ def run_on_exit(work: Callable[[], None]) -> Iterator[None]:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove, from ``folder`` and all below, what killed processes left of files they wrote aside."""
+    """Remove temporary files that killed processes left in ``folder`` and its subfolders."""
     for left in folder.rglob(".*.tmp"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > LEFT_BEHIND:
@@ -111,7 +111,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """OSErrors say which file was meant: a failed write names none, a rename the one written aside."""
+    """OSErrors get the name ``path``: a failed write has no name, and a failed rename that of the temporary file."""
     try:
         yield
     except OSError as error:

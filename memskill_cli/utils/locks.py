@@ -1,4 +1,4 @@
-"""Who owns a folder: one process at a time, found out at once, and forgotten with the process that held it."""
+"""Locks on folders. One process at a time owns a folder; its lock ends with the process."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from memskill_cli.utils import files
 
 LOCK, OWNER = ".lock", ".owner"
 _PATIENCE = 0.5
-"""Seconds to try for: a look at the lock (:func:`is_held`) takes it for a moment, and a new owner has to sign."""
+"""Seconds to wait: :func:`is_held` holds the lock for a moment, and a new owner needs time to write ``.owner``."""
 
 
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Own ``folder`` (``what`` in messages) while the block lasts; RunLockedError if another process does.
+    """Own ``folder`` (``what`` in messages) during the block. Raises RunLockedError if another process owns it.
 
-    The lock is the operating system's, so that of a process that died, however it did, is gone with it. ``.owner`` only
-    tells others the owner's id; what a dead owner left there means nothing.
+    The operating system removes the lock when the process ends, also after a crash. ``.owner`` has the owner's process
+    id, only for messages; the file of a process that has ended is ignored.
     """
     from filelock import FileLock, Timeout
 
@@ -42,7 +42,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a live process owns ``folder``. Asks no more of the folder than to be read."""
+    """Whether a live process owns ``folder``. Needs only the right to read the folder."""
     try:
         handle = os.open(folder / LOCK, os.O_RDONLY)
     except OSError:
@@ -58,12 +58,12 @@ def is_held(folder: Path) -> bool:
 
 def _in_use(folder: Path, what: str) -> RunLockedError:
     if (pid := _owner(folder)) is None:
-        return RunLockedError(f"{what} is in use by another process", hint="wait for it")
-    return RunLockedError(f"{what} is in use by process {pid}", hint=f"wait for it, or stop it with: kill {pid}")
+        return RunLockedError(f"{what} is in use by another process", hint="wait until it ends")
+    return RunLockedError(f"{what} is in use by process {pid}", hint=f"wait until it ends, or stop it with: kill {pid}")
 
 
 def _owner(folder: Path) -> int | None:
-    """The id that the owner of ``folder`` left there, if such a process lives."""
+    """The process id in ``.owner``, if this process exists."""
     try:
         pid = int((folder / OWNER).read_bytes())
     except (OSError, ValueError):
@@ -75,7 +75,7 @@ def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except PermissionError:
-        return True  # somebody else's
+        return True  # it belongs to another user
     except (ProcessLookupError, OverflowError):
         return False
     return True

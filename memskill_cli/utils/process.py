@@ -1,10 +1,10 @@
-"""What memskill changes in its process, and for how long.
+"""Changes of the state of the process: environment variables, loggers, warnings, attributes of modules.
 
-The command line owns its process (:func:`own`): a change stays. A library call borrows the process of its caller
-(:func:`borrowed`): what was changed is set back when the last call that runs has ended. So code that needs a change
-asks for it by name (:func:`change`, or a helper below), each time, and never undoes it.
+The command line owns its process (:func:`own`), so its changes stay. A library call borrows the process of its caller
+(:func:`borrowed`): changes are undone when the last running call ends. Code that needs a change requests it each time
+(:func:`change`, or a helper below) and never undoes it.
 
-A value that someone else has set meanwhile is left as it is.
+A value that other code has set in the meantime is not undone.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _QUIET = logging.CRITICAL + 1
 
 
 class _State:
-    """There is one process, so there is one of it."""
+    """The state of this module; one instance per process."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.owned = False
         self.borrowers = 0
         self.undo: dict[Hashable, Undo] = {}  # in the order of the changes
-        self.variables: dict[str, str] = {}  # those of the environment that were set, with their last values
+        self.variables: dict[str, str] = {}  # environment variables that were set, with their last values
 
 
 _now = _State()
 
 
 def own() -> None:
-    """This process is memskill's: changes stay until it ends."""
+    """Declare that this process belongs to memskill, so that changes stay until it ends."""
     _now.owned = True
 
 
@@ -53,7 +53,7 @@ def is_borrowed() -> bool:
 
 @contextmanager
 def borrowed() -> Iterator[None]:
-    """The process is the caller's. Calls may overlap: the last one to end undoes the changes, newest first."""
+    """Run the block in a caller's process. Blocks may overlap: the last one to end undoes the changes, newest first."""
     with _now.lock:
         _now.borrowers += 1
     try:
@@ -67,7 +67,7 @@ def borrowed() -> Iterator[None]:
 
 
 def change(name: Hashable, make: Callable[[], Undo]) -> None:
-    """Make a change unless it is made already. ``make`` returns what undoes it, and imports nothing."""
+    """Make a change unless it is already made. ``make`` returns a function that undoes it, and must import nothing."""
     with _now.lock:
         if name not in _now.undo:
             _now.undo[name] = make()
@@ -79,7 +79,7 @@ def changed(name: Hashable) -> bool:
 
 
 def set_attribute(holder: Any, name: str, value: Any) -> None:
-    """``holder.name = value``."""
+    """Set ``holder.name`` to ``value``."""
 
     def make() -> Undo:
         missing = object()
@@ -100,7 +100,7 @@ def set_attribute(holder: Any, name: str, value: Any) -> None:
 
 
 def set_variable(name: str, value: str, *, replace: bool = False) -> None:
-    """An environment variable; one that is set already stays unless ``replace``."""
+    """Set an environment variable. An existing value is kept unless ``replace`` is True."""
 
     def make() -> Undo:
         before = os.environ.get(name)
@@ -112,7 +112,7 @@ def set_variable(name: str, value: str, *, replace: bool = False) -> None:
 
 
 def keep_variable(name: str) -> None:
-    """An environment variable that a library is going to set is afterwards what it is now."""
+    """Restore the present value of an environment variable at the end, although a library will set it."""
 
     def make() -> Undo:
         before = os.environ.get(name)
@@ -122,7 +122,7 @@ def keep_variable(name: str) -> None:
 
 
 def silence(logger: str, level: int = _QUIET) -> None:
-    """Nothing below ``level`` is logged by ``logger``: its records may quote keys or prompts. (By default nothing.)"""
+    """Drop records of ``logger`` below ``level`` (by default all), because they may contain keys or prompts."""
 
     def make() -> Undo:
         found = logging.getLogger(logger)
@@ -139,7 +139,7 @@ def silence(logger: str, level: int = _QUIET) -> None:
 
 
 def filter_records(logger: str, keep: Callable[[logging.LogRecord], bool]) -> None:
-    """``logger`` drops the records that ``keep`` refuses."""
+    """Drop the records of ``logger`` for which ``keep`` is False."""
 
     def make() -> Undo:
         found = logging.getLogger(logger)
@@ -150,7 +150,7 @@ def filter_records(logger: str, keep: Callable[[logging.LogRecord], bool]) -> No
 
 
 def ignore_warnings(message: str, category: type[Warning] = Warning) -> None:
-    """Warnings that begin with ``message`` (a regular expression) are not shown."""
+    """Hide warnings that begin with ``message``, a regular expression."""
 
     def make() -> Undo:
         before = list(warnings.filters)
@@ -168,7 +168,7 @@ def ignore_warnings(message: str, category: type[Warning] = Warning) -> None:
 
 @contextmanager
 def variables(**values: str) -> Iterator[None]:
-    """Environment variables for the length of a block, where they are not set: some libraries read them on import."""
+    """Set environment variables during the block, unless they are set already. Some libraries read them on import."""
     missing = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(missing)
     try:

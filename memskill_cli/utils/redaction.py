@@ -1,7 +1,8 @@
-"""Secrets kept out of texts: known ones by their value, unknown ones by what they look like.
+"""Remove secrets from texts: known ones by their value, unknown ones by patterns.
 
-A value is found in whatever form a server echoes it: in other case, percent-encoded, escaped as in JSON, in base64
-(alone, or within ``user:key``), broken over lines. Every search takes time linear in the text.
+A value is found in all forms in which servers repeat it: in another case, percent-encoded, escaped as in JSON, in
+base64 (alone, or within ``user:key``), broken over lines. The time of a search is linear in the length of the text.
+Libraries that look for secrets know patterns only.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import Any, TextIO
 from urllib.parse import unquote
 
 FRAGMENT = 12
-"""No run of so many characters of a known secret is left in a text."""
+"""Every piece of a known secret with at least this number of characters is removed."""
 SHORTEST = 8
-"""A shorter value is a word like any other, and is not looked for."""
+"""Shorter values are not searched for, because ordinary texts contain them."""
 MASK = "[key]"
 NO_KEY = "none"
-"""What stands for a key at servers that ask for none: no secret."""
+"""The key to give for servers that need no key. It is not a secret."""
 
-# Upper and lower case are one, and so are the two alphabets of base64; every character stays one character.
+# Maps upper case to lower case, and one alphabet of base64 to the other. The length of a text does not change.
 _FOLD = str.maketrans(string.ascii_uppercase + "-_", string.ascii_lowercase + "+/")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\[/\"'\\]|(?:[\r\n]|\\[rn])\s*")
 _NAMES = re.compile(
@@ -55,7 +56,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 class Secrets:
-    """Values to be found in texts; those shorter than :data:`SHORTEST` are left out."""
+    """Values to remove from texts. Values shorter than :data:`SHORTEST` are ignored."""
 
     def __init__(self, values: Iterable[str]) -> None:
         self._pieces: dict[int, set[str]] = {}  # by their length
@@ -64,7 +65,7 @@ class Secrets:
             self._pieces.setdefault(length, set()).update(_runs(form, length))
 
     def redact(self, text: str) -> str:
-        """``text`` with :data:`MASK` for every value, or piece of :data:`FRAGMENT` characters of one, in any form."""
+        """``text`` with :data:`MASK` in place of values and pieces of :data:`FRAGMENT` characters, in all forms."""
         spans = [*self._find(text.translate(_FOLD))]
         if self._pieces and _ESCAPE.search(text):
             plain, places = _decoded(text)
@@ -79,19 +80,19 @@ class Secrets:
 
 
 def redact_patterns(text: str) -> str:
-    """``text`` without what looks like a secret in an address or a header, whoever it belongs to."""
+    """``text`` without anything that looks like a secret, such as keys in addresses and headers."""
     return _replaced(text, _SHAPES)
 
 
 def strip_credentials(address: str) -> str:
-    """An address without its user and password, and without the keys among its parameters."""
+    """``address`` without user and password, and without keys in its parameters."""
     return _replaced(address, _IN_ADDRESSES)
 
 
 def secrets_of(environ: Mapping[str, str]) -> set[str]:
-    """The values of an environment that are secrets, by the names of their variables, and the passwords in addresses.
+    """The secrets in environment variables: values of variables with names like API_KEY, and passwords in addresses.
 
-    Left out are short ones, plain words, and names of files that hold a secret.
+    Short values, plain words, and paths of existing files are left out.
     """
     named = {part.strip() for name, value in environ.items() if _NAMES.search(name) for part in _parts(name, value)}
     found = {value for value in named if not (value.isalpha() and len(value) < 16) and not os.path.exists(value)}
@@ -102,7 +103,7 @@ def secrets_of(environ: Mapping[str, str]) -> set[str]:
 
 
 class _Known:
-    """What this process knows to be secret."""
+    """The secrets that this process knows."""
 
     def __init__(self) -> None:
         self._values: set[str] = set()
@@ -122,17 +123,17 @@ _known = _Known()
 
 
 def remember(values: Iterable[str]) -> None:
-    """Make :func:`redact` look for these, too."""
+    """Let :func:`redact` also remove these values."""
     _known.add(values)
 
 
 def redact(text: str) -> str:
-    """``text`` for people and logs: without any secret known to this process, or that looks like one."""
+    """``text`` for output and logs: without known secrets, and without anything that looks like one."""
     return redact_patterns(_known.secrets().redact(text))
 
 
 class RedactingStream:
-    """A stream, which stderr is replaced by: whatever is written, by whichever library, is cleaned first."""
+    """A replacement for stderr that removes secrets from everything that is written, also by libraries."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -150,7 +151,7 @@ class RedactingStream:
 
 
 def names_secret(variable: str) -> bool:
-    """Whether an environment variable of this name is taken to hold a secret."""
+    """Whether the value of an environment variable with this name is treated as a secret."""
     return bool(_NAMES.search(variable))
 
 
@@ -165,11 +166,11 @@ def _parts(name: str, value: str) -> list[str]:
 
 
 def _forms(value: str) -> Iterator[str]:
-    """``value`` as it may stand in a folded text; in base64 the characters that belong to it alone."""
+    """The forms of ``value`` in a folded text. In base64, only the characters that depend on nothing but ``value``."""
     yield value.translate(_FOLD)
     yield _decoded(value)[0].translate(_FOLD)
     data = value.encode()
-    for before in range(3):  # bytes of something else that share its first group of three
+    for before in range(3):  # number of other bytes before it in its first group of three
         text = base64.b64encode(bytes(before) + data).decode()
         first, end = -(-8 * before // 6), 8 * (before + len(data)) // 6
         yield text[first:end].translate(_FOLD)
@@ -180,7 +181,7 @@ def _runs(text: str, length: int) -> Iterator[str]:
 
 
 def _decoded(text: str) -> tuple[str, list[tuple[int, int]]]:
-    """``text`` with escapes undone and line breaks closed, and where in ``text`` each of its characters stands."""
+    """``text`` without escapes and line breaks, and the (start, end) in ``text`` of each of its characters."""
     pieces: list[str] = []
     places: list[tuple[int, int]] = []
     at = 0
@@ -202,9 +203,9 @@ def _unescaped(escape: str) -> str:
 
 
 def _masked(text: str, spans: list[tuple[int, int]]) -> str:
-    """``text`` with one mask for each stretch covered by ``spans``, which are in order."""
+    """``text`` with one mask for each region that ``spans`` cover. ``spans`` must be sorted."""
     kept: list[str] = []
-    at, covered = 0, -1  # covered: the end of the stretch being masked
+    at, covered = 0, -1  # covered: the end of the current region
     for start, end in spans:
         if start > covered:
             kept += [text[at:start], MASK]

@@ -1,7 +1,7 @@
-"""Named parts that users can add to: datasets, methods, rewards and the like.
+"""Parts by name, to which users can add: datasets, methods, rewards and others.
 
-A name is looked up among the built-in parts, then among what a plug-in file has registered (``--plugin FILE.py``), then
-among the entry points of installed packages. A module is imported when its part is asked for.
+A part is built in, registered by a plug-in file (``--plugin FILE.py``), or an entry point of an installed package. Its
+module is imported when the part is requested.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -43,8 +44,8 @@ class Plugin:
 
 _loaded: dict[Path, Plugin] = {}
 _running: list[tuple[str, list[tuple[Registry[Any], str]]]] = []
-"""What runs at this moment and may register parts: a plug-in file (its sha256) or a module of an installed package
-(its name and version), and what it has registered so far."""
+"""The code that is being loaded and may register parts: a plug-in file (its sha256) or a module of an installed package
+(the package's name and version), each with the parts that it has registered so far."""
 
 
 class Registry(Generic[T]):
@@ -60,11 +61,11 @@ class Registry(Generic[T]):
         self._sources: dict[str, str] = {}
 
     def register(self, name: str, part: T) -> T:
-        """Add a part under ``name``. PluginError if the name is taken by another part."""
+        """Add a part under ``name``. Raises PluginError if another part has this name."""
         if self._is_entry_point(name, part):
             return part
         if name in self._builtin or self._registered.get(name, part) is not part:
-            raise PluginError(f"there is already a {self.kind} called {name}", hint="give the plug-in's another name")
+            raise PluginError(f"there is already a {self.kind} called {name}", hint="use another name in the plug-in")
         if name in self._registered:
             return part
         self._registered[name] = part
@@ -74,7 +75,7 @@ class Registry(Generic[T]):
         return part
 
     def _is_entry_point(self, name: str, part: object) -> bool:
-        """Whether an installed package gives the part anyhow: then the package's version is the part's identity."""
+        """Whether an installed package has the part as an entry point. Then its identity is the package's version."""
         entry = self._entry_points().get(name)
         return entry is not None and entry.module == getattr(part, "__module__", "")
 
@@ -89,7 +90,7 @@ class Registry(Generic[T]):
         return add
 
     def unregister(self, name: str) -> None:
-        """Take out what :meth:`register` added."""
+        """Remove a part that :meth:`register` added."""
         del self._registered[name], self._sources[name]
 
     def names(self) -> list[str]:
@@ -97,7 +98,7 @@ class Registry(Generic[T]):
         return list(dict.fromkeys([*self._builtin, *self._registered, *self._entry_points()]))
 
     def check(self, name: str, setting: str = "") -> None:
-        """Raises UsageError, with the nearest name, if there is no such part. ``setting`` is what names it."""
+        """Raise UsageError, with the nearest name, if there is no such part. ``setting``: the setting that names it."""
         if name not in self._builtin and name not in self._registered:
             try:
                 self._entry_point(name)
@@ -105,8 +106,8 @@ class Registry(Generic[T]):
                 raise UsageError(f"{setting}: {error.message}" if setting else error.message, hint=error.hint) from None
 
     def identity(self, name: str) -> str:
-        """What tells this version of a part from others: "" for a built-in one (the version of memskill is recorded
-        elsewhere), the sha256 of a plug-in file, or the name and version of an installed package."""
+        """Identifies the version of a part: "" for a built-in one (the version of memskill is recorded elsewhere), the
+        sha256 of a plug-in file, or the name and version of an installed package."""
         if name in self._builtin:
             return ""
         return self._sources[name] if name in self._registered else self.origin(name)
@@ -114,7 +115,7 @@ class Registry(Generic[T]):
     def origin(self, name: str) -> str:
         """Where a part comes from: ``memskill``, ``plug-in``, or the name and version of an installed package.
 
-        UsageError if there is no such part.
+        Raises UsageError if there is no such part.
         """
         if name in self._builtin:
             return "memskill"
@@ -126,7 +127,7 @@ class Registry(Generic[T]):
     def get(self, name: str) -> T:
         """The part called ``name``.
 
-        UsageError (with the nearest name) if there is none; PluginError if an installed package cannot be loaded.
+        Raises UsageError, with the nearest name, if there is none; PluginError if its package cannot be loaded.
         """
         if name in self._registered:
             return self._registered[name]
@@ -135,11 +136,16 @@ class Registry(Generic[T]):
             part: T = getattr(importlib.import_module(module), attribute)
             return part
         entry = self._entry_point(name)
-        _running.append((self.origin(name), []))  # so what the module registers has the version of its package
+        _running.append(
+            (self.origin(name), [])
+        )  # so that parts which the module registers get the version of its package
         try:
             loaded: T = entry.load()
-        except Exception as error:  # code of others: whatever it raises, the message names the package
-            raise PluginError(f"{self.kind} {name} ({entry.value}) cannot be loaded: {_what(error)}") from error
+        except Exception as error:  # third-party code may raise any exception; the message must name the package
+            raise PluginError(
+                f"{self.kind} {name} ({entry.value}) cannot be loaded: {_what(error)}",
+                hint=f"see the traceback with: python -c 'import {entry.module}'",
+            ) from error
         finally:
             _running.pop()
         return loaded
@@ -148,7 +154,7 @@ class Registry(Generic[T]):
         found = self._entry_points().get(name)
         if found is None:
             near = difflib.get_close_matches(name.lower(), self.names(), n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else f"a {self.kind} of your own: --plugin FILE.py"
+            hint = f"did you mean {near[0]}?" if near else f"to use your own {self.kind}: --plugin FILE.py"
             raise UsageError(f"no {self.kind} is called {name}; there are {', '.join(self.names())}", hint=hint)
         return found
 
@@ -158,14 +164,14 @@ class Registry(Generic[T]):
 
 @functools.cache
 def _entry_points(group: str) -> Mapping[str, EntryPoint]:
-    """Of all installed packages; looking through them takes some 30 ms."""
+    """The entry points of all installed packages, by name. Finding them takes about 30 ms."""
     from importlib.metadata import entry_points
 
     return {entry.name: entry for entry in entry_points(group=group)}
 
 
 def load_plugins(files: Iterable[Path] | None, notice: Callable[[str], None] = lambda text: None) -> tuple[Plugin, ...]:
-    """Run several plug-in files, in order; ``notice`` is told of each that was not loaded before."""
+    """Run several plug-in files, in order. ``notice`` is called for each that was not loaded before."""
     plugins = []
     for file in files or ():
         known = file.expanduser().resolve() in _loaded
@@ -182,32 +188,32 @@ def loaded_plugins() -> tuple[Plugin, ...]:
 
 
 def load_plugin(file: Path) -> Plugin:
-    """Run a Python file that registers parts. It is ordinary code, run with the rights of the user who names it.
+    """Run a Python file that registers parts. It is ordinary code, run with the rights of the user.
 
-    A file is run once in a process. PluginError if it does not exist or raises.
+    A file is run once in a process. Raises PluginError if it does not exist or raises an exception.
     """
     path = file.expanduser().resolve()
     if path in _loaded:
         return _loaded[path]
     if not path.is_file():
         raise PluginError(f"--plugin {file}: no such file", hint="name a Python file: --plugin my_dataset.py")
-    # The same name in every process, so that another process finds the classes of what is sent to it.
+    # The same name in every process, so that objects sent to another process find their classes there.
     name = f"memskill_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise PluginError(f"--plugin {file}: not a Python file", hint="its name must end in .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up while it runs
+    sys.modules[name] = module  # dataclasses look up their module during its import
     digest, parts = _sha256(path), list[tuple[Registry[Any], str]]()
     _running.append((digest, parts))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # code of others
+    except Exception as error:  # third-party code may raise any exception
         del sys.modules[name]
-        for registry, part in dict.fromkeys(parts):  # so that the corrected file can be loaded
+        for registry, part in dict.fromkeys(parts):  # so that the corrected file can be loaded later
             registry.unregister(part)
-        what, hint = _what(error), "run it with python to see where"
-        if isinstance(error, MemskillError):  # such as a name that is taken
+        what, hint = _what(error), f"see the traceback with: python {shlex.quote(str(file))}"
+        if isinstance(error, MemskillError):  # for example: the name is already in use
             what, hint = error.message, error.hint
         raise PluginError(f"--plugin {file}: {what}", hint=hint) from error
     finally:
@@ -221,7 +227,7 @@ def _sha256(path: Path) -> str:
 
 
 def _source_digest(part: object) -> str:
-    """The sha256 of the file that defines a part; without one (an interactive session) a value that never repeats."""
+    """The sha256 of the file that defines a part; without a file (an interactive session) a random value."""
     try:
         return _sha256(Path(inspect.getfile(part if inspect.isroutine(part) or isinstance(part, type) else type(part))))
     except (OSError, TypeError):

@@ -1,4 +1,4 @@
-"""Everything random comes from named seeds, so that no result depends on timing or on the order of completion."""
+"""Seeds from names, so that random results depend neither on timing nor on the order of completion."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def seed_from(*parts: int | str) -> int:
 
 
 def batch_indices(size: int, population: int, number: int, seed: int) -> list[int]:
-    """Which of ``population`` traces make up batch ``number``, shape (size,).
+    """The indices, below ``population``, of the traces in batch ``number``. Shape (size,).
 
-    Batches walk through one shuffle after another, so every trace is read equally often; a batch's makeup follows
-    from its number alone, so a resumed run needs no memory of the ones before.
+    Batches go through one random permutation after another, so all traces are read equally often. A batch depends on
+    its number only, so a resumed run does not need the previous batches.
     """
     chosen = []
     for position in range(number * size, (number + 1) * size):

@@ -1,12 +1,12 @@
-"""Being stopped: by Ctrl-C, by a scheduler (SIGTERM), by a terminal that closes (SIGHUP).
+"""Stop on signals: Ctrl-C (SIGINT), a scheduler (SIGTERM), a closed terminal (SIGHUP).
 
-While a command's coroutine runs (:func:`run`), the first signal lets what is under way come to its end: nothing new is
-sent, replies on their way are waited for and written down, an update or a checkpoint completes. A second one, and any
-that comes when no coroutine runs (imports, downloads, reports), ends the process at once. That is always safe: whatever
-this program writes is whole at every instant, or is mended by whoever comes next.
+While the coroutine of a command runs (:func:`run`), the first signal stops it in order: no new calls are sent, replies
+to open calls are awaited and recorded, an update or a checkpoint is completed. A second signal, or one while no
+coroutine runs (imports, downloads, reports), ends the process at once. That is safe: all files are complete at any
+time, or the next command repairs them.
 
-The handlers are Python's, not an event loop's, so that the second works while something else holds the loop. They
-raise nothing: an exception out of the blue is swallowed or shown as a traceback by whatever code it happens to meet.
+The handlers are Python's, not those of an event loop, so that a second signal works while the loop is blocked. They
+raise no exceptions, because these would appear in arbitrary code, which may swallow them or print a traceback.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ STOPPED = StoppedError.exit_code
 
 
 class _State:
-    """What the handler has to know. Signals belong to a process, so there is one of it."""
+    """The state of the handlers. Signals belong to a process, so there is one instance."""
 
-    resume_command = ""  # the command that goes on with what is being done
+    resume_command = ""  # the command that continues the present work
     work: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
     notice: Callable[[str], None]
-    asked = False  # a first signal has come
-    code: int | None = None  # the exit code of a command that is done
+    asked = False  # the first signal has arrived
+    code: int | None = None  # the exit code of a finished command
 
     def __init__(self) -> None:
         self.hold: list[Callable[[], None]] = []
@@ -55,7 +55,7 @@ def install_handlers(resume_command: str) -> None:
 
 
 def set_resume_command(command: str) -> None:
-    """What to type to go on, told to whoever stops this process."""
+    """Set the command that continues the work. It is shown when the process is stopped."""
     _now.resume_command = command
 
 
@@ -64,9 +64,9 @@ def resume_command() -> str:
 
 
 def run(work: Coroutine[Any, Any, T], notice: Callable[[str], None]) -> T:
-    """The result of a command's coroutine, in an event loop of its own.
+    """Run the coroutine of a command in a new event loop and return its result.
 
-    StoppedError if it ended early because of a signal. ``notice`` is told of the signal.
+    Raises StoppedError if it ended early because of a signal. ``notice`` is called when the signal arrives.
     """
     import asyncio
 
@@ -82,7 +82,7 @@ def run(work: Coroutine[Any, Any, T], notice: Callable[[str], None]) -> T:
     except (Exception, asyncio.CancelledError) as error:
         if not _now.asked:
             raise
-        why = "" if isinstance(error, asyncio.CancelledError) else f"; meanwhile: {error}"
+        why = "" if isinstance(error, asyncio.CancelledError) else f", and an error occurred: {error}"
         raise StoppedError(f"interrupted{why}") from None
     finally:
         _now.work = None
@@ -99,7 +99,7 @@ def on_first_signal(hold: Callable[[], None]) -> Iterator[None]:
 
 
 async def finish_shielded(closing: Awaitable[None]) -> None:
-    """Await ``closing`` to its end, though the first signal may come meanwhile."""
+    """Await the end of ``closing``, also if the first signal arrives in the meantime."""
     import asyncio
 
     task = asyncio.ensure_future(closing)
@@ -111,9 +111,9 @@ async def finish_shielded(closing: Awaitable[None]) -> None:
 
 
 def exit_process(code: int) -> None:
-    """The command is done, and ends with ``code`` whatever comes now.
+    """Set the exit code of the finished command. Later signals do not change it.
 
-    After a signal the process ends here: threads that are still at it (a download, a model) are not waited for.
+    After a signal the process ends here, without waiting for threads that still run (a download, a model).
     """
     _now.code = code
     if _now.asked:
@@ -136,7 +136,7 @@ def _wind_down(task: asyncio.Task[Any]) -> None:
     for hold in _now.hold:
         hold()
     task.cancel()
-    _now.notice("stopping: what is under way is finished first; a second time stops at once")
+    _now.notice("stopping: work in progress is finished first; a second signal stops at once")
 
 
 def _end() -> NoReturn:
@@ -148,7 +148,7 @@ def _end() -> NoReturn:
 
 
 def _leave_dead_terminals() -> None:
-    """What is said to a terminal that has gone is said to nobody, and is no error."""
+    """Send output for a closed terminal to the null device, so that writing is not an error."""
     for stream in (1, 2):
         try:
             os.get_terminal_size(stream)

@@ -19,7 +19,7 @@ def normalise(text: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _is_punctuation(char: str) -> bool:
-    """ASCII punctuation and symbols, other scripts' punctuation, and characters without any width."""
+    """Whether ``char`` is ASCII punctuation or an ASCII symbol, other punctuation, or a zero-width character."""
     return char in string.punctuation or unicodedata.category(char)[0] == "P" or unicodedata.category(char) == "Cf"
 
 

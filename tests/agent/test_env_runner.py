@@ -18,7 +18,7 @@ from memskill_cli.agent.env_runner import (
     play_episode,
     summarise_episode,
 )
-from memskill_cli.config import AlfworldConfig
+from memskill_cli.config import EnvConfig
 from memskill_cli.envs.env_pool import Observation
 from memskill_cli.errors import ModelError
 from memskill_cli.testing import rules
@@ -60,7 +60,7 @@ def play(game: Corridor, reply: Script, steps: int = 50, **more: Any) -> tuple[E
     async def run(url: str) -> EnvTrajectory:
         llm = llm_client(url)
         try:
-            acting = AlfworldConfig(steps=steps)
+            acting = EnvConfig(steps=steps)
             return await play_episode(llm, game, "reach the end", retrieved("Rooms follow each other."), acting, **more)
         finally:
             await llm.aclose()

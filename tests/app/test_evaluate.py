@@ -1,4 +1,4 @@
-"""Finding what is evaluated in a run whose checkpoints are not all as they were written, or change meanwhile."""
+"""Which policy is evaluated if checkpoints of the run are damaged, or change in the meantime."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def judge(run: RunDir, number: int, **how: int) -> None:
-    """A stage becomes the best; its bank has no ``delete``, so that it can be told from a checkpoint's."""
+    """Write a best stage. Its bank has no ``delete``, unlike the banks of the checkpoints."""
     bank = seed_bank()
     stages.write(run.stages, Stage(number, type(bank)(bank.skills[1:], stage=number), 0.5, True, kept=True, **how))
 
@@ -64,7 +64,8 @@ def test_a_damaged_best_checkpoint_is_named_and_the_nearest_sound_one_used(
     assert (name, bank) == (used, ("insert", "noop", "update"))
     assert f"{run.checkpoints}/000002/state.json" in told[0]
     assert (
-        f"stage 0, the best, cannot be used: its skills are chosen by the controller of checkpoint {used}" in told[-1]
+        f"the best stage, 0, cannot be used: using the skills of that stage with the controller of checkpoint {used}"
+        in told[-1]
     )
 
 
@@ -72,10 +73,10 @@ def test_a_damaged_best_checkpoint_is_named_and_the_nearest_sound_one_used(
 def test_without_any_sound_checkpoint_nothing_untrained_is_passed_off_as_the_run(run: RunDir, which: str) -> None:
     harm(run, 1, 2, 3)
     for _ in range(2):
-        with pytest.raises(RunError, match="run r has no sound checkpoint") as failure:
+        with pytest.raises(RunError, match="run r has no usable checkpoint") as failure:
             found(run, which)
         assert "--resume" in failure.value.hint
-        stages.path_of(run.stages, 0).unlink(missing_ok=True)  # nor before a stage was judged
+        stages.path_of(run.stages, 0).unlink(missing_ok=True)  # the same without a judged stage
 
 
 def test_a_damaged_checkpoint_asked_for_by_its_path_is_named(run: RunDir) -> None:
@@ -89,7 +90,7 @@ def test_a_damaged_checkpoint_asked_for_by_its_path_is_named(run: RunDir) -> Non
 
 
 def test_a_better_stage_found_meanwhile_is_the_best(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training that goes on drops the checkpoint of the stage that was the best a moment ago."""
+    """Training in another process removes the checkpoint of the former best stage."""
     real = evaluate._measured_with
 
     def measured(*arguments: object) -> Checkpoint:

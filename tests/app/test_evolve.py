@@ -1,4 +1,4 @@
-"""Designer cycles by hand, in this process; tests/e2e/test_evolve.py types them."""
+"""Designer cycles outside training, called as functions; tests/e2e/test_evolve.py runs the command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOWHERE = {"change": "refine", "name": "nowhere", "body": "## Purpose\nX", "why"
 
 
 def helpless(request: Asked) -> str:
-    """The models of the small world, with a designer whose changes can never be made."""
+    """The models of the small world, with a designer whose changes are always invalid."""
     return designed(request, NOWHERE) if request.role == "designer" else read_or_answered(request)
 
 

@@ -1,4 +1,4 @@
-"""What a command opens to talk to models is named by what it is, and closed again."""
+"""Opening what a command needs to call models, checking it in advance, and closing it."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ except signals.StoppedError:
 
 @pytest.mark.parametrize("early", ["", "early"])
 def test_after_a_signal_nothing_is_sent_and_what_was_sent_is_written_down(tmp_path: Path, early: str) -> None:
-    """Also when the command was ending already, and waited for the reply, as the signal came."""
+    """Also if the command was already ending and waiting for the reply when the signal came."""
     with MockLLMServer(latency=2.0) as server:
         command = [sys.executable, "-c", STOPPED, str(tmp_path), server.url, early]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""Going on with a run: which settings may change, and which are refused."""
+"""Resuming a run: which settings may change, and which are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from memskill_cli.app.train import check_resume_settings
-from memskill_cli.config import AlfworldConfig, Config, load, setting_names
+from memskill_cli.config import Config, EnvConfig, load, setting_names
 from memskill_cli.errors import RunError
 from memskill_cli.evaluation import methods
 from memskill_cli.evaluation.spec import settings_digest
@@ -31,11 +31,11 @@ FREE = {
         "models.timeout",
         "models.retries",
     ),
-    "where the work is done": ("engine", "ray.address", "ray.workers", "ray.encoders", "alfworld.workers"),
-    "how long something may take": ("alfworld.step_timeout", "limits.max_cost", "train.outer_epochs"),
+    "where the work is done": ("engine", "ray.address", "ray.workers", "ray.encoders", "env.workers"),
+    "how long something may take": ("env.step_timeout", "limits.max_cost", "train.outer_epochs"),
     "what is kept or told of the run": ("train.keep_checkpoints", "tracker", "preset"),
 }
-"""Settings that a run may go on with otherwise, by the reason why what was learned so far stays what it is."""
+"""Settings that may change when a run is resumed, by the reason why they do not change what is learned."""
 MAY_CHANGE = {name for names in FREE.values() for name in names}
 DATASETS = ("locomo", "longmemeval", "hotpotqa", "alfworld")
 
@@ -91,7 +91,7 @@ def test_a_changed_setting_is_refused_unless_it_changes_no_result(run: RunDir, n
 
 @pytest.mark.parametrize("name", setting_names())
 def test_what_changes_a_score_may_not_change_within_a_run(run: RunDir, name: str) -> None:
-    """Evaluations have their own rule for what can change a score: by it they are told apart."""
+    """The names of evaluations depend on the settings that can change a score."""
     scored = [
         settings_digest(changed(before, name)[0], method) != settings_digest(before, method)
         for before in (load(overrides={"dataset": dataset}) for dataset in DATASETS)
@@ -101,41 +101,41 @@ def test_what_changes_a_score_may_not_change_within_a_run(run: RunDir, name: str
 
 
 def test_what_changes_the_games_of_an_episode_may_not_change_within_a_run(run: RunDir) -> None:
-    few = {f"alfworld.{part}_{bound}": n for part, n in (("trajectories", 4), ("tasks", 2)) for bound in ("min", "max")}
+    few = {f"env.{part}_{bound}": n for part, n in (("trajectories", 4), ("tasks", 2)) for bound in ("min", "max")}
     settings = load(overrides={"dataset": "alfworld", **few})
 
     def episode_specs(settings: Config) -> list[EpisodeSpec]:
         sampler = EnvSampler(settings, GAMES, lambda text: None)
         return [sampler.episode(0, 0, episode) for episode in range(8)]
 
-    names = [name for name in setting_names() if name.startswith("alfworld.")]
+    names = [name for name in setting_names() if name.startswith("env.")]
     different = [
         name
         for name in names
-        if episode_specs(dataclasses.replace(settings, alfworld=with_more(settings.alfworld, name.partition(".")[2])))
+        if episode_specs(dataclasses.replace(settings, env=with_more(settings.env, name.partition(".")[2])))
         != episode_specs(settings)
     ]
-    assert {"alfworld.trajectories_max", "alfworld.tasks_max", "alfworld.same_type"} <= set(different)
+    assert {"env.trajectories_max", "env.tasks_max", "env.same_type"} <= set(different)
     assert [name for name in different if may_change(run, name)] == []
 
 
-def with_more(played: AlfworldConfig, name: str) -> AlfworldConfig:
-    """Another value of a setting that is possible beside the others."""
-    kind = typing.get_type_hints(AlfworldConfig)[name]
+def with_more(played: EnvConfig, name: str) -> EnvConfig:
+    """``played`` with another value of a setting that is valid together with the other settings."""
+    kind = typing.get_type_hints(EnvConfig)[name]
     after = 0.0 if name == "same_type" else other(getattr(played, name), kind)
     beside = {name.replace("_min", "_max"): after} if name.endswith("_min") else {}
     return dataclasses.replace(played, **{name: after, **beside})
 
 
 def rows(run: RunDir) -> list[dict[str, Any]]:
-    """What the inner epochs of a run have learned, in numbers."""
+    """The metrics of a run's inner epochs, without those that depend on the machine."""
     return [{k: v for k, v in row.items() if k not in OF_THE_MACHINE} for row in files.read_jsonl(run.metrics)]
 
 
 def test_what_may_change_within_a_run_changes_nothing_that_is_learned(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each free setting is really changed in the middle of a run, by whatever list it is free."""
+    """Each setting that may change is changed in the middle of a run."""
     update, updates = ppo.update, count(1)
 
     def killed_in_the_third(*arguments: Any) -> Any:
@@ -147,7 +147,7 @@ def test_what_may_change_within_a_run_changes_nothing_that_is_learned(
     with MockLLMServer(reply) as server:
         steep = {"ppo__learning_rate": 0.03, "ppo__target_kl": 10.0}  # so that ratios are clipped
         lives = Lives(tmp_path, server, train__num_skills=2, train__batch_size=3, seed=7, **steep)
-        lives.live(lives.begin("once"))  # from now on every reply is in the cache
+        lives.live(lives.begin("once"))  # after this, every reply is in the cache
         undisturbed, settings = lives.begin("undisturbed"), lives.settings
         lives.live(undisturbed)
         whole = rows(undisturbed)

@@ -1,4 +1,4 @@
-"""What a person is told of errors that no code of ours foresaw."""
+"""The message for errors that are not a MemskillError."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def test_what_a_disk_says_names_the_file_and_what_to_do(code: str, line: str) ->
 
 
 def test_a_disk_that_does_not_say_of_which_file() -> None:
-    assert explain(OSError(errno.ENOSPC, "No space left on device"))[0] == "the disk is full: while writing"
+    full = explain(OSError(errno.ENOSPC, "No space left on device"))
+    assert full[0] == "the disk is full: a file could not be written"
     assert explain(OSError(errno.EIO, "Input/output error"))[0] == "a file: Input/output error"
 
 

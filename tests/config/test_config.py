@@ -96,15 +96,15 @@ ELSEWHERE = {
         "eval.num_skills": 5,
         "models.answer_max_tokens": 32,
         "train.chunk_size": 2048,
-        "alfworld.memory": "all",
-        "alfworld.inventory": True,
+        "env.memory": "all",
+        "env.inventory": True,
         "train.batch_size": 16,
-        "alfworld.trajectories_min": 40,
-        "alfworld.trajectories_max": 60,
-        "alfworld.tasks_min": 5,
-        "alfworld.tasks_max": 5,
-        "alfworld.same_type": 1.0,
-        "alfworld.steps": 50,
+        "env.trajectories_min": 40,
+        "env.trajectories_max": 60,
+        "env.tasks_min": 5,
+        "env.tasks_max": 5,
+        "env.same_type": 1.0,
+        "env.steps": 50,
     },
 }
 """What was published differently for the other benchmarks."""
@@ -134,7 +134,7 @@ def test_the_paper_preset_has_the_published_settings(dataset: str) -> None:
     expected = {**PUBLISHED, **ELSEWHERE.get(dataset, {})}
     paper = config.load(preset="paper", overrides={"dataset": dataset})
     assert values(paper, expected) == expected
-    # Asked for on top of a run that was trained otherwise, it is all there too.
+    # The same for a run that was trained with other settings.
     other = config.load(sets=NOT_LIKE_THE_PAPER)
     assert values(config.load(preset="paper", overrides={"dataset": dataset}, base=other), expected) == expected
     assert other.eval.num_skills == 1
@@ -171,7 +171,7 @@ def test_a_run_evaluated_on_another_benchmark_takes_its_values_unless_told_other
     assert (moved.eval.chunk_size, moved.memory.num_memories, moved.dataset) == (512, 9, "longmemeval")
     assert answering(config.load(base=run, overrides={"dataset": "longmemeval", "eval.num_skills": 4})) == (4, 512)
     assert answering(config.load(base=moved, overrides={"dataset": "locomo"})) == (7, 32)
-    # A preset asked for in the same command is above them, as ever.
+    # A preset given in the same command takes precedence over them.
     assert answering(config.load(base=run, preset="demo", overrides={"dataset": "hotpotqa"})) == (1, 512)
 
 
@@ -214,25 +214,25 @@ SECRET = "hunter2pass"
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"sets": [f"models.api_base=https://user:{SECRET}@host/v1"]}, "models.api_base must not hold"),
-        ({"overrides": {"models.api_base": f"https://{SECRET}@host/v1"}}, "models.api_base must not hold"),
-        ({"overrides": {"models.api_base": f"https://host/v1?key={SECRET}"}}, "models.api_base must not hold"),
+        ({"sets": [f"models.api_base=https://user:{SECRET}@host/v1"]}, "models.api_base must not contain"),
+        ({"overrides": {"models.api_base": f"https://{SECRET}@host/v1"}}, "models.api_base must not contain"),
+        ({"overrides": {"models.api_base": f"https://host/v1?key={SECRET}"}}, "models.api_base must not contain"),
         ({"overrides": {"models.api_base": f"https://host?a=1&subscription-key={SECRET}"}}, "models.api_base must not"),
-        ({"sets": [f"memory.server=http://user:{SECRET}@host:8000"]}, "memory.server must not hold"),
-        ({"sets": [f"encoders.state=https://user:{SECRET}@host/model"]}, "encoders.state must not hold"),
-        ({"sets": [f"models.api_key={SECRET}"]}, "models.api_key is no setting"),
-        ({"sets": [f"api_keys={SECRET}"]}, "api_keys is no setting"),
-        ({"sets": [f"models.token={SECRET}"]}, "models.token is no setting"),
+        ({"sets": [f"memory.server=http://user:{SECRET}@host:8000"]}, "memory.server must not contain"),
+        ({"sets": [f"encoders.state=https://user:{SECRET}@host/model"]}, "encoders.state must not contain"),
+        ({"sets": [f"models.api_key={SECRET}"]}, "models.api_key is not a setting"),
+        ({"sets": [f"api_keys={SECRET}"]}, "api_keys is not a setting"),
+        ({"sets": [f"models.token={SECRET}"]}, "models.token is not a setting"),
         ({"sets": [f"api_key {SECRET}"]}, "expected section.key=value"),
-        ({"file": f'[models]\napi_key = "{SECRET}"'}, "models.api_key is no setting"),
-        ({"file": f'[models.keys]\nopenai = "{SECRET}"'}, "models.keys is no setting"),
-        ({"file": f'api_key = "{SECRET}"'}, "api_key is no setting"),
-        ({"file": f'[models]\napi_base = "https://u:{SECRET}@h/v1"'}, "models.api_base must not hold"),
+        ({"file": f'[models]\napi_key = "{SECRET}"'}, "models.api_key is not a setting"),
+        ({"file": f'[models.keys]\nopenai = "{SECRET}"'}, "models.keys is not a setting"),
+        ({"file": f'api_key = "{SECRET}"'}, "api_key is not a setting"),
+        ({"file": f'[models]\napi_base = "https://u:{SECRET}@h/v1"'}, "models.api_base must not contain"),
         ({"file": f"[models]\napi_key = {SECRET}"}, "not TOML"),
     ],
 )
 def test_a_secret_is_no_setting(given: dict[str, Any], says: str, tmp_path: Path) -> None:
-    """Settings are stored with a run, so no secret gets into them; what is said about it does not show it."""
+    """Settings are stored with a run, so a secret in them is refused, and the message does not show it."""
     if "file" in given:
         (tmp_path / "mine.toml").write_text(given["file"])
         given = {"file": tmp_path / "mine.toml"}
@@ -272,7 +272,7 @@ def test_a_settings_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("memory.parallel_spans=0", "above 0"),
         ("designer.every=0", "above 0"),
         ("eval.num_memories=-1", "0 or above"),
-        ("alfworld.top_p=0", "above 0 and at most 1"),
+        ("env.top_p=0", "above 0 and at most 1"),
     ],
 )
 def test_a_value_out_of_its_range_is_refused_by_name(setting: str, told: str) -> None:

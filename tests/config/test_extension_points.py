@@ -1,4 +1,4 @@
-"""Settings that name a part, and settings that came after evaluations had their names."""
+"""Settings that name a part, and settings that were added after version 0.1."""
 
 from __future__ import annotations
 

@@ -9,8 +9,26 @@ import pytest
 
 from memskill_cli.config import load
 from memskill_cli.config.loading import from_dict, setting_names
-from memskill_cli.config.renamed import ADDED, RENAMED, current_names, current_sections, digest_section, former_name
+from memskill_cli.config.renamed import (
+    ADDED,
+    RENAMED,
+    SECTIONS,
+    current_names,
+    current_sections,
+    digest_section,
+    former_name,
+    former_section,
+)
 from memskill_cli.errors import UsageError
+
+
+MOVED = {
+    f"{old}.{name.partition('.')[2]}": name
+    for old, new in SECTIONS.items()
+    for name in setting_names()
+    if name.startswith(f"{new}.")
+}
+"""Settings that have only another section."""
 
 
 def value_of(config: Any, name: str) -> Any:
@@ -20,10 +38,11 @@ def value_of(config: Any, name: str) -> Any:
 
 def other_value(name: str) -> Any:
     """A value of the setting that is not its default and that is allowed."""
-    texts = {"memory.pooling": "softmax", "alfworld.retrieval_query": "observation"}
+    others = {"memory.pooling": "softmax", "env.retrieval_query": "observation", "env.memory": "all"}
+    others |= dict.fromkeys(("env.same_type", "env.top_p", "env.temperature"), 0.5)
     now = value_of(load(), name)
-    if name in texts:
-        return texts[name]
+    if name in others:
+        return others[name]
     return not now if isinstance(now, bool) else type(now)(now + 1 if now >= 1 else now / 2)
 
 
@@ -32,10 +51,12 @@ def test_an_old_name_is_none_of_today_and_leads_to_one() -> None:
     assert set(RENAMED.values()) <= names
     assert not set(RENAMED) & names
     assert len(set(RENAMED.values())) == len(RENAMED), "no two old names for one setting"
-    assert all(old.partition(".")[0] == new.partition(".")[0] for old, new in RENAMED.items())
+    sections = [(old.partition(".")[0], new.partition(".")[0]) for old, new in RENAMED.items()]
+    assert all(SECTIONS.get(old, old) == new for old, new in sections)
+    assert not set(SECTIONS) & {name.partition(".")[0] for name in names}
 
 
-@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+@pytest.mark.parametrize(("old", "new"), (RENAMED | MOVED).items())
 def test_an_old_name_sets_what_it_set(old: str, new: str, tmp_path: Path) -> None:
     """With ``--set``, in a file of ``--config`` and in the config.toml of a run."""
     section, _, inner = old.partition(".")
@@ -88,10 +109,27 @@ def test_tables_of_sections() -> None:
     assert table["eval"] == {"top_k": 7, "judge": True}
 
 
+def test_tables_with_a_former_section() -> None:
+    moved = {"alfworld": {"query": "goal", "steps": 9}}
+    assert current_sections(moved) == {"env": {"retrieval_query": "goal", "steps": 9}}
+    assert current_sections({**moved, "env": {"steps": 3}}) == {"env": {"steps": 3}}
+    assert current_sections({"env": {"steps": 3}, **moved}) == {"env": {"steps": 3}}
+
+
+def test_a_dataset_of_a_plug_in_may_use_an_old_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memskill_cli.config.loading.dataset_settings", lambda name: {"alfworld.steps": 7})
+    monkeypatch.setattr("memskill_cli.config.loading.preset_settings", lambda preset, name: {"alfworld.workers": 3})
+    found = load(overrides={"dataset": "games"}, preset="demo").env
+    assert (found.steps, found.workers) == (7, 3)
+
+
 def test_digests_use_the_former_names() -> None:
     assert former_name("eval", "num_skills") == "top_k"
     assert former_name("memory", "num_memories") == "top_k"
     assert former_name("memory", "tau") == "tau"
+    assert former_name("env", "retrieval_query") == "query"
+    assert former_name("env", "steps") == "steps"
+    assert (former_section("env"), former_section("eval")) == ("alfworld", "eval")
     assert former_name("eval", "num_memories") == "num_memories", "of another section than the one that was renamed"
 
 

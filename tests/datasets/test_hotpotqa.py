@@ -106,7 +106,7 @@ def test_any_documents_join_to_the_context(tmp_path_factory, texts):
 
 def test_another_number_of_documents_than_announced_is_noted(tmp_path):
     _, notes = read(tmp_path, record(), record(context=context(2)))
-    assert notes == ["questions whose context has another number of documents than num_docs says: 1"]
+    assert notes == ["questions whose context has a different number of documents than num_docs: 1"]
 
 
 BROKEN = [
@@ -118,7 +118,7 @@ BROKEN = [
     (lambda made: made.update(answers=[]), "answers is an empty list"),
     (lambda made: made.update(answers="Ann"), "answers is text, expected a list"),
     (lambda made: made.update(answers=[None]), "answers[0] is null, expected text or a number"),
-    (lambda made: made.update(num_docs=50), "has 50 documents, but the variant asked for has 3"),
+    (lambda made: made.update(num_docs=50), "has 50 documents, but the requested variant has 3"),
 ]
 
 
@@ -184,7 +184,7 @@ def test_variants_add_up_and_keep_their_digests(tmp_path, official):
 def test_force_replaces_the_variant_asked_for_and_no_other(tmp_path, official):
     before = prepare("hotpotqa", data_dir=tmp_path, source=str(official)).manifest
     other = write(official / "eval_100.json", record(context=context(100), num_docs=100, input="another"))
-    with pytest.raises(DataError, match="holds something else") as caught:
+    with pytest.raises(DataError, match="has data from") as caught:
         prepare("hotpotqa", data_dir=tmp_path, source=str(other))
     assert caught.value.hint.endswith(f"--source {other} --split test-100 --force")
     after = prepare("hotpotqa", data_dir=tmp_path, source=str(other), force=True).manifest
@@ -213,14 +213,14 @@ def test_a_file_that_does_not_say_its_variant_is_asked_about(tmp_path):
     with pytest.raises(DataError, match="neither its name nor num_docs") as caught:
         prepare("hotpotqa", data_dir=tmp_path, source=str(path))
     assert caught.value.hint.endswith("--variant 50")
-    with pytest.raises(DataError, match="has 3 documents, but the variant asked for has 50"):
+    with pytest.raises(DataError, match="has 3 documents, but the requested variant has 50"):
         prepare("hotpotqa", data_dir=tmp_path, source=str(path), ask=PrepareOptions(splits=("test-50",)))
     made = prepare("hotpotqa", data_dir=tmp_path, source=str(path), ask=PrepareOptions(splits=("test-3",)))
     assert list(made.manifest.splits) == ["test-3"]
 
 
 def test_a_file_never_passes_for_another_variant(tmp_path, official):
-    with pytest.raises(DataError, match="has 50 documents, but the variant asked for has 100"):
+    with pytest.raises(DataError, match="has 50 documents, but the requested variant has 100"):
         prepare(
             "hotpotqa",
             data_dir=tmp_path,
@@ -233,16 +233,16 @@ def test_senseless_wishes(tmp_path, official):
     for name in ("test", "test-x", "test-0", "val", "test-50/../.."):
         with pytest.raises(UsageError, match="hotpotqa has no split"):
             prepare("hotpotqa", data_dir=tmp_path, ask=PrepareOptions(splits=(name,)))
-    with pytest.raises(UsageError, match="is one file, and 2 variants"):
+    with pytest.raises(UsageError, match="is one file, but 2 variants are requested"):
         prepare(
             "hotpotqa",
             data_dir=tmp_path,
             source=str(official / "eval_50.json"),
             ask=PrepareOptions(splits=("test-50", "train")),
         )
-    with pytest.raises(DataError, match=r"holds no eval_400\.json"):
+    with pytest.raises(DataError, match=r"has no eval_400\.json"):
         prepare("hotpotqa", data_dir=tmp_path, source=str(official), ask=PrepareOptions(splits=("test-400",)))
-    with pytest.raises(DataError, match=r"holds no eval_50\.json"):
+    with pytest.raises(DataError, match=r"has no eval_50\.json"):
         prepare("hotpotqa", data_dir=tmp_path / "a", source=str(tmp_path))
     with pytest.raises(DataError, match="no such file or folder"):
         prepare("hotpotqa", data_dir=tmp_path, source=str(tmp_path / "nothing"))
@@ -276,7 +276,7 @@ def test_the_training_file_is_read_when_asked_for_and_may_be_cut(tmp_path, offic
     assert (train[24].queries[0].question, train[24].queries[0].gold_answers) == ("q24?", ("a24",))
     assert len(train[24].sessions[0].turns) == 26
     assert prepare("hotpotqa", data_dir=tmp_path, source=str(official), ask=ask).already
-    with pytest.raises(DataError, match="holds something else"):
+    with pytest.raises(DataError, match="has data from"):
         prepare("hotpotqa", data_dir=tmp_path, source=str(official), ask=PrepareOptions(splits=("train",), limit=30))
 
 

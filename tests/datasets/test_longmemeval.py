@@ -100,7 +100,7 @@ def test_abstention_questions_are_kept_apart_and_said_so(tmp_path):
     assert [(q.category, q.scored) for trace in traces for q in trace.queries] == [
         ("single-session-user", True), ("abstention", False), ("abstention", False)
     ]  # fmt: skip
-    assert "abstention questions, kept apart (only eval --include-abstention asks them): 2" in notes
+    assert "abstention questions (asked only by eval --include-abstention): 2" in notes
 
 
 def test_a_session_may_start_with_the_assistant_have_an_odd_number_of_turns_or_be_empty(tmp_path):
@@ -125,7 +125,7 @@ def test_turns_without_text_are_left_out_and_blanks_at_the_ends_too(tmp_path):
 def test_sessions_are_read_in_the_files_order_and_a_note_says_when_that_is_not_time(tmp_path):
     (trace,), notes = read(tmp_path, record(lambda made: made["haystack_dates"].reverse()))
     assert [s.label for s in trace.sessions] == ["s1", "s2"]
-    assert "records whose sessions are not in order of time (read in the file's order): 1" in notes
+    assert "records whose sessions are not in chronological order (the order of the file is kept): 1" in notes
 
 
 # --- splits ------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_files_for_several_splits_add_up_and_do_not_change_each_others_digest(tm
     assert after.digest_of("test") == before.digest_of("test") != after.digest_of("train")
     assert [load_split("longmemeval", data, name)[0].trace_id for name in ("train", "test")] == ["other", "mine_1"]
     assert load_manifest("longmemeval", data) == after
-    with pytest.raises(DataError, match="holds something else"):
+    with pytest.raises(DataError, match="has data from"):
         prepare("longmemeval", data_dir=data, source=str(second), ask=PrepareOptions(splits=("test",)))
 
 

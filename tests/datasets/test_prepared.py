@@ -101,11 +101,11 @@ def test_other_data_never_pass_for_what_was_asked(data, tmp_path):
     other = edited(tmp_path)
     prepare("locomo", data_dir=data, sample=True)
     for source in (str(other), "http://127.0.0.1:9/locomo10.json"):
-        with pytest.raises(DataError, match="holds something else") as caught:
+        with pytest.raises(DataError, match="has data from") as caught:
             prepare("locomo", data_dir=data, source=source)
         assert caught.value.hint.endswith(f"--source {source} --force")
     prepare("locomo", data_dir=data, source=str(other), force=True)
-    with pytest.raises(DataError, match="holds something else"):
+    with pytest.raises(DataError, match="has data from"):
         prepare("locomo", data_dir=data, sample=True)
 
 
@@ -217,7 +217,7 @@ def test_damaged_data_are_refused_with_the_command_that_makes_them_anew(data, da
         ("[]", "damaged"),
         ('{"format": 2}', "damaged"),
         ('{"format": 2, "splits": {"test": {}}}', "damaged"),
-        ('{"format": 99}', "format 99, this version of memskill reads 2"),
+        ('{"format": 99}', "has format 99, but this version of memskill reads format 2"),
         ("{}", "format None"),
     ],
 )
@@ -240,7 +240,7 @@ def test_names_that_do_not_exist(data):
 
 
 def test_senseless_sources(data, tmp_path):
-    with pytest.raises(UsageError, match="exclude each other"):
+    with pytest.raises(UsageError, match="cannot be used together"):
         prepare("locomo", data_dir=data, source=str(SAMPLE), sample=True)
     with pytest.raises(UsageError, match="neither a path nor"):
         prepare("locomo", data_dir=data, source="ftp://example.org/x.json")

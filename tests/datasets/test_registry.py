@@ -65,8 +65,8 @@ def test_an_instance_may_be_registered_too() -> None:
 @pytest.mark.parametrize(
     ("part", "told"),
     [
-        (object(), "object is no Dataset"),
-        (int, "int is no Dataset"),
+        (object(), "object is not a Dataset"),
+        (int, "int is not a Dataset"),
         (type("Nameless", (Small,), {"name": ""}), "Nameless has no name"),
         (type("Double", (Small,), {"name": "locomo"}), "there is already a dataset called locomo"),
     ],
@@ -119,7 +119,7 @@ def test_it_is_prepared_from_one_file(small: type[Small], tmp_path: Path, monkey
     with pytest.raises(DataError, match="small has no official file") as failure:
         get("small").parts(None, PrepareOptions())
     assert failure.value.hint == "memskill prepare --dataset small --source FILE"
-    with pytest.raises(UsageError, match="--split test makes no sense"):
+    with pytest.raises(UsageError, match="small is always prepared as a whole, without --split test"):
         get("small").parts(file, PrepareOptions(("test",)))
     monkeypatch.setattr(Small, "official", file)
     prepare("small", data_dir=tmp_path / "data")

@@ -135,7 +135,7 @@ def test_paragraph_splits_where_a_document_starts():
 
 
 def test_paragraph_is_for_document_sets_only():
-    with pytest.raises(UsageError, match="document sets"):
+    with pytest.raises(UsageError, match="the text has none"):
         split_spans(trace(*TALK), "paragraph")
 
 

@@ -188,8 +188,8 @@ def test_jobs_are_done_and_their_faults_are_told(cluster: Told) -> None:
 def test_a_job_whose_worker_dies_is_done_by_another(cluster: Told, tmp_path: Path) -> None:
     cluster.notices.clear()
     assert run(cluster, (die_once, str(tmp_path / "died"))) == ["done at last"]
-    (notice,) = cluster.notices
-    assert "is lost; its jobs will be retried from cache" in notice
+    lost = [notice for notice in cluster.notices if "is lost; its jobs will be retried from cache" in notice]
+    assert len(lost) == 1, "other notices tell that the machine is busy"
 
 
 def test_a_job_that_kills_whoever_does_it_comes_to_an_end(cluster: Told) -> None:

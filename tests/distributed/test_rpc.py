@@ -4,43 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from memskill_cli.distributed.rpc import DRIVER, Broker, MessageBatch, RpcEndpoint, RpcMessage
+from memskill_cli.distributed.rpc import DriverClient, DriverServer, RpcAnswer, RpcCall
 from memskill_cli.errors import GameError, MemskillError, RunError
 
 
-class LocalBroker:
-    """A broker in this process, asynchronous like the remote one."""
+class LocalWorker(DriverClient):
+    """A worker in this process, asynchronous like a remote one."""
 
     def __init__(self) -> None:
-        self.broker = Broker()
+        super().__init__()
         self.batches: list[int] = []
 
-    def post(self, messages: MessageBatch) -> object:
-        self.batches.append(len(messages))
-        return asyncio.ensure_future(self.broker.post(messages))
+    async def collect(self) -> list[RpcCall]:
+        calls = await super().collect()
+        self.batches.append(len(calls))
+        return calls
 
-    def collect(self, name: str) -> Awaitable[list[RpcMessage]]:
-        return self.broker.collect(name)
+    def deliver(self, answers: list[RpcAnswer]) -> None:
+        asyncio.get_running_loop().call_soon(super().deliver, answers)
 
 
 @asynccontextmanager
-async def connected(functions: dict[str, Callable[..., Any]]) -> AsyncIterator[tuple[RpcEndpoint, LocalBroker]]:
-    """A worker's endpoint that can call the ``functions`` of the driver."""
-    broker = LocalBroker()
-    ends = RpcEndpoint(DRIVER, broker, functions), RpcEndpoint("worker-1", broker, {})
-    serving = [asyncio.create_task(end.serve()) for end in ends]
+async def connected(functions: dict[str, Callable[..., Any]]) -> AsyncIterator[LocalWorker]:
+    """A worker that can call the ``functions`` of the driver."""
+    server, worker = DriverServer(functions), LocalWorker()
+    serving = asyncio.create_task(server.serve(worker))
     try:
-        yield ends[1], broker
+        yield worker
     finally:
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        serving.cancel()
+        server.close()
+        await asyncio.gather(serving, return_exceptions=True)
 
 
 def test_answers_find_their_questions_in_whatever_order_they_come() -> None:
@@ -49,9 +49,9 @@ def test_answers_find_their_questions_in_whatever_order_they_come() -> None:
         return number * number
 
     async def work() -> tuple[list[int], list[int]]:
-        async with connected({"square": slowly}) as (worker, broker):
-            answers = await asyncio.gather(*(worker.call(DRIVER, "square", number) for number in range(50)))
-            return answers, broker.batches
+        async with connected({"square": slowly}) as worker:
+            answers = await asyncio.gather(*(worker.call("square", number) for number in range(50)))
+            return answers, worker.batches
 
     answers, batches = asyncio.run(work())
     assert answers == [number * number for number in range(50)]
@@ -65,10 +65,10 @@ def test_what_is_told_arrives_in_order_and_before_what_is_asked_later() -> None:
         return list(heard)
 
     async def work() -> list[int]:
-        async with connected({"hear": heard.append, "so far": so_far}) as (worker, _):
+        async with connected({"hear": heard.append, "so far": so_far}) as worker:
             for number in range(20):
-                worker.notify(DRIVER, "hear", number)
-            return await worker.call(DRIVER, "so far")  # type: ignore[no-any-return]
+                worker.notify("hear", number)
+            return await worker.call("so far")  # type: ignore[no-any-return]
 
     assert asyncio.run(work()) == list(range(20))
 
@@ -83,9 +83,9 @@ def test_an_error_is_raised_where_the_question_came_from_as_it_was(error: Except
         raise error
 
     async def work() -> Exception:
-        async with connected({"fail": fail}) as (worker, _):
+        async with connected({"fail": fail}) as worker:
             with pytest.raises(type(error)) as raised:
-                await worker.call(DRIVER, "fail")
+                await worker.call("fail")
             return raised.value
 
     found = asyncio.run(work())
@@ -98,12 +98,12 @@ def test_who_gives_up_an_answer_is_not_disturbed_by_it() -> None:
             await asyncio.sleep(0.05)
             return text
 
-        async with connected({"late": late}) as (worker, _):
+        async with connected({"late": late}) as worker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.01):
-                    await worker.call(DRIVER, "late", "one")
+                    await worker.call("late", "one")
             await asyncio.sleep(0.1)
-            return await worker.call(DRIVER, "late", "two")  # type: ignore[no-any-return]
+            return await worker.call("late", "two")  # type: ignore[no-any-return]
 
     assert asyncio.run(work()) == "two"
 
@@ -113,40 +113,36 @@ def test_a_desk_that_has_closed_hears_nothing_and_harms_nobody() -> None:
         return "there"
 
     async def work() -> str:
-        async with connected({"there": there}) as (worker, _):
-            worker.notify(DRIVER, "pool-1.span")
-            return await worker.call(DRIVER, "there")  # type: ignore[no-any-return]
+        async with connected({"there": there}) as worker:
+            worker.notify("pool-1.span")
+            return await worker.call("there")  # type: ignore[no-any-return]
 
     assert asyncio.run(work()) == "there"
 
 
-def test_whoever_waits_is_told_when_the_office_is_gone() -> None:
-    class Burning(LocalBroker):
-        async def collect(self, name: str) -> list[RpcMessage]:
-            await asyncio.sleep(0.02)
-            raise OSError("the actor died\nand more")
+def test_a_notified_function_that_fails_stops_the_serving() -> None:
+    def full() -> None:
+        raise RunError("the disk is full")
 
     async def work() -> None:
-        worker = RpcEndpoint("worker-1", Burning(), {})
-        serving = asyncio.create_task(worker.serve())
-        with pytest.raises(RunError, match=r"lost: the actor died$"):
-            await worker.call(DRIVER, "anything")
-        with pytest.raises(RunError):
-            await serving
-        with pytest.raises(RunError):
-            await worker.call(DRIVER, "anything")
+        worker = LocalWorker()
+        worker.notify("full")
+        with pytest.raises(RunError, match="the disk is full"):
+            await DriverServer({"full": full}).serve(worker)
 
     asyncio.run(work())
 
 
-def test_letters_to_somebody_who_is_gone_are_kept_for_nobody() -> None:
-    async def work() -> list[RpcMessage]:
-        broker = Broker()
-        await broker.close("worker-1")
-        await broker.post([("worker-1", RpcMessage("command", 1, "", b""))])
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.02):
-                return await broker.collect("worker-1")
-        return []
+def test_an_error_that_cannot_be_pickled_is_told_by_its_text() -> None:
+    class LocalError(Exception):
+        pass
 
-    assert asyncio.run(work()) == []
+    async def fail() -> None:
+        raise LocalError("seven\nand more")
+
+    async def work() -> None:
+        async with connected({"fail": fail}) as worker:
+            with pytest.raises(RunError, match=r"unexpected LocalError: seven$"):
+                await worker.call("fail")
+
+    asyncio.run(work())

@@ -15,7 +15,7 @@ import pytest
 
 from memskill_cli.distributed.base import Job, JobContext, JobPool
 from memskill_cli.distributed.proxies import CallbackSpec, WorkerConfig, callback_functions, driver_functions
-from memskill_cli.distributed.rpc import DRIVER, RpcEndpoint
+from memskill_cli.distributed.rpc import DriverServer, RpcAnswer
 from memskill_cli.distributed.worker import JobContextSpec, Worker
 from memskill_cli.errors import AuthError, ModelError
 from memskill_cli.evaluation import runner
@@ -27,7 +27,6 @@ from memskill_cli.utils import files
 
 from ..evaluation.harness import TASK, Rig
 from ..training.resume_harness import Lives, outcome, reply
-from .test_rpc import LocalBroker
 
 
 class RemoteEngine:
@@ -43,21 +42,31 @@ class RemoteEngine:
     @asynccontextmanager
     async def open_pool(self, job_context: JobContext, callbacks: Any) -> AsyncIterator[JobPool]:
         RemoteEngine.pools += 1
-        broker, name = LocalBroker(), f"pool-{next(self.numbers)}"
-        functions = driver_functions(self.context, print) | callback_functions(callbacks, name)
-        endpoint = RpcEndpoint(DRIVER, broker, functions)
-        serving = asyncio.create_task(endpoint.serve())
+        name = f"pool-{next(self.numbers)}"
+        server = DriverServer(driver_functions(self.context, print) | callback_functions(callbacks, name))
         worker_config = pickle.loads(pickle.dumps(WorkerConfig.of(self.context, None)))
-        workers = [Worker(f"worker-{number}", broker, worker_config, pickle.dumps) for number in range(self.count)]
+        workers = [Worker(worker_config, pickle.dumps) for _ in range(self.count)]
         for worker in workers:
             await worker.begin()
+        serving = [asyncio.create_task(server.serve(Handle(worker))) for worker in workers]
         try:
             yield RemotePool(name, pickle.dumps(JobContextSpec(job_context, CallbackSpec.of(callbacks))), workers)
         finally:
             for worker in workers:
                 await worker.release(name)
-                worker._serving.cancel()
-            serving.cancel()
+            for task in serving:
+                task.cancel()
+            server.close()
+
+
+class Handle:
+    """A worker as the driver sees it."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.collect, self.worker = worker.collect, worker
+
+    def deliver(self, answers: list[RpcAnswer]) -> object:
+        return asyncio.ensure_future(self.worker.deliver(answers))
 
 
 class RemotePool:

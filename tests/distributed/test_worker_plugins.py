@@ -15,8 +15,6 @@ from memskill_cli.distributed.worker import Hello, Worker
 from memskill_cli.utils import registry
 from memskill_cli.utils.registry import Plugin, load_plugin, loaded_plugins
 
-from .test_rpc import LocalBroker
-
 
 @pytest.fixture(autouse=True)
 def _nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,12 +28,7 @@ def greet(plugins: tuple[Plugin, ...]) -> Hello:
         config = WorkerConfig(
             MemoryConfig(), RewardConfig(), "locomo", {}, True, {"state": 4}, "category", None, plugins
         )
-        worker = Worker("worker-1", LocalBroker(), pickle.loads(pickle.dumps(config)), pickle.dumps)
-        try:
-            return await worker.begin()
-        finally:
-            if hasattr(worker, "_serving"):
-                worker._serving.cancel()
+        return await Worker(pickle.loads(pickle.dumps(config)), pickle.dumps).begin()
 
     return asyncio.run(begun())
 

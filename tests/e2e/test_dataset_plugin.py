@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -59,11 +60,20 @@ def test_a_plugin_file_is_prepared_trained_and_evaluated(home: Home) -> None:
     assert "my-dataset" in done.err or "my_dataset.py" in done.err
 
 
+def test_the_next_command_of_prepare_works_as_it_is_shown(home: Home) -> None:
+    done = home.memskill("prepare", "--dataset", "my-dataset", *PLUGIN)
+    assert done.code == 0, done.err
+    (shown,) = [line for line in done.err.splitlines() if line.startswith("next: ")]
+    assert shlex.split(shown)[1:] == ["memskill", "train", "--dataset", "my-dataset", *PLUGIN]
+    other = home.memskill("prepare", "--dataset", "my-dataset", MEMSKILL_PLUGIN=PLUGIN[1])
+    assert "next: memskill train --dataset my-dataset\n" in other.err, "the variable is still set"
+
+
 def test_a_damaged_file_is_named_by_line(home: Home) -> None:
     (home.path / "own.jsonl").write_text('{"id": "x"}\n')
     done = home.memskill("prepare", "--dataset", "my-dataset", "--source", "own.jsonl", *PLUGIN)
     assert done.code == 1
-    assert "own.jsonl, line 1: no diary: KeyError('days')" in done.err.replace("\n", " ")
+    assert "own.jsonl, line 1: not a diary: KeyError('days')" in done.err.replace("\n", " ")
 
 
 @pytest.mark.slow

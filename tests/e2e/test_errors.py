@@ -48,7 +48,7 @@ def test_not_prepared_and_no_network(home: Home) -> None:
     )
     for done in (train, evaluate):
         told = complaint(done)
-        assert "locomo is not prepared, and could not be" in told
+        assert "locomo is not prepared, and preparing it failed" in told
         assert NOWHERE in told
         assert "memskill prepare --dataset locomo --source FILE" in told
         assert "--sample" in told

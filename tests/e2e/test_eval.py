@@ -94,7 +94,7 @@ def test_every_scored_question_is_there_once_in_order(evaluated: Evaluated) -> N
     left = sum(not query.scored for trace in traces for query in trace.queries)
     assert [row["query_id"] for row in rows(evaluated.done, evaluated.home)] == scored
     assert left > 0
-    assert f"{left} queries are not scored and left out" in evaluated.done.err
+    assert f"{left} queries are not scored and are left out" in evaluated.done.err
     assert "category 5" in evaluated.done.err
     assert evaluated.done.json["left_out"] == left
     assert "adversarial" not in evaluated.done.json["by_category"]

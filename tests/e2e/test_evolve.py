@@ -182,7 +182,7 @@ def test_a_change_by_hand_waits_for_the_next_training_to_judge_it(home: Any) -> 
         bank = json.loads((place.run / "skill_bank.json").read_text())
         assert (bank["stage"], bank["new"]) == (1, ["allergies"])
         refused = place.do("evolve", "--run", "evo", code=1)
-        assert "waits to be judged" in refused.err
+        assert "has not been judged yet" in refused.err
         asked = place.asked("designer")
         place.train("--resume", outer=2)
         assert place.asked("designer") == asked
@@ -231,7 +231,7 @@ def test_what_evolve_cannot_do_is_said(home: Any) -> None:
     with place_in(home, World(HELP)) as place:
         assert "memskill train" in place.do("evolve", code=1).err
         place.train(outer=1)
-        assert "there are: none yet" in place.do("evolve", "--from-eval", "../../x", code=1).err
+        assert "its evaluations: none yet" in place.do("evolve", "--from-eval", "../../x", code=1).err
         assert "--judge-on" in place.do("evolve", "--cycles", "2", code=2).err
 
 

@@ -71,8 +71,8 @@ def test_what_was_taken_over_is_said(imported: Imported) -> None:
     assert facts["taken_over"]["ppo.gamma"] == 0.9
     assert facts["taken_over"]["designer.every"] == 2
     assert facts["not_taken_over"] == ["something_new"]
-    assert "trained on vectors of Qwen/Qwen3-Embedding-0.6B; those of hashing are used" in imported.done.err
-    assert "it was trained with the model some/model; name yours with --model" in imported.done.err
+    assert "trained with the encoder Qwen/Qwen3-Embedding-0.6B; hashing is used instead" in imported.done.err
+    assert "the checkpoint was trained with the model some/model; choose a model with --model" in imported.done.err
     assert "SECRET" not in imported.done.err + imported.done.out
 
 
@@ -106,9 +106,9 @@ def test_its_skills_are_shown(imported: Imported) -> None:
 
 def test_its_controller_with_other_skills(imported: Imported) -> None:
     own = imported.evaluate("--run", "released")
-    assert "not with the run's own" not in own.err
+    assert "instead of the run's skills" not in own.err
     other = imported.evaluate("--run", "released", "--init-skills", "seeds")
-    assert "with the 4 skills of seeds, not with the run's own" in other.err
+    assert "with the 4 skills of seeds instead of the run's skills" in other.err
     assert "Save each lasting" in imported.shown()
     assert "what is said." not in imported.shown()
     assert (own.json["checkpoint"], other.json["checkpoint"]) == ("001000", "001000")
@@ -153,6 +153,16 @@ def test_skills_of_a_folder_take_the_place_of_the_files(imported: Imported) -> N
     assert "designer.max_changes" in done.out
     assert "2 skills: capture-activity-details, insert" in done.out
     assert "next: memskill eval --run seen --model MODEL" in done.err
+
+
+def test_the_dataset_of_a_plugin(imported: Imported) -> None:
+    plugin = ["--plugin", str(Path(__file__).parents[2] / "examples" / "dataset_plugin" / "my_dataset.py")]
+    command = ["import", imported.file.name, "--run", "own", "--dataset", "my-dataset", *HASHING]
+    done = imported.home.memskill(*command, *plugin)
+    assert done.code == 0, done.err
+    manifest = json.loads((imported.home.path / "runs" / "own" / "run.json").read_text())
+    assert (manifest["dataset"], list(manifest["plugins"])) == ("my-dataset", ["my_dataset.py"])
+    assert f"next: memskill eval --run own --model MODEL {' '.join(plugin)}" in done.err
 
 
 def test_mistakes_are_told_in_a_line(imported: Imported) -> None:

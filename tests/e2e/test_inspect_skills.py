@@ -113,7 +113,7 @@ def test_json_is_the_bank(home):
 def test_one_skill_in_full(home):
     done = memskill("update", cwd=home)
     assert "Write it anew." in done.stdout
-    assert "made in stage 0, last changed in stage 1" in done.stdout
+    assert "added in stage 0, last changed in stage 1" in done.stdout
     data = json.loads(memskill("insert", "--json", "--run", "plain", cwd=home).stdout)
     assert data["body"] == seed_bank()["insert"].body
     assert (data["action"], data["stats"]["uses"], data["new"]) == ("insert", 0, False)
@@ -133,7 +133,7 @@ def test_an_earlier_stage(home):
     assert [skill["name"] for skill in data["skills"]] == ["delete", "insert", "update"]
     done = memskill("--stage", 7, cwd=home, code=1)
     assert "run evolved has no stage 7" in done.stderr
-    assert "it has 0, 1, 2" in done.stderr
+    assert "its stages: 0, 1, 2" in done.stderr
 
 
 def test_history(home):
@@ -178,8 +178,8 @@ def test_export(home):
 def test_wrong_usage(home):
     assert "did you mean update?" in memskill("updat", cwd=home, code=1).stderr
     assert "did you mean plain?" in memskill("--run", "plan", cwd=home, code=1).stderr
-    assert "choose one" in memskill("update", "--history", cwd=home, code=2).stderr
-    assert "choose one" in memskill("--stage", 1, "--history", cwd=home, code=2).stderr
+    assert "only one of" in memskill("update", "--history", cwd=home, code=2).stderr
+    assert "--stage cannot be combined" in memskill("--stage", 1, "--history", cwd=home, code=2).stderr
     memskill("--diff", "0", cwd=home, code=2)
 
 

@@ -123,7 +123,7 @@ def test_json_is_one_document_of_the_same_facts(tmp_path):
     assert facts["splits"]["test"] == {"traces": 1, "queries": 13}
     assert facts["categories"]["adversarial"] == 10
     assert facts["path"] == str(tmp_path / "locomo")
-    assert "prepared already" in done.stderr
+    assert "already prepared" in done.stderr
 
 
 def test_quiet_is_quiet(tmp_path):
@@ -161,7 +161,7 @@ def test_too_few_conversations_is_a_warning_that_quiet_does_not_hide(tmp_path):
     path.write_text(json.dumps(json.loads(BODY)[:1]), "utf-8")
     done = prepare(tmp_path, "--source", path, "--quiet")
     assert done.returncode == 0
-    assert "warning: train, val and test hold the same conversations" in done.stderr
+    assert "warning: train, val and test contain the same conversations" in done.stderr
 
 
 def test_other_data_than_those_prepared_are_refused(tmp_path):
@@ -178,7 +178,7 @@ def test_other_data_than_those_prepared_are_refused(tmp_path):
     ("args", "said"),
     [
         (["--dataset", "lokomo"], "did you mean locomo?"),
-        (["--dataset", "locomo", "--sample", "--source", "x.json"], "exclude each other"),
+        (["--dataset", "locomo", "--sample", "--source", "x.json"], "cannot be used together"),
         (["--dataset", "locomo", "--source", "ftp://x/y"], "neither a path nor an http(s) or hf address"),
         (["--dataset", "locomo", "--sauce", "x"], "--source"),
         ([], "--dataset"),
@@ -224,7 +224,7 @@ def test_what_came_before_giving_up_is_kept_for_the_next_command(tmp_path):
         failed = prepare(tmp_path, "--source", server.url)
         assert failed.returncode == 1
         assert "tried 3 times" in failed.stderr
-        assert "the same command goes on where it broke off" in failed.stderr
+        assert "run the same command again to continue" in failed.stderr
         done = prepare(tmp_path, "--source", server.url)
     assert done.returncode == 0
     assert server.requests[3]["range"] == "bytes=3000-"

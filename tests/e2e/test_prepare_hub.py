@@ -120,7 +120,7 @@ def test_all_variants_come_from_the_hub_once(tmp_path, hub, run):
     assert "next: memskill eval --dataset hotpotqa" in done.stderr
     asked = len(hub.requests)
     again = run("--dataset", "hotpotqa")
-    assert "prepared already" in again.stderr
+    assert "already prepared" in again.stderr
     assert len(hub.requests) == asked
 
 
@@ -198,11 +198,11 @@ def test_another_address_by_environment(tmp_path, hub, run):
     [
         (["-d", "locomo", "--variant", "50"], "locomo has no variants"),
         (["-d", "hotpotqa", "--variant", "many"], "hotpotqa has no split test-many"),
-        (["-d", "locomo", "--split", "test"], "locomo is prepared whole"),
-        (["-d", "locomo", "--limit", "3"], "locomo is prepared whole"),
+        (["-d", "locomo", "--split", "test"], "locomo is always prepared as a whole"),
+        (["-d", "locomo", "--limit", "3"], "locomo is always prepared as a whole"),
         (["-d", "hotpotqa", "--limit", "-3"], "--limit -3"),
-        (["-d", "longmemeval", "--split", "test"], "--split is for a file of your own"),
-        (["-d", "longmemeval", "--source", "hf://datasets/only"], "is no address of a file"),
+        (["-d", "longmemeval", "--split", "test"], "--split is only for a file of your own"),
+        (["-d", "longmemeval", "--source", "hf://datasets/only"], "is not the address of a file"),
     ],
 )
 def test_wrong_usage_ends_with_2(run, args, said):
@@ -219,4 +219,4 @@ def test_the_samples(tmp_path, run, dataset, split):
     assert f"next: memskill eval --dataset {dataset}" in done.stderr
     assert len(load_split(dataset, tmp_path / "data", split)) >= 6
     again = run("--dataset", dataset, "--sample")
-    assert "prepared already" in again.stderr
+    assert "already prepared" in again.stderr

@@ -57,6 +57,6 @@ def test_damaged_checkpoints_are_named_and_gone_back_from(prepared: Home) -> Non
         told = " ".join(done.err.split())
         assert "000003/controller.safetensors" in told
         assert "trying the checkpoint before it" in told
-        assert "inner epochs after 2 have no checkpoint: 1 to be made again" in told
+        assert "1 inner epochs after 2 have no checkpoint and are run again" in told
         assert len(server.requests) == before > asked, "every reply was in the cache"
     assert learned(run) == whole

@@ -104,7 +104,7 @@ def test_nothing_of_a_run_that_works_holds_a_key(prepared: Home) -> None:
     assert "[key]" in results, "the models did say the key"
     assert leaks(prepared, trained, evaluated) == []
     for done in (trained, evaluated):
-        assert done.err.count("a key on the command line stays in the shell's history") == 1
+        assert done.err.count("an API key on the command line can be seen in the shell's history") == 1
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_a_secret_has_no_place_in_settings(home: Home) -> None:
         ["eval", "--debug", "--api-base", f"https://host.example/v1?api-version=1&api_key={key}"],
     )
     says = (
-        "mine.toml: models.api_key is no setting",
+        "mine.toml: models.api_key is not a setting",
         "[[all]] number 1: api_base must not",
         "models.api_base must not",
     )

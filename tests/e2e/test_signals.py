@@ -29,7 +29,7 @@ def test_the_first_signal_keeps_what_is_paid_for_and_the_command_it_shows_goes_o
             err = command.err
         assert len(server.requests) == 8, "nothing new was sent"
         assert [row["outcome"] for row in usage(run)] == ["ok"] * 8, "what was on its way came back and is written down"
-        assert "stopping: what is under way is finished first" in err
+        assert "stopping: work in progress is finished first" in err
         assert "waiting for 2 replies" in err
         assert "Traceback" not in err
         assert "never-to-be-shown-1" not in err
@@ -141,7 +141,7 @@ def test_no_game_process_outlives_its_command(home: Home) -> None:
     models = ["--model", "openai/rules", "--encoder", "hashing", "--retriever", "hashing", "--method", "no-memory"]
     for ways in ([signal.SIGINT], [signal.SIGINT, signal.SIGTERM], [signal.SIGKILL]):
         with slow_after(0, FOREVER if len(ways) == 2 else 3.0) as server:
-            flags = ["--dataset", "alfworld", *models, "--api-base", server.url, "--set", "alfworld.workers=2"]
+            flags = ["--dataset", "alfworld", *models, "--api-base", server.url, "--set", "env.workers=2"]
             with running(home, "eval", *flags, "--runs-dir", f"runs-{len(ways)}") as command:
                 command.until(lambda: len(server.requests) >= 2)
                 assert len(command.family()) == 3, "two workers"

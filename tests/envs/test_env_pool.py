@@ -213,7 +213,7 @@ def test_a_program_that_cannot_start_is_said_at_once(root):
 
 def test_without_the_extra_the_command_to_install_it_is_said(root, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match="need alfworld and textworld") as caught:
+    with pytest.raises(DataError, match="not installed, but needed for ALFWorld: alfworld, textworld") as caught:
         EnvPool(root, workers=1)
     assert caught.value.hint.startswith('pip install "memskill[alfworld]"')
 

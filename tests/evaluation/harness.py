@@ -1,4 +1,4 @@
-"""A run directory and evaluations in it, for tests of the harness as a library. Models are scripted."""
+"""A run directory and evaluations in it, for tests of ``evaluation/`` as a library. Models are scripted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TRACES = [trace("Ana"), trace("Ben")]
 
 
 class Rig:
-    """A run directory without any training, and evaluations in it."""
+    """A run directory without training, and evaluations in it."""
 
     def __init__(self, folder: Path, name: str = "r", traces: Sequence[Trace] = TRACES, **overrides: Any) -> None:
         names = {name.replace("__", "."): value for name, value in overrides.items()}
@@ -62,7 +62,7 @@ class Rig:
                 self.requests = server.requests
 
     def train(self, bank: SkillBank) -> None:
-        """Leave a checkpoint of one inner epoch with this bank."""
+        """Write a checkpoint of one inner epoch with this bank."""
         with closing(load_encoder("hashing", cache_dir=None)) as encoder:
             dim = encoder.dim
         controller = Controller.seeded(dim, 16, 1).state_dict()
@@ -70,7 +70,7 @@ class Rig:
         checkpoint.save(self.run.checkpoints, checkpoint.Checkpoint(1, controller, {}, bank, state))
 
     def method(self, name: str, **more: Any) -> dict[str, Any]:
-        """The summary of one method, on the task of all tests."""
+        """The summary of one method on :data:`TASK`."""
         return self.evaluate(task=dataclasses.replace(TASK, dataset=self.settings.dataset, method=name, **more))
 
     async def _evaluate(self, url: str, task: EvalSpec) -> dict[str, Any]:
@@ -92,10 +92,10 @@ class Rig:
         return list(files.read_jsonl(self.folder / "results.jsonl"))
 
     def prompts(self, role: str) -> list[str]:
-        """What the models of a role were asked, in order of arrival."""
+        """The prompts to the model of a role, in order of arrival."""
         return [request.text for request in self.requests if request.role == role]
 
     def roles(self) -> dict[str, int]:
-        """How many requests there were, by role."""
+        """The number of requests by role."""
         found = [str(request.role) for request in self.requests]
         return {role: found.count(role) for role in dict.fromkeys(found)}

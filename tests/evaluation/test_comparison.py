@@ -1,4 +1,4 @@
-"""Paired bootstrap differences against numbers worked out in another way."""
+"""Paired bootstrap differences against numbers computed in another way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memskill_cli.evaluation.comparison import differences, paired_difference
 
 
 def recomputed(first: list[float], other: list[float], resamples: int = 4000) -> tuple[float, float, float]:
-    """Low, high and p with another generator, one query drawn at a time."""
+    """The interval and p, with another random generator that draws one query at a time."""
     rng, pairs = random.Random(5), list(zip(first, other, strict=True))
     means = []
     for _ in range(resamples):
@@ -44,7 +44,7 @@ def test_interval_and_p_as_worked_out_in_another_way(seed: int, size: int, gain:
 
 
 def test_pairing_is_what_makes_a_small_gain_seen() -> None:
-    """Hard and easy questions, each answered a little better: unpaired, the interval would hold 0 by far."""
+    """Hard and easy questions, each answered a little better. Without pairing, 0 would be well inside the interval."""
     first = [0.0, 0.9] * 30
     found = paired_difference(
         first, [score + 0.02 + 0.001 * (i % 3) for i, score in enumerate(first)], resamples=500, seed=3
@@ -69,7 +69,7 @@ def test_the_other_way_round_it_is_the_same_with_the_sign_turned(pairs: list[tup
     assert back.mean == pytest.approx(-there.mean)
     assert back.ci95 == pytest.approx((-there.ci95[1], -there.ci95[0]))
     assert 0 <= there.p <= 1
-    assert there.p + back.p >= 1 - 1e-9, "what is exactly 0 counts on both sides"
+    assert there.p + back.p >= 1 - 1e-9, "a difference of exactly 0 counts for both methods"
 
 
 def row(query: str, f1: float | None, judge: float | None = None, category: str = "all") -> dict[str, Any]:

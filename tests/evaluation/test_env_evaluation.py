@@ -1,4 +1,4 @@
-"""ALFWorld's evaluation: which trajectories and tasks, and the numbers that come of them."""
+"""Evaluation on ALFWorld: the choice of trajectories and tasks, and the summary."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Literal
 
 import pytest
 
-from memskill_cli.config import AlfworldConfig, load
+from memskill_cli.config import EnvConfig, load
 from memskill_cli.datasets.registry import get
 from memskill_cli.errors import UsageError
 from memskill_cli.evaluation.env_evaluation import env_row, env_traces, summarise
 from memskill_cli.evaluation.kinds import kind_of
 from memskill_cli.evaluation.policy import EvaluatedPolicy
-from memskill_cli.evaluation.spec import EvalSpec, evaluation_id
+from memskill_cli.evaluation.spec import EvalSpec, evaluation_id, settings_digest
 from memskill_cli.types import EnvStep, EnvTrajectory, Query, QueryResult, Session, Trace, Turn
 
 
@@ -27,13 +27,13 @@ TASKS = [game("valid_seen", kind, i) for kind, count in (("cool", 4), ("heat", 2
 
 
 def made(*, trajectories: int = 6, memory: Literal["by-type", "all"] = "by-type", **more: int) -> list[Trace]:
-    acting = AlfworldConfig(trajectories_max=trajectories, memory=memory)
+    acting = EnvConfig(trajectories_max=trajectories, memory=memory)
     return env_traces(TRAIN, TASKS, acting, dataset="alfworld", **{"limit": 0, "seed": 1, **more})
 
 
 def test_a_memory_for_each_type_and_all_its_tasks() -> None:
     cool, heat, look = made()
-    assert [len(trace.sessions) for trace in (cool, heat, look)] == [6, 6, 0], "no trajectories, no memory"
+    assert [len(trace.sessions) for trace in (cool, heat, look)] == [6, 6, 0], "no memory without trajectories"
     assert {session.label for session in cool.sessions} == {"cool"}
     assert [query.query_id for query in heat.queries] == ["valid_seen/heat/0", "valid_seen/heat/1"]
     read = {turn.text for trace in (cool, heat) for session in trace.sessions for turn in session.turns}
@@ -121,7 +121,14 @@ def named(**overrides: object) -> str:
 def test_what_names_an_evaluation() -> None:
     assert get("alfworld").default_split == "valid_seen"
     assert get("locomo").default_split == "test"
-    for name, value in (("steps", 30), ("query", "observation"), ("trajectories_max", 50)):
-        assert named(**{f"alfworld__{name}": value}) != named(), name
-    for name, value in (("workers", 3), ("deadline", 9.0), ("tasks_max", 6), ("same_type", 0.8)):
-        assert named(**{f"alfworld__{name}": value}) == named(), name
+    for name, value in (("steps", 30), ("retrieval_query", "observation"), ("trajectories_max", 50)):
+        assert named(**{f"env__{name}": value}) != named(), name
+    for name, value in (("workers", 3), ("step_timeout", 9.0), ("tasks_max", 6), ("same_type", 0.8)):
+        assert named(**{f"env__{name}": value}) == named(), name
+
+
+def test_the_digest_of_settings_is_that_of_version_01() -> None:
+    """Its section was called ``alfworld``. Evaluations of that version are found by their names."""
+    settings = load(overrides={"dataset": "alfworld"})
+    assert settings_digest(settings, "no-memory") == "355f7a3ea79e"
+    assert settings_digest(load(overrides={"dataset": "alfworld", "env.steps": 30}), "no-memory") == "f1f8766ca32e"

@@ -1,4 +1,4 @@
-"""What names an evaluation with parts of plug-ins: settings that are not declared irrelevant, and their versions."""
+"""The name of an evaluation with plug-ins depends on settings that are not declared irrelevant, and on versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TASK = EvalSpec("locomo", "test", "foreign", "data")
 
 
 class Foreign(Method):
-    """A method of somebody else that declares nothing."""
+    """A method of a plug-in that declares no irrelevant settings."""
 
     async def build_memory(self, trace, spans, advance) -> MethodMemory:  # type: ignore[no-untyped-def]
         raise NotImplementedError
@@ -42,7 +42,7 @@ def _foreign() -> Iterator[None]:
 
 
 def other(settings: Config, name: str) -> Config:
-    """``settings`` with another value of one setting, of whatever type it is."""
+    """``settings`` with another value for one setting of any type."""
     section, _, inner = name.partition(".")
     table = to_dict(settings)[section]
     value = table[inner] if inner else table
@@ -59,9 +59,9 @@ def counted(method: str) -> set[str]:
 
 
 def test_of_a_foreign_method_that_declares_nothing_every_setting_counts() -> None:
-    """A new setting counts without anybody's doing. Those that don't change no score of any method."""
+    """A new setting counts automatically. The settings that do not count change no score of any method."""
     free = {name for name in setting_names() if name.partition(".")[0] in NEVER_COUNTED} | OF_CALLS
-    of_processes = {"alfworld.workers", "alfworld.step_timeout"}
+    of_processes = {"env.workers", "env.step_timeout"}
     assert set(setting_names()) - counted("foreign") - {"dataset"} <= free | of_processes
     assert {"train.chunk_size", "ppo.gamma", "models.designer", "memory.retriever"} <= counted("foreign")
 
@@ -109,5 +109,5 @@ def test_versions_are_those_of_the_parts_that_a_score_depends_on(monkeypatch: py
 
 @pytest.mark.parametrize("method", ["memskill", "rag", "no-memory", "mem0"])
 def test_what_is_built_in_has_no_versions(method: str) -> None:
-    """Its evaluations keep the names they have always had."""
+    """The names of its evaluations have not changed."""
     assert versions("locomo", load(), method) == {}

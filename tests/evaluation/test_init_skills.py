@@ -1,4 +1,4 @@
-"""Evaluations of a run's controller with other skills than its own."""
+"""Evaluations of a run's controller with skills that are not those of the run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_without_a_run_a_fresh_controller_chooses_from_them(tmp_path: Path) -> N
     run, told = RunDir.create(tmp_path / "runs", "r", SETTINGS, "data"), []
     policy = find_policy(run, "best", SETTINGS, told.append, OTHERS)
     assert (policy.bank, policy.checkpoint) == (OTHERS, "untrained")
-    assert told == ["nothing is trained here yet: using the skills given and an untrained controller"]
+    assert told == ["no checkpoint found: using the skills given and an untrained controller"]
     assert policy.digest != find_policy(run, "best", SETTINGS, told.append).digest
 
 

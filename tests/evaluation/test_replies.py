@@ -1,4 +1,4 @@
-"""What an evaluation makes of replies that are odd: over HTTP, for every role."""
+"""Evaluations with unusual replies, over HTTP, for every role."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DRAFT = 'ACTION: INSERT\nMEMORY: a draft. Maybe 1999? {"score": 0}'
 
 
 def marked(role: str, form: str) -> Callable[[Request], str]:
-    """Rule-made models, of which the one of ``role`` thinks aloud in ``form``."""
+    """Rule-made models. The model of ``role`` writes its reasoning into the reply in the given ``form``."""
 
     def reply(request: Request) -> str:
         said = rules.reply(request)
@@ -64,7 +64,7 @@ def test_answers_that_end_inside_their_reasoning_have_no_score_and_are_no_failed
     summary = rig.evaluate(marked("answer", "<think>\n{draft}"))
     assert (summary["f1"], summary["judge"], summary["errors"]) == (None, None, {"unreadable": 6})
     assert all(row["prediction"] == "" and "max_tokens" in row["error"] for row in rig.rows())
-    assert rig.roles()["answer"] == 12, "each was asked once more"
+    assert rig.roles()["answer"] == 12, "each request was repeated once"
     assert "judge" not in rig.roles()
     again = rig.evaluate()
     assert (again["errors"], again["queries"]) == ({}, 6)
@@ -184,7 +184,7 @@ def test_other_prompts_are_another_evaluation_and_it_is_said(tmp_path: Path, mon
     assert rig.id != before
     assert any(before in told and "other prompts" in told for told in rig.notices)
     kept = [json.loads(line) for line in (rig.run.evals / before / "results.jsonl").read_text().splitlines()]
-    assert kept == rows, "the rows of the earlier one are as they were"
+    assert kept == rows, "the rows of the earlier evaluation are not changed"
 
 
 def test_the_designers_prompts_are_no_part_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def test_the_designers_prompts_are_no_part_of_an_evaluation(tmp_path: Path, monk
 
 
 def test_spans_read_together_see_only_what_was_there_before_them(tmp_path: Path) -> None:
-    """Of four spans read two by two, the third is the first that is shown memories."""
+    """When four spans are read two at a time, the third is the first that is shown memories."""
 
     def reply(request: Request) -> str:
         if request.role != "executor":

@@ -1,8 +1,10 @@
-"""An evaluation as a library: what names it, what it plans, what stops it, what it keeps. Models are scripted."""
+"""Evaluation as a library: its name, its plan, errors that stop it, the data it keeps. Models are scripted."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,10 @@ from typing import Any
 import pytest
 
 from memskill_cli.config import load
-from memskill_cli.errors import AuthError, MemoryBankError, MemskillError, ModelError
+from memskill_cli.config.datasets import DATASETS
+from memskill_cli.datasets.base import Dataset
+from memskill_cli.datasets.registry import register_dataset
+from memskill_cli.errors import AuthError, MemoryBankError, MemskillError, ModelError, PluginError
 from memskill_cli.evaluation.artifact_store import EvalArtifactStore
 from memskill_cli.evaluation.policy import EvaluatedPolicy
 from memskill_cli.evaluation.spec import EvalSpec, evaluation_id, plan
@@ -108,7 +113,7 @@ def test_questions_do_not_wait_for_a_memory_to_be_written_down(tmp_path: Path, m
     monkeypatch.setattr(EvalArtifactStore, "write_bank", written)
     rig = Rig(tmp_path)
     rig.evaluate()
-    assert sorted(map(len, asked)) == [2, 2], "a trace's memory is written once, after its questions"
+    assert sorted(map(len, asked)) == [2, 2], "the memory of a trace is written once, after its questions"
 
 
 def test_a_trace_has_all_its_rows_only_when_its_memory_is_written_down(
@@ -122,7 +127,7 @@ def test_a_trace_has_all_its_rows_only_when_its_memory_is_written_down(
         patch.setattr(EvalArtifactStore, "write_bank", full)
         with pytest.raises(MemoryBankError):
             rig.evaluate()
-    assert len(rig.rows()) <= 4, "at least one of each trace's three is owed"
+    assert len(rig.rows()) <= 4, "at least one of the three queries of each trace has no answer yet"
     summary = rig.evaluate()
     with MemoryStore(rig.run.memory / rig.id) as store:
         banks = [store.read(f"r@{rig.run.manifest().created}/{rig.id}/{name}") for name in ("Ana", "Ben")]
@@ -163,7 +168,7 @@ def test_a_memory_that_cannot_be_built_is_an_error_of_its_queries_only(tmp_path:
     ana, ben = rig.rows()[:3], rig.rows()[3:]
     assert all(row["f1"] is not None and not row["error"] for row in ana)
     assert all(row["f1"] is None and row["judge"] is None and row["error"].startswith("memory: ") for row in ben)
-    assert summary["f1"] == pytest.approx(sum(row["f1"] for row in ana) / 3), "what failed is in no mean"
+    assert summary["f1"] == pytest.approx(sum(row["f1"] for row in ana) / 3), "failed queries are left out of the mean"
 
 
 def test_a_judge_who_is_gone_costs_no_f1(tmp_path: Path) -> None:
@@ -182,7 +187,7 @@ def test_when_nothing_works_it_fails_and_is_still_owed(
     rig = Rig(tmp_path)
     with pytest.raises(error):
         rig.evaluate(fault)
-    assert len(rig.requests) <= 4, "no use in asking on"
+    assert len(rig.requests) <= 4, "it makes no further call"
     assert rig.evaluate()["errors"] == {}
 
 
@@ -218,7 +223,7 @@ def test_abstention_is_judged_apart_and_in_no_mean(tmp_path: Path) -> None:
 
 
 class Read(Sequence[Trace]):
-    """Traces that write down when they are built."""
+    """Traces that record when they are loaded."""
 
     def __init__(self, traces: Sequence[Trace], log: list[str]) -> None:
         self.traces, self.log = traces, log
@@ -253,7 +258,7 @@ def test_a_trace_is_built_when_its_turn_comes_and_not_again(tmp_path: Path, meth
     log.clear()
     down = False
     second = rig.evaluate(reply, task)
-    assert log == ["Dan", "answer"], "what owes nothing is not built again"
+    assert log == ["Dan", "answer"], "a trace without pending queries is not loaded again"
     assert second["errors"] == {}
     assert second["memories"] == first["memories"] > 0
 
@@ -274,3 +279,24 @@ def test_the_longest_trace_is_read_first_and_rows_keep_the_datasets_order(tmp_pa
     read = [name for prompt in rig.prompts("executor") for name in ("Ana", "Ben", "Cas") if f"{name}: " in prompt]
     assert read == ["Ben", "Cas", "Ana"]
     assert [row["trace_id"] for row in rig.rows()] == ["Ana", "Ben", "Ben", "Ben", "Cas", "Cas"]
+
+
+def test_an_exception_in_a_plug_ins_score_ends_the_evaluation_and_names_the_query(tmp_path: Path) -> None:
+    class Broken(Dataset):
+        name = "broken-score"
+
+        def read(self, part: Any, watch: Any) -> Any:
+            raise NotImplementedError
+
+        def score(self, query: Query, prediction: str) -> float:
+            raise IndexError("no word")
+
+    register_dataset(Broken)
+    try:
+        rig = Rig(tmp_path, dataset="broken-score", eval__judge=False)
+        with pytest.raises(PluginError) as told:
+            rig.method("no-memory")
+    finally:
+        DATASETS.unregister("broken-score")
+    assert re.fullmatch(r"Broken\.score \(.*\) failed for query \w+-\d: IndexError: no word", told.value.message)
+    assert 'raise IndexError("no word")' in "".join(traceback.format_exception(told.value)), "what --debug shows"

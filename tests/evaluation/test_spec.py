@@ -1,4 +1,4 @@
-"""What names an evaluation, by method; which splits, methods and queries a command means."""
+"""The name of an evaluation for each method; the splits, methods and queries that a command selects."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ COUNTS: dict[str, list[dict[str, Any]]] = {
 
 
 def changed(method: str) -> set[str]:
-    """The settings of this page that name another evaluation of ``method``."""
+    """The settings of this file that change the name of an evaluation of ``method``."""
     groups = [READING, SPANS, RETRIEVAL, WINDOW, ASKING, OTHER]
     return {
         name

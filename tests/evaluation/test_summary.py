@@ -1,4 +1,4 @@
-"""From rows to an evaluation's numbers, worked by hand."""
+"""The summary of an evaluation's rows, against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_row_without_a_score_counts_in_no_mean() -> None:
     assert (found["queries"], found["f1"], found["judge"]) == (4, 0.5, 0.5)
     low, high = found["ci95"]["f1"]
     assert 0.0 <= low < 0.5 < high <= 1.0
-    assert list(found["by_category"]) == ["temporal", "multi-hop"], "in the order in which they were asked"
+    assert list(found["by_category"]) == ["temporal", "multi-hop"], "in the order of the rows"
     by_hand = {"queries": 3, "f1": 0.75, "judge": 0.75}
     assert {name: found["by_category"]["temporal"][name] for name in by_hand} == by_hand
     assert found["by_category"]["multi-hop"] == {
@@ -103,7 +103,7 @@ def test_replies_of_the_executor_are_counted_where_one_was_asked_for() -> None:
     ]
     counts = executor_counts(steps)
     assert counts == {"replies": 4, "unreadable": 2, "cut": 1, "rejected": {"bad_index": 3, "too_long": 1}}
-    assert list(counts["rejected"]) == ["bad_index", "too_long"], "in the order of the reasons' names"
+    assert list(counts["rejected"]) == ["bad_index", "too_long"], "sorted by the names of the reasons"
 
 
 def test_counts_are_added_name_by_name_at_any_depth() -> None:

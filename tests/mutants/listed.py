@@ -1,4 +1,4 @@
-"""The mutants that may survive, as docs/mutants.md lists them."""
+"""The mutants that may survive, read from docs/mutants.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REASON = re.compile(r"(.*?)^```diff\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Mutant(NamedTuple):
-    """A change of one function: the lines that it replaces and those that it puts there, each with its - or +."""
+    """A change of one function: the removed and the added lines, each with its - or +."""
 
     module: str
     function: str
@@ -21,10 +21,10 @@ class Mutant(NamedTuple):
 
 
 def listed(text: str) -> Iterator[tuple[Mutant, str]]:
-    """Mutants, each with the reason why it may survive.
+    """The mutants in ``text``, each with the reason why it may survive.
 
-    Below a heading with the name of a module, a reason is what stands above a block of code, and the block lists the
-    mutants, each below a line ``@@ function``.
+    A section has the name of a module as its heading. In it, a reason is the text above a block of code, and the block
+    lists mutants, each below a line ``@@ function``.
     """
     for module, section in _SECTION.findall(text):
         for reason, block in _REASON.findall(section):

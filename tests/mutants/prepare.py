@@ -1,8 +1,7 @@
-"""A copy of a module that mutmut can mutate as a whole.
+"""Makes a copy of a module in which mutmut can mutate all functions and constants.
 
-mutmut changes what is inside plain functions. A decorated function it leaves alone, and a constant of the module it
-never sees. So the copy that is mutated says the same in another way: a function is decorated in a line of its own
-below it, and a constant stands where it is used.
+mutmut changes code inside functions. It skips decorated functions and the constants of a module. So the copy applies
+decorators by an assignment below the function, and has the value of a constant in place of its name.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _CLASS_LEVEL = m.Name("classmethod") | m.Name("staticmethod")
 
 
 def prepared(source: str) -> str:
-    """The same module, with decorators applied by assignment and constants written out where functions use them."""
+    """The same module, with decorators applied by assignment and with values in place of constants in functions."""
     module = cst.parse_module(source)
     constants = {
         line.body[0].targets[0].target.value: line.body[0].value
@@ -38,7 +37,7 @@ def _is_constant(value: cst.BaseExpression) -> bool:
 
 
 class _WrittenOut(m.MatcherDecoratableTransformer):
-    """Constants in place of their names, inside functions only: what is outside of them is not mutated."""
+    """Replaces names of constants by their values, in functions only, because code outside is not mutated."""
 
     def __init__(self, constants: dict[str, cst.BaseExpression]) -> None:
         super().__init__()
@@ -63,7 +62,7 @@ class _WrittenOut(m.MatcherDecoratableTransformer):
             self.kept.add(node.keyword)
 
     def visit_FormattedString(self, node: cst.FormattedString) -> None:
-        """A constant in a message stays a name: that a number is told is no behaviour."""
+        """A constant in an f-string stays a name, because numbers in messages are not tested."""
         self.kept.update(m.findall(node, m.Name()))
 
     def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> cst.BaseExpression:
@@ -76,7 +75,7 @@ class _WrittenOut(m.MatcherDecoratableTransformer):
 
 
 class _Undecorated(cst.CSTTransformer):
-    """``@a def f(): …`` as ``def f(): …`` and ``f = a(f)``, of functions of a module and of its classes."""
+    """Changes ``@a def f(): …`` to ``def f(): …`` and ``f = a(f)``, for functions of a module and of its classes."""
 
     def __init__(self) -> None:
         super().__init__()

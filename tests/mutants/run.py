@@ -1,8 +1,8 @@
-"""``make mutants``: are there tests for what the modules do?
+"""``make mutants``: mutation testing of the modules below.
 
-mutmut makes thousands of small changes (mutants) to the modules below, one at a time, and runs the tests of each
-changed function. A mutant that fails a test, or hangs, is killed. The ones that survive are listed, with the reason why
-no test is to be had, in docs/mutants.md; any other survivor is an error, and so is a share of killed ones below LEAST.
+mutmut makes thousands of small changes (mutants) to the modules, one at a time, and runs the tests of each changed
+function. A mutant is killed if a test fails or runs too long. docs/mutants.md lists the mutants that may survive, with
+the reason why there is no test. Any other survivor is an error, and so is a share of killed mutants below LEAST.
 
     make mutants            all modules
     make mutants M=ppo      one module
@@ -33,15 +33,15 @@ from prepare import prepared
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / ".mutants"
 LEAST = 95.0
-"""Per cent of all mutants that are to be killed."""
+"""The percentage of all mutants that must be killed."""
 _SURVIVED = (0, 5, 33)
-"""Exit codes of pytest and mutmut: all tests passed, or there was none."""
+"""Exit codes of pytest and mutmut: all tests passed, or no test ran."""
 _UNTRIED = (None, 2)
 
 
 @dataclass(frozen=True)
 class Area:
-    """Modules and the tests that are about them; each area is a run of mutmut."""
+    """Modules and their tests. Each area is one run of mutmut."""
 
     modules: tuple[str, ...]
     tests: tuple[str, ...]
@@ -54,9 +54,11 @@ AREAS = (
             "training/test_ppo.py",
             "training/test_ppo_reference.py",
             "training/test_ppo_details.py",
+            "training/test_update_policy.py",
             "agent/test_controller.py",
         ),
     ),
+    Area(("training/group_relative",), ("training/test_group_relative.py", "training/test_update_policy.py")),
     Area(
         (
             "rollout/rewards",
@@ -66,7 +68,13 @@ AREAS = (
             "rollout/env_tasks",
             "training/train_episode",
         ),
-        ("rollout/test_rewards.py", "rollout/test_episode.py", "training/test_parts.py"),
+        (
+            "rollout/test_rewards.py",
+            "rollout/test_episode.py",
+            "rollout/test_kinds.py",
+            "scoring/test_plugin_errors.py",
+            "training/test_parts.py",
+        ),
     ),
     Area(
         ("training/episode_sampler", "training/query_sampling", "envs/trajectories", "utils/seeding"),
@@ -102,6 +110,7 @@ AREAS = (
             "scoring/test_intervals.py",
             "scoring/test_judge.py",
             "scoring/test_judge_replies.py",
+            "scoring/test_plugin_errors.py",
             "scoring/test_verdict.py",
         ),
     ),
@@ -126,7 +135,9 @@ def main() -> int:
     chosen = options.parse_args()
     areas = list(_chosen(chosen.module))
     if not areas:
-        print(f"no module is called {chosen.module}; there are:", *sorted(m for area in AREAS for m in area.modules))
+        print(
+            f"no module is called {chosen.module}; the modules are:", *sorted(m for area in AREAS for m in area.modules)
+        )
         return 2
     results = [result for area in areas for result in _tried(area, chosen.work, chosen.jobs)]
     _print_table(results)
@@ -141,7 +152,7 @@ def _chosen(module: str) -> Iterable[Area]:
 
 
 def _tried(area: Area, work: Path, jobs: int) -> list[Result]:
-    """What became of each mutant of an area."""
+    """The result of each mutant of an area."""
     _copy(area, work)
     began = time.monotonic()
     print(", ".join(area.modules), end=": ", flush=True)
@@ -150,7 +161,7 @@ def _tried(area: Area, work: Path, jobs: int) -> list[Result]:
     with log.open("w") as told:
         done = subprocess.run(command, cwd=work, env=_environ(work), stdout=told, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        print("mutmut failed", *log.read_text().splitlines()[-5:], "what the tests say of the modules:", sep="\n")
+        print("mutmut failed", *log.read_text().splitlines()[-5:], "the tests without mutants:", sep="\n")
         _check(work, [f"tests/{test}" for test in area.tests if (work / "tests" / test).exists()])
         raise SystemExit(1)
     _check(work / "mutants", json.loads((work / "mutants" / "mutmut-stats.json").read_text())["duration_by_test"])
@@ -160,7 +171,7 @@ def _tried(area: Area, work: Path, jobs: int) -> list[Result]:
 
 
 def _check(folder: Path, tests: Iterable[str]) -> None:
-    """Without a mutant the tests pass, by the names that mutmut calls them: or else all mutants would seem killed."""
+    """Exit if the tests ``tests`` fail without a mutant, because then every mutant would count as killed."""
     options = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not extra")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests], cwd=folder, capture_output=True, text=True, check=False
@@ -174,14 +185,14 @@ def _environ(work: Path) -> dict[str, str]:
     return {
         **kept,
         "PYTHONPATH": str(work / "tests" / "mutants"),
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # looking for plugins takes as long as a quick test
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # the search for plugins takes as long as a fast test
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": "1",
     }
 
 
 def _copy(area: Area, work: Path) -> None:
-    """What the tests need, with the modules prepared and mutmut told which they are."""
+    """Copy the files that the tests need, prepare the modules, and write the settings of mutmut."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     without = shutil.ignore_patterns("__pycache__")
@@ -223,12 +234,12 @@ def _results(module: str, work: Path) -> list[Result]:
 
 
 def _function(mangled: str) -> str:
-    """``xǁSkillBankǁadd`` is SkillBank.add, and ``x_update`` is update."""
+    """The name of a function from mutmut's name: ``xǁSkillBankǁadd`` is SkillBank.add, ``x_update`` is update."""
     return mangled.removeprefix("x_") if mangled.startswith("x_") else ".".join(mangled.split("ǁ")[1:])
 
 
 def _difference(before: Sequence[str], after: Sequence[str]) -> str:
-    """The lines in which two forms of a function differ, without their indentation."""
+    """The lines in which two versions of a function differ, without their indentation."""
     changed = list(difflib.unified_diff(before, after, n=0, lineterm=""))[2:]
     return "\n".join(f"{line[0]} {line[1:].strip()}" for line in changed if line[0] in "+-")
 
@@ -252,7 +263,7 @@ def _verdict(results: Sequence[Result], *, whole: bool) -> int:
             _print_mutants(mutants)
     share = 100 * sum(result.killed for result in results) / max(1, len(results))
     if whole and share < LEAST:
-        print(f"\n{share:.1f} % are killed, and {LEAST} % are to be")
+        print(f"\n{share:.1f} % are killed, but at least {LEAST} % must be")
     return 1 if new or (whole and share < LEAST) else 0
 
 

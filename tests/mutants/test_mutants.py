@@ -1,4 +1,4 @@
-"""What ``make mutants`` builds on: modules that it has rewritten, and the list of mutants that may survive."""
+"""The parts of ``make mutants``: the rewriting of modules, and the list of mutants that may survive."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_prepared_module_does_the_same() -> None:
     assert found["Known"].least() == (5, {"LEAST": 0.2}, 1.2, "0.2")
     with found["opened"]() as value:
         assert value == 0.2
-    assert "@" not in text.replace("@classmethod", ""), "or mutmut would pass over the function"
+    assert "@" not in text.replace("@classmethod", ""), "mutmut skips decorated functions"
     assert "LEAST_of * 0.2" in text
 
 
@@ -70,7 +70,7 @@ def test_every_mutant_that_may_survive_has_a_reason() -> None:
 
 @pytest.mark.parametrize("module", sorted({mutant.module for mutant, _ in entries()}))
 def test_what_a_listed_mutant_changes_is_still_there(module: str) -> None:
-    """If not, ``make mutants M=<the module>`` tells which entries of docs/mutants.md to take out or to change."""
+    """If this fails, ``make mutants M=<module>`` shows which entries of docs/mutants.md to remove or to change."""
     source = prepared((LISTED.parents[1] / "memskill_cli" / f"{module}.py").read_text("utf-8"))
     lines = {re.sub(r"\s+", " ", line.strip()) for line in source.splitlines()}
     gone = [

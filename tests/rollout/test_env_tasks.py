@@ -1,4 +1,4 @@
-"""Tasks as the queries of an episode: what is scored, what is an error, what memory is asked. Games are made up."""
+"""Tasks as the queries of an episode: scores, errors, and retrieval. The games are stubs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from memskill_cli.agent.env_runner import EnvRunner
 from memskill_cli.agent.hard_cases import HardCasePool
-from memskill_cli.config import AlfworldConfig, DesignerConfig, load
+from memskill_cli.config import DesignerConfig, EnvConfig, load
 from memskill_cli.envs.alfworld.game_files import GAME_FILE
 from memskill_cli.envs.env_pool import EnvPool
 from memskill_cli.errors import ModelError
@@ -41,7 +41,7 @@ def task(name: str) -> Query:
 
 
 def by_goal(**commands: str) -> Reply:
-    """A model that plays, for each goal, one command again and again; other roles go by rules."""
+    """A model that repeats one command for each goal. The other roles use the rule-made models."""
 
     def reply(request: Request) -> str | Fault:
         if request.role != "answer":
@@ -52,7 +52,7 @@ def by_goal(**commands: str) -> Reply:
 
 
 class Rig:
-    """A folder of games, and whatever has to be around them."""
+    """A folder of games, and the objects that tasks need."""
 
     def __init__(self, folder: Path, *games: str, query: Any = "goal", deadline: float = 30.0) -> None:
         self.root, self.query, self.deadline = folder / "games", query, deadline
@@ -73,7 +73,7 @@ class Rig:
         llm = llm_client(url, model="m", base=settings.models)
         encoder = load_encoder("hashing", cache_dir=None)
         pool = EnvPool(self.root, workers=2, deadline=self.deadline, command=FAKE)
-        env_runner = EnvRunner(pool, AlfworldConfig(steps=steps, retrieval_query=self.query))
+        env_runner = EnvRunner(pool, EnvConfig(steps=steps, retrieval_query=self.query))
         try:
             return await what(rollout_context(llm, encoder, settings, env_runner=env_runner))
         finally:
@@ -115,10 +115,10 @@ def test_an_environment_that_fails_in_mid_game_costs_that_task_only(tmp_path: Pa
     assert failed(ill)
     assert "ill" in ill.error
     assert (good.f1, bad.f1, again.f1) == (1.0, 0.0, 1.0)
-    assert episode.reward == pytest.approx(2 / 3), "what could not be played is in no mean"
+    assert episode.reward == pytest.approx(2 / 3), "tasks that could not be played are left out of the mean"
     pool = HardCasePool(DesignerConfig())
     pool.observe(episode.results, 0, lambda answer: answer.f1, 0.5)
-    assert [case.query_id for case in pool.cases] == ["bad"], "and no failure of memory"
+    assert [case.query_id for case in pool.cases] == ["bad"], "and are not hard cases"
     assert pool.cases[0].prediction == bad.prediction
 
 
@@ -170,7 +170,7 @@ def test_no_key_leaves_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     rig = Rig(tmp_path, "good")
     rig.episode(by_goal(), "good")
     shown = [rules.part(request, "commands") for request in rig.requests if request.role == "answer"]
-    assert all("PATH" in text and "OPENAI_API_KEY" not in text for text in shown), "the fake tells its environment"
+    assert all("PATH" in text and "OPENAI_API_KEY" not in text for text in shown), "the stub reports its environment"
 
 
 def test_the_executor_is_told_that_it_is_about_acting(tmp_path: Path) -> None:

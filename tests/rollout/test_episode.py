@@ -1,4 +1,4 @@
-"""One episode: what the models are asked and in which order, what is scored, what a step has earned. No server."""
+"""One episode: the prompts and their order, the scores, and the rewards of steps. Without a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from memskill_cli.agent.controller import Controller, Exploration, select_skills
 from memskill_cli.agent.env_runner import EnvRunner
-from memskill_cli.config import AlfworldConfig, MemoryConfig, RewardConfig
+from memskill_cli.config import EnvConfig, MemoryConfig, RewardConfig
 from memskill_cli.datasets.registry import get
 from memskill_cli.errors import GameError, ModelError, UnreadableReplyError
 from memskill_cli.llm.client import Reply
@@ -46,7 +46,7 @@ def query(number: int, truth: str = "bread", **more: Any) -> Query:
 
 
 class Models:
-    """In the gateway's place: each role's reply is a function of the last message. All that is asked is kept."""
+    """A stub of the model client. Each role's reply is a function of the last message. It records all requests."""
 
     def __init__(self, **replies: Callable[[str], str | Exception]) -> None:
         self.replies = {"executor": noted, "answer": lambda text: "bread", "judge": lambda text: verdict(1)} | replies
@@ -73,7 +73,7 @@ class Models:
 
 
 def noted(text: str) -> str:
-    """What the executor writes down: what the span tells."""
+    """The executor's reply: an INSERT of the fact in the span."""
     return f"ACTION: INSERT\nMEMORY: {text.partition('Someone says: ')[2].partition('.')[0]}."
 
 
@@ -89,7 +89,7 @@ Work = Callable[[RolloutContext], Coroutine[Any, Any, Any]]
 
 
 def within(models: Models, work: Work, *, dataset: str = "locomo", **more: Any) -> Any:
-    """``work`` in a world with these models and an encoder that needs none."""
+    """The result of ``work`` with these models and an encoder that uses no model."""
     with closing(load_encoder("hashing", cache_dir=None)) as encoder:
         return asyncio.run(work(rollout_context(models, encoder, dataset=dataset, **more)))
 
@@ -100,7 +100,7 @@ def within(models: Models, work: Work, *, dataset: str = "locomo", **more: Any) 
 def reading(
     models: Models, skills: Sequence[int] = (INSERT,), spans: Sequence[Span] = SPANS, **more: Any
 ) -> tuple[list[Any], MemoryBank, list[int]]:
-    """Steps, memory, and how many spans were told to be read each time one was."""
+    """The steps, the memory, and the calls of the progress callback."""
     bank, told = MemoryBank("talk"), []
     evaluating = {"evaluating": True} if more.pop("evaluating", False) else {}
 
@@ -125,7 +125,7 @@ def test_spans_are_read_in_order_each_with_the_memory_that_those_before_it_left(
     assert [step.selection for step in steps] == [SkillSelection((INSERT,), -1.5, 0.5, 0.25)] * 3
     assert [[action.text for action in step.execution.applied] for step in steps] == [[fact] for fact in FACTS]
     assert [step.process_reward for step in steps] == pytest.approx([0.1 / 3] * 3)
-    assert [step.reward for step in steps] == [0.0] * 3, "still to come"
+    assert [step.reward for step in steps] == [0.0] * 3, "the episode reward is added later"
 
 
 def test_the_state_is_the_span_beside_the_mean_of_the_memories_shown() -> None:
@@ -149,7 +149,7 @@ def test_the_chosen_skills_are_shown_in_their_order_and_are_what_a_step_is_judge
     text = models.of("executor")[0]
     assert 0 <= text.index("### update") < text.index("### insert")
     assert "### noop" not in text
-    assert [step.process_reward for step in steps] == pytest.approx([0.1 / 3 / 2] * 3), "one of two did as it should"
+    assert [step.process_reward for step in steps] == pytest.approx([0.1 / 3 / 2] * 3), "one of two types matches"
 
 
 def test_several_spans_are_read_at_once_each_from_the_memory_before_them_all() -> None:
@@ -161,7 +161,7 @@ def test_several_spans_are_read_at_once_each_from_the_memory_before_them_all() -
         [False, False, False],
         [True, True, False],
     ]
-    assert [step.execution.applied[0].text for step in steps] == list(FACTS), "merged in order"
+    assert [step.execution.applied[0].text for step in steps] == list(FACTS), "applied in order"
     assert (len(bank), told) == (3, [1, 2, 3])
 
 
@@ -177,7 +177,7 @@ def test_in_an_evaluation_a_noop_is_chosen_but_not_shown_and_alone_needs_no_call
     assert [(step.execution.asked, step.execution.applied) for step in steps] == [(False, ())] * 3
     models = Models(executor=lambda text: "ACTION: NOOP")
     steps, _, _ = reading(models, (NOOP,))
-    assert len(models.of("executor")) == 3, "in training it is asked"
+    assert len(models.of("executor")) == 3, "in training the executor is called"
     assert [step.execution.asked for step in steps] == [True] * 3
 
 
@@ -239,8 +239,8 @@ def test_each_benchmark_scores_by_its_own_rule() -> None:
     assert asking(Models(), open_domain).f1 == 1.0
     tagged = Models(answer=lambda text: "Well. <answer>bread</answer>")
     assert asking(tagged, query(1), dataset="hotpotqa", judged=True).f1 == 1.0
-    assert "<answer>" in tagged.systems[0] + tagged.of("answer")[0], "it is asked for the tags"
-    assert "Well." not in tagged.of("judge")[0], "and what is judged is what stands in them"
+    assert "<answer>" in tagged.systems[0] + tagged.of("answer")[0], "the prompt asks for the tags"
+    assert "Well." not in tagged.of("judge")[0], "and the text in them is judged"
     plain = Models()
     asking(plain, query(1))
     assert "<answer>" not in plain.systems[0] + plain.of("answer")[0]
@@ -297,7 +297,7 @@ def test_a_categorys_own_rule_is_told_to_the_judge_unless_one_prompt_serves_all(
 
 
 class Games:
-    """One game, in which "win" wins; one called "broken" breaks down."""
+    """One game, in which the command "win" wins; the game "broken" fails."""
 
     def __init__(self) -> None:
         self.played: list[str] = []
@@ -325,7 +325,7 @@ class Games:
 
 
 def playing(models: Models, name: str = "g", **acting: Any) -> tuple[QueryResult, list[str], list[str]]:
-    """The answer, what was played, and what memory was asked."""
+    """The result, the commands, and the queries of the retriever."""
     games, questions = Games(), []
     task = Query(name, "games", "pick", "put an egg in the sink", ())
 
@@ -336,7 +336,7 @@ def playing(models: Models, name: str = "g", **acting: Any) -> tuple[QueryResult
     async def work(context: RolloutContext) -> QueryResult:
         return await answer_query(context, retrieve, task, judged=True)
 
-    where = EnvRunner(games, AlfworldConfig(**{"steps": 3, **acting}))  # type: ignore[arg-type]
+    where = EnvRunner(games, EnvConfig(**{"steps": 3, **acting}))  # type: ignore[arg-type]
     found = within(models, work, dataset="alfworld", env_runner=where)
     assert found.query == task
     return found, games.played, questions
@@ -362,12 +362,12 @@ def test_a_task_is_played_and_worth_one_for_success() -> None:
 def test_memory_may_be_asked_with_the_first_observation() -> None:
     models = Models(answer=lambda text: "win")
     assert playing(models, retrieval_query="observation")[2] == ["A room."]
-    assert "put an egg in the sink" in models.of("answer")[0], "the model is told the goal all the same"
+    assert "put an egg in the sink" in models.of("answer")[0], "the model is always shown the goal"
 
 
 def test_no_more_of_a_prompt_is_said_than_fits() -> None:
     games, models = Games(), Models(answer=lambda text: "look")
-    where = EnvRunner(games, AlfworldConfig(steps=1), max_chars=30)  # type: ignore[arg-type]
+    where = EnvRunner(games, EnvConfig(steps=1), max_chars=30)  # type: ignore[arg-type]
     task = Query("g", "games", "pick", "go", ())
     within(
         models,
@@ -398,7 +398,7 @@ def test_a_step_earns_its_share_of_the_mean_score_and_its_own_reward() -> None:
     told: list[int] = []
     found = episode(Models(), [query(1), query(2, "cake"), query(3), query(4)], told)
     assert (found.trace_id, found.reward, found.memories, told) == ("talk", 0.75, 3, [1, 1, 1])
-    assert [one.f1 for one in found.results] == [1.0, 0.0, 1.0, 1.0], "in the order in which they were asked"
+    assert [one.f1 for one in found.results] == [1.0, 0.0, 1.0, 1.0], "in the order of the queries"
     own = 0.1 / 3
     shares = [0.4 * 0.81 / 2.71, 0.4 * 0.9 / 2.71, 0.6 + 0.4 / 2.71]
     assert [step.reward for step in found.steps] == pytest.approx([0.75 * share + own for share in shares])
@@ -466,7 +466,7 @@ def test_questions_and_spans_are_encoded_ahead_but_tasks_are_not(monkeypatch: py
         monkeypatch.setattr(type(context.encoders.state), "prefetch", lambda self, *args: ahead.append(args))
         prefetch_queries(context, [query(1), query(2)], 3)
         await rollout.build_memory(context, SPANS, SKILLS, always(NOOP), MemoryBank("talk"), evaluating=True)
-        where = EnvRunner(Games(), AlfworldConfig())  # type: ignore[arg-type]
+        where = EnvRunner(Games(), EnvConfig())  # type: ignore[arg-type]
         prefetch_queries(dataclasses.replace(context, dataset="alfworld", env_runner=where), [query(1)], 3)
 
     within(Models(), work)

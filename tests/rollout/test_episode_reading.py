@@ -1,4 +1,4 @@
-"""Reading a trace: its calls wait for no more encoding than they need."""
+"""Reading a trace: model calls wait only for the encodings that they need."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUERIES = [Query(f"q{index}", "t", "", f"question {index}", ("x",)) for index in
 
 
 class Embedding:
-    """An API that encodes one text at once, and stands still from its second call until it may go on."""
+    """An API that encodes one text at a time, and blocks from its second call until it is released."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -41,7 +41,7 @@ class Embedding:
 
 
 class Silent:
-    """A gateway whose model is never reached; ``ask`` keeps what had been encoded by then."""
+    """A model client whose model never replies. ``ask`` records the texts that are encoded by then."""
 
     def __init__(self, api: Embedding) -> None:
         self.api, self.seen = api, []
@@ -74,5 +74,5 @@ def test_the_first_call_waits_for_one_span_and_the_others_are_encoded_meanwhile(
 
     asyncio.run(go())
     assert llm.seen == ["span 0", "span 1"]
-    assert "question 0" not in api.texts  # of no use before the spans are
-    assert len(api.texts) < len(SPANS)  # closing forgot the rest
+    assert "question 0" not in api.texts  # not needed before the spans
+    assert len(api.texts) < len(SPANS)  # closing has cancelled the rest

@@ -1,4 +1,4 @@
-"""Rewards against the cases of section 5, worked by hand."""
+"""Rewards against the cases of section 5, computed by hand."""
 
 from __future__ import annotations
 

@@ -425,7 +425,7 @@ def test_tables_without_a_controller(tmp_path: Path, table: Any) -> None:
 @pytest.mark.parametrize("skills", [None, 5, [], {}, {"operations": 5}, {"operations": [5]}, {"max_ops": 3}])
 def test_a_file_without_skills_says_how_to_give_others(tmp_path: Path, skills: Any) -> None:
     found, _ = read(save(tmp_path / "a.pt", content(operation_bank=skills)))
-    with pytest.raises(CheckpointError, match="it holds no skills") as failure:
+    with pytest.raises(CheckpointError, match="contains no skills") as failure:
         skills_of(found, None, load(), lambda text: None)
     assert "--skills" in failure.value.hint
     assert skills_of(found, "seeds", load(), lambda text: None).names == ("delete", "insert", "noop", "update")

@@ -1,4 +1,4 @@
-"""What the settings of a checkpoint of the published code are here."""
+"""Which settings of memskill the settings of a published checkpoint become."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from memskill_cli.config import Config, load, setting_names
 from memskill_cli.errors import CheckpointError, UsageError
+from memskill_cli.runs import release_names
 from memskill_cli.runs import release_settings as r
 
 QWEN = "Qwen/Qwen3-Embedding-0.6B"
@@ -18,7 +19,8 @@ def taken(dataset: str = "locomo", hidden: int = 256, **values: Any) -> r.Taken:
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    ours = {*r.DIRECT.values(), *r.DIRECT_ALFWORLD.values(), *(setting for setting, _ in r.RENAMED.values())}
+    direct = {**release_names.DIRECT, **release_names.DIRECT_ALFWORLD}
+    ours = {*direct.values(), *(setting for setting, _ in release_names.RENAMED.values())}
     assert ours <= set(setting_names())
 
 
@@ -130,12 +132,12 @@ def test_alfworld() -> None:
         "chunk_size": 9,
     }
     found = taken("alfworld", **values)
-    played = found.settings.alfworld
+    played = found.settings.env
     assert (played.trajectories_min, played.trajectories_max, played.tasks_min, played.tasks_max) == (10, 20, 6, 6)
     assert (played.same_type, played.steps, played.retrieval_query, played.inventory) == (0.8, 30, "observation", False)
     assert (found.settings.train.chunk_size, found.settings.models.answer_max_tokens) == (1000, 16)
     assert found.left == ()
-    assert taken(**values).settings.alfworld == load(preset="paper").alfworld  # another benchmark leaves it alone
+    assert taken(**values).settings.env == load(preset="paper").env  # another benchmark leaves it alone
 
 
 def test_other_benchmarks() -> None:

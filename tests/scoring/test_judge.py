@@ -1,4 +1,4 @@
-"""Verdicts: only 0, 0.5 and 1 are scores; anything else is an error, never a 0."""
+"""Verdicts: only 0, 0.5 and 1 are scores. Anything else is an error and never becomes 0."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_unreadable_verdicts(reply: str) -> None:
         parse_verdict(reply)
 
 
-# --- in any dress ------------------------------------------------------------------------------------------------
+# --- in many forms ------------------------------------------------------------------------------------------------
 
 SPELT = {0.0: ["0", "0.0", '"0"', '"0/1"'], 0.5: ["0.5", '"0.5"', '"0.5/1"'], 1.0: ["1", "1.0", '"1"', '"1/1"']}
 """Each score as JSON may have it."""
@@ -128,7 +128,7 @@ def test_a_verdict_with_errors_is_read(dress: str, score: tuple[float, str], why
 @pytest.mark.parametrize("dress", [*DRESSES, *BROKEN])
 @given(score=st.sampled_from(NO_SCORES), why=WORDS)
 def test_what_is_no_score_is_an_error_in_every_dress(dress: str, score: str, why: str) -> None:
-    """Also after a verdict that could be read: the last one counts."""
+    """Also after a valid verdict, because the last one counts."""
     with pytest.raises(UnreadableReplyError):
         parse_verdict({**DRESSES, **BROKEN}[dress](why, score))
 
@@ -140,4 +140,4 @@ def test_any_text_is_a_score_or_an_error(reply: str) -> None:
     except UnreadableReplyError:
         return
     assert score in (0.0, 0.5, 1.0)
-    assert "score" in reply.lower(), "a number alone is no verdict"
+    assert "score" in reply.lower(), "a number alone is not a verdict"

@@ -1,4 +1,4 @@
-"""What the judge is asked, and what is made of its reply. The gateway is a stand-in."""
+"""The prompt to the judge and the reading of its reply, with a stub of the model client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from memskill_cli.types import Query
 
 
 class Judge:
-    """In the gateway's place: always the same reply. What it was asked is kept."""
+    """A stub of the model client: always the same reply. It records the requests."""
 
     def __init__(self, reply: str = '{"explanation": "so", "score": 0.5}', cut: bool = False) -> None:
         self.reply, self.asked = ReplyText(reply, cut), list[tuple[str, Any, dict[str, Any]]]()
@@ -74,7 +74,7 @@ def test_the_rule_of_a_category_goes_first(category: str, prompt: JudgePrompt, r
 
 
 def test_judge_and_f1_compare_the_same_texts() -> None:
-    """Of HotpotQA the extracted answer, of LoCoMo's open-domain questions the truth before the annotator's reason."""
+    """For HotpotQA the extracted answer; for LoCoMo's open-domain questions the truth before the annotator's reason."""
     who = Judge()
     judged(who, "hotpotqa", query(), "Well.\n<answer>in bed</answer>")
     assert "<answer>\nin bed\n</answer>" in who.asked[-1][1][1]["content"]

@@ -1,4 +1,4 @@
-"""How a benchmark's questions are put, and what its judge is told, as the models see it."""
+"""The answer prompts and the judge prompts of each dataset, as the models get them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def rig(folder: Path, dataset: str, category: str, gold_answers: tuple[str, ...]
 
 
 ASKED_FOR = {
-    "locomo": "several things separated by commas",  # its answers of several hops are scored part by part
+    "locomo": "several things separated by commas",  # its multi-hop answers are scored part by part
     "longmemeval": "day on which the question is asked",  # its questions are about the time that has passed
-    "hotpotqa": "<answer>the answer alone</answer>",  # its replies may reason before the answer
+    "hotpotqa": "<answer>the answer alone</answer>",  # its replies may have reasoning before the answer
 }
 """What of a prompt belongs to one benchmark alone."""
 
@@ -64,7 +64,7 @@ def test_the_judge_is_told_the_rule_of_a_kind_of_question(tmp_path: Path, catego
 
 @pytest.mark.parametrize("category", RULES)
 def test_with_the_general_prompt_only_abstention_has_a_rule(tmp_path: Path, category: str) -> None:
-    """Its true answer is an explanation, which nobody could judge by the general rule."""
+    """Its true answer is an explanation, to which the general rule does not apply."""
     made = rig(tmp_path, "longmemeval", category, eval__judge_prompt="general")
     made.method("rag")
     (prompt,) = made.prompts("judge")
@@ -85,4 +85,4 @@ def test_of_a_reply_with_a_tag_only_the_answer_is_judged_and_scored(tmp_path: Pa
     assert rules.part(request, "truth") == "Juno / the parrot Juno"
     (row,) = made.rows()
     assert row["f1"] == 1.0
-    assert row["prediction"].startswith("The parrot was adopted"), "kept as it came"
+    assert row["prediction"].startswith("The parrot was adopted"), "not changed"

@@ -1,6 +1,6 @@
-"""PPO (algorithm of Schulman et al., arXiv 1707.06347) written plainly, one step after the other, to compare with.
+"""A simple implementation of PPO (Schulman et al., arXiv 1707.06347), one step at a time, to compare with.
 
-Nothing of memskill_cli is used. All numbers are float64; networks are dicts of weights under the parameter names of
+It uses no code of memskill_cli. All numbers are float64; networks are dicts of weights under the parameter names of
 :class:`Controller`; gradients are torch's. Sections are those of the method's description.
 """
 
@@ -17,7 +17,7 @@ Weights = dict[str, Tensor]
 
 
 class Step(NamedTuple):
-    """What PPO has to know of one step: how it was taken, and its reward."""
+    """The inputs of PPO from one step."""
 
     state: Tensor
     chosen: tuple[int, ...]
@@ -92,7 +92,7 @@ def advantages(episode: Sequence[Step], gamma: float, lam: float) -> list[float]
 
 
 def normalised(numbers: Sequence[float]) -> list[float]:
-    """Mean 0, population standard deviation 1; a single number stays as it is."""
+    """Scale to mean 0 and population standard deviation 1. A single number is not changed."""
     if len(numbers) == 1:
         return list(numbers)
     mean = sum(numbers) / len(numbers)
@@ -114,9 +114,9 @@ def update(
     config: Any,
     generator: torch.Generator,
 ) -> dict[str, Any]:
-    """One update of ``weights`` and ``adam`` in place; the metrics, and ``kls``: the mean KL of each epoch run.
+    """One update of ``weights`` and ``adam`` in place. Returns the metrics, and ``kls``: the mean KL of each epoch.
 
-    ``new`` tells which skills' logits a step's shift raised. ``generator`` draws the order of the steps.
+    ``new``: the skills whose logits were raised by a step's shift. ``generator`` draws the order of the steps.
     """
     steps = [step for episode in episodes for step in episode]
     raw = [a for episode in episodes for a in advantages(episode, config.gamma, config.gae_lambda)]
@@ -139,7 +139,8 @@ def update(
             gradients = dict(zip(leaves, derived, strict=True))
             norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients.values()))
             scale = min(1.0, config.max_grad_norm / (norm + 1e-6))
-            adam.step(weights, {name: scale * gradient for name, gradient in gradients.items()})
+            # detach: in torch 2.7 the zeros of materialize_grads require a gradient
+            adam.step(weights, {name: scale * gradient.detach() for name, gradient in gradients.items()})
             measured.append({**{name: float(torch.as_tensor(x).detach()) for name, x in mean.items()}, "norm": norm})
         kls.append(sum(row["approx_kl"] for row in measured) / len(measured))
         if config.target_kl > 0 and kls[-1] > config.target_kl:
@@ -162,7 +163,7 @@ def one_step(
     new: Sequence[bool],
     config: Any,
 ) -> dict[str, Tensor | float]:
-    """The losses of one step, and what is measured of it; ``wanted`` is its return."""
+    """The losses and the metrics of one step. ``wanted`` is its return."""
     logits, value = forward(weights, step.state, skills)
     logits = logits + torch.tensor([step.shift if is_new else 0.0 for is_new in new], dtype=logits.dtype)
     ratio = torch.exp(log_prob(logits, step.chosen) - step.log_prob)

@@ -1,8 +1,8 @@
-"""The training loop of MemSkill written plainly, one step after the other, to compare with.
+"""A simple implementation of MemSkill's training loop, one step at a time, to compare with.
 
-Of memskill_cli only the records of traces and queries are used, and how seeds are made of numbers and traces are drawn
-for a batch: that is no part of the method. Sections are those of the method's description. The models are functions of
-a ``World``; PPO is that of ``reference_ppo``, in float64.
+Of memskill_cli it uses only the records of traces and queries, and the functions that make seeds and draw the traces
+of a batch, which are not part of the method. Sections are those of the method's description. The models are functions
+of a ``World``; PPO is that of ``reference_ppo``, in float64.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PAPER: dict[str, Any] = {
     "designer.patience": 5,
 }
 """The method's constants, under the names of our settings."""
-LEAST_NEW = 0.01  # probability of new skills below which the shift grows no more
+LEAST_NEW = 0.01  # probability of new skills below which the shift has its maximum
 NOOP_SHARE = 0.2
 ALPHA, RECENT = 0.1, 20
 
@@ -68,20 +68,20 @@ Action = tuple[Any, ...]
 
 
 class World(Protocol):
-    """The models and encoders. Vectors are of unit length."""
+    """The models and encoders. Vectors have length 1."""
 
     def embed_state(self, text: str) -> np.ndarray: ...
     def embed_skill(self, text: str) -> np.ndarray: ...
     def embed_memory(self, text: str) -> np.ndarray: ...
     def embed_question(self, text: str) -> np.ndarray: ...
     def execute(self, skills: list[tuple[str, str]], memories: list[str], span: str) -> list[Action] | None:
-        """Actions for skills as (action, body); None is a reply that nobody can read."""
+        """Actions for skills as (action, body); None is an unreadable reply."""
         ...
 
     def answer(self, memories: list[str], question: str) -> str: ...
     def judge(self, truth: str, prediction: str) -> float: ...
     def design(self, skills: list[str], groups: list[list[dict[str, Any]]], attempts: list[int]) -> dict[str, str]:
-        """A change, as the designer's reply has it, from clusters of hard cases and stages that did not help."""
+        """A change in the form of the designer's reply, from clusters of hard cases and stages that did not help."""
         ...
 
 
@@ -160,7 +160,7 @@ class Stage:
 
 
 def nearest(memory: list[Memory], vector: np.ndarray, k: int, space: str) -> list[Memory]:
-    """The k memories with the highest cosine, of equals the one that was inserted first."""
+    """The k memories with the highest cosine similarity; for equal values, the one inserted first."""
     cosines = [float(np.dot(getattr(item, space).astype(float), vector.astype(float))) for item in memory]
     best = sorted(range(len(memory)), key=lambda i: (-round(cosines[i], 9), i))[:k]
     return [memory[i] for i in best]
@@ -195,7 +195,7 @@ def choose(
     left: float,
     generator: torch.Generator | None,
 ) -> tuple[tuple[int, ...], float, float, float]:
-    """An ordered top-K with its log-probability, the value, and the shift; ``left`` of the exploration: 1 to 0."""
+    """An ordered top-K with its log-probability, value and shift. ``left``: strength of exploration, from 1 to 0."""
     logits, value = ppo.forward(weights, torch.from_numpy(state), torch.from_numpy(skills))
     p_new = sum(float(p) for p, is_new in zip(ppo.probabilities(logits), new, strict=True) if is_new)
     shift = left * raise_of(p_new, p_min) if any(new) else 0.0
@@ -211,7 +211,7 @@ def choose(
 def apply(
     actions: list[Action] | None, allowed: set[str], shown: list[Memory], memory: list[Memory], context: World
 ) -> tuple[list[Action], Counter[str]]:
-    """Do to ``memory`` what may be done; what was done, and how often something was rejected for what."""
+    """Apply the valid actions to ``memory``. Returns the applied actions and the number of rejected ones by reason."""
     rejected: Counter[str] = Counter()
     good: list[Action] = []
     told = actions or []
@@ -279,7 +279,7 @@ def spread(reward: float, steps: int, setup: Mapping[str, Any]) -> list[float]:
 
 
 def f1(prediction: str, truth: str) -> float:
-    """Of texts without punctuation, articles or words with endings."""
+    """Token F1 of texts without punctuation, articles or words with endings."""
     common = (Counter(prediction.lower().split()) & Counter(truth.lower().split())).total()
     return 2 * common / (len(prediction.split()) + len(truth.split()))
 
@@ -288,7 +288,7 @@ def f1(prediction: str, truth: str) -> float:
 
 
 class Trainer:
-    """A run, from first weights and a first bank; what happened is kept in its lists."""
+    """A run from initial weights and an initial bank. Its lists record what happens."""
 
     def __init__(
         self,
@@ -316,7 +316,7 @@ class Trainer:
         self.shown: list[tuple[list[list[dict[str, Any]]], list[int]]] = []
 
     def state(self) -> dict[str, Any]:
-        """As it is after an inner epoch."""
+        """The state after an inner epoch."""
         moments = {name: (self.adam.first[name], self.adam.second[name]) for name in self.weights}
         known = {"weights": self.weights, "moments": moments, "bank": self.bank, "pool": self.pool}
         return copy.deepcopy(known)
@@ -338,7 +338,7 @@ class Trainer:
         self.final = self.best().bank
 
     def inner_epoch(self, outer: int, inner: int) -> float:
-        """A batch of episodes with the bank fixed, and one update; its mean episode reward."""
+        """A batch of episodes with a fixed bank, and one update. Returns the mean episode reward."""
         setup, seed = self.setup, self.setup["seed"]
         batch = batch_indices(setup["train.batch_size"], len(self.traces), self.done, seed)
         episodes = [
@@ -438,7 +438,7 @@ class Trainer:
     # --- section 6: skill statistics ---
 
     def count(self, episodes: list[Episode]) -> None:
-        """A skill is credited with the reward of each episode's step that chose it."""
+        """For each step that chose a skill, the skill gets the reward of the episode."""
         steps = [(step, episode.reward) for episode in episodes for step in episode.steps]
         for place, skill in enumerate(self.bank.ordered):
             earned = [reward for step, reward in steps if place in step.chosen]
@@ -474,7 +474,7 @@ class Trainer:
         self.pool = {case["query_id"]: case for case in fresh[: self.setup["designer.case_capacity"]]}
 
     def selected(self) -> list[list[dict[str, Any]]]:
-        """The cases the designer is shown, by cluster. Equal questions are shown once."""
+        """The cases that the designer is shown, by cluster. Equal questions are shown once."""
         different = {case["question"]: case for case in sorted(self.pool.values(), key=priority, reverse=True)}
         cases = sorted(different.values(), key=lambda case: case["query_id"])
         labels = list(range(len(cases)))
@@ -482,7 +482,7 @@ class Trainer:
             from sklearn.cluster import KMeans
 
             vectors = np.stack([self.context.embed_question(case["question"]) for case in cases]).astype(float)
-            # The method says seed 42; ours is that of the run, which is 42 unless told otherwise.
+            # The paper uses seed 42. memskill uses the seed of the run, which is 42 by default.
             means = KMeans(self.setup["designer.clusters"], random_state=self.setup["seed"], n_init=10)
             labels = means.fit_predict(vectors).tolist()
         clusters: dict[int, list[dict[str, Any]]] = {}
@@ -512,7 +512,7 @@ class Trainer:
         else:
             if len(self.bank.skills) == self.bank.capacity:
                 used = [skill for skill in self.bank.skills.values() if skill.uses]
-                worst = min(used, key=lambda skill: (skill.mean_reward, skill.usage_ema))  # of equals, ours: the rarer
+                worst = min(used, key=lambda skill: (skill.mean_reward, skill.usage_ema))  # equal: the rarer
                 del self.bank.skills[worst.name]
             self.bank.skills[name] = Skill(
                 name, change["description"], change["body"], change["action"], "designer", number, number
@@ -538,7 +538,7 @@ class Trainer:
         return next(stage for stage in self.stages if stage.is_best)
 
     def roll_back(self) -> None:
-        """Bank, statistics and hard cases are the best stage's again. The controller goes on."""
+        """Restore bank, statistics and hard cases of the best stage. The controller is not changed."""
         if self.bank.stage != self.best().number:
             self.bank, self.pool = copy.deepcopy((self.best().bank, self.best().pool))
 
@@ -553,7 +553,7 @@ def priority(case: dict[str, Any]) -> tuple[float, str]:
 
 
 def bank_row(bank: Bank) -> dict[str, Any]:
-    """As ``skill_bank.json`` has it."""
+    """A bank in the form of ``skill_bank.json``."""
     rows = []
     for skill in bank.ordered:
         row = asdict(skill)

@@ -1,7 +1,7 @@
-"""A small run that can be stopped at any instant of its files, and gone on with in another folder.
+"""A small run that can be stopped at any moment of its file changes, and resumed in another folder.
 
-It is of the small world. The designer first blurs the ``insert`` skill, which harms and is rolled back, and, told of
-that, adds a skill that helps.
+It uses the small synthetic world. The designer first makes the ``insert`` skill worse, which is rolled back. When it is
+shown this change as one that did not help, it adds a skill that helps.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ def settings(**overrides: Any) -> Config:
 
 
 class Killed(BaseException):
-    """What a SIGKILL is within one process."""
+    """Stands for a SIGKILL within one process."""
 
 
 class Lives:
-    """Runs of one experiment, which share a server and what the cache holds."""
+    """Runs of one experiment, with a common server and cache."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Lives:
         return RunDir.create(self.folder, name, self.settings, "data")
 
     def live(self, run: RunDir, *, cache: str = "cache", told: list[str] | None = None) -> None:
-        """Go on with ``run`` to its end; ``cache`` names the cache of replies, ``told`` takes the notices."""
+        """Resume ``run`` until its end. ``cache`` names the cache of replies; ``told`` collects the notices."""
         asyncio.run(self._live(run, self.folder / cache, [] if told is None else told))
 
     async def _live(self, run: RunDir, cache: Path, told: list[str]) -> None:
@@ -128,9 +128,9 @@ class Lives:
 
 
 def outcome(run: RunDir) -> dict[str, Any]:
-    """All that must be the same whatever happened to a run, to the last bit.
+    """Everything that must be bit-identical for every run, interrupted or not.
 
-    What a killed process was writing aside lies about until ``files.sweep`` finds it old enough.
+    Temporary files of a killed process are ignored: ``files.sweep`` deletes them when they are old enough.
     """
     found: dict[str, Any] = {
         str(file.relative_to(run.path)): hashlib.sha256(file.read_bytes()).hexdigest()
@@ -149,9 +149,10 @@ def outcome(run: RunDir) -> dict[str, Any]:
 
 @contextmanager
 def filmed(run: RunDir, folder: Path) -> Iterator[list[Path]]:
-    """Copies of the run as a kill would leave it, one for every moment in which something on the disk has changed.
+    """Copies of the run as a kill would leave it, one for every moment at which a file has changed.
 
-    The moments are just before and after each rename, deletion, fsync and appended line of metrics, and in its middle.
+    The moments are just before and after each rename, deletion, fsync and appended line of metrics, and in the middle
+    of such a line.
     """
     pictures: list[Path] = []
 
@@ -194,7 +195,7 @@ def _of(run: RunDir, path: Any, more: dict[str, Any]) -> bool:
 
 
 def _frozen(source: str, goal: str) -> None:
-    """A link will do for what is only ever replaced; what is still being written, or grows, is copied."""
+    """Copy files that are still being written or that grow. A hard link is enough for files that are only replaced."""
     if source.endswith((".tmp", ".jsonl")) or ".tmp" in Path(source).parent.name:
         shutil.copyfile(source, goal)
     else:
@@ -202,6 +203,6 @@ def _frozen(source: str, goal: str) -> None:
 
 
 def restored(picture: Path, folder: Path) -> RunDir:
-    """The run of a picture, in a folder of its own."""
+    """The run as in one of the copies, in a new folder."""
     shutil.copytree(picture, folder / picture.name)
     return RunDir(folder / picture.name)

@@ -1,4 +1,4 @@
-"""Stage decisions against sequences worked by hand: kept, rolled back, shown as attempts, stopped early."""
+"""Stage decisions against sequences computed by hand: kept, rolled back, shown to the designer, stopped early."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def adding(name: str) -> Proposal:
 
 
 class Lineage:
-    """A run's stages, driven by hand: each entry is a proposal's name ("" for none) and the rewards it then earned."""
+    """The stages of a run. Each entry is the name of a proposal ("" for none) and the rewards of its stage."""
 
     def __init__(self, folder: Path, **how: Any) -> None:
         self.evolution = Evolution(folder, DesignerConfig(**how), lambda text: None)
@@ -38,7 +38,7 @@ class Lineage:
         return self.evolution.close(self.bank, rewards, checkpoint=len(stages.read_all(self.folder)))
 
     def change(self, name: str) -> None:
-        """From the best bank, as after a rollback."""
+        """Change the best bank, as after a rollback."""
         known = stages.read_all(self.folder)
         best = stages.best(known)
         proposal = adding(name) if name else Proposal("nothing to change")
@@ -69,14 +69,14 @@ def test_a_hand_worked_lineage(tmp_path: Path) -> None:
     ]
     assert set(lineage.bank.names) == {"delete", "insert", "update", "moves", "jobs"}
     assert attempts(stages.read_all(tmp_path)) == [], "a new best clears the list"
-    # What was rolled back had left no trace but the attempt that the designer was shown.
+    # A stage that was rolled back is recorded only in the list of attempts that the designer is shown.
     (tried,) = attempts([*stages.read_all(tmp_path)[:1], *_as_before(stages.read_all(tmp_path)[1:3])])
     assert (tried.stage, tried.summary, tried.reward, tried.best) == (2, "add pets", 0.3, pytest.approx(0.3))
     assert tried.changes[0]["name"] == "pets"
 
 
 def _as_before(known: list[stages.Stage]) -> list[stages.Stage]:
-    """Stages 1 and 2 as they were before stage 3 was judged: the first of them was the best."""
+    """Stages 1 and 2 as they were before stage 3 was judged: stage 1 was the best."""
     return [dataclasses.replace(stage, is_best=stage.number == 1) for stage in known]
 
 
@@ -119,7 +119,7 @@ def test_a_run_without_a_designer_tells_of_no_cycles(tmp_path: Path) -> None:
 
 
 class Reluctant:
-    """A designer that never changes anything, and keeps what it was told of earlier cycles."""
+    """A designer that never changes anything and records the attempts that it is shown."""
 
     def __init__(self) -> None:
         self.told: list[list[str]] = []
@@ -165,7 +165,7 @@ def test_stopping_after_the_most_cycles(tmp_path: Path) -> None:
 
 
 def test_closing_a_stage_again_after_a_crash_changes_nothing(tmp_path: Path) -> None:
-    """Killed between the stage file and the checkpoint, the last inner epoch is made and judged once more."""
+    """After a kill between the stage file and the checkpoint, the last inner epoch is run and judged again."""
     lineage = Lineage(tmp_path)
     lineage.close(0.2)
     lineage.change("moves")
@@ -191,7 +191,7 @@ def test_without_hard_cases_no_model_is_asked(tmp_path: Path) -> None:
 
 
 def judged(lineage: Lineage, number: int, *, kept: bool, checkpoint: int) -> None:
-    """A stage as ``memskill evolve --judge-on`` leaves it: an evaluation kept it or not."""
+    """A stage after ``memskill evolve --judge-on``: an evaluation has decided whether it is kept."""
     change = {"summary": "tried"}
     stage = stages.Stage(number, bank_of(number), change=change, kept=kept, is_best=kept, checkpoint=checkpoint)
     stages.write(lineage.folder, stage)
@@ -260,7 +260,7 @@ def test_a_second_mark_that_a_crash_left_is_taken_away(tmp_path: Path) -> None:
 
 
 def test_the_proposal_that_waits_is_the_first_one(tmp_path: Path) -> None:
-    """``memskill evolve`` may have proposed another while the stage before it was still being trained."""
+    """``memskill evolve`` can propose another stage while the stage before it is still in training."""
     for number in (1, 2):
         stages.write(tmp_path, stages.Stage(number, bank_of(number)))
     waiting = stages.first_unjudged(stages.read_all(tmp_path), 0)

@@ -1,4 +1,4 @@
-"""Designer cycles of a run: what the designer is given, and what is written down and told. Models are stand-ins."""
+"""Designer cycles of a run: the designer's inputs, the files written and the notices. The models are stubs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def case(name: str, question: str = "", fail_count: int = 1) -> HardCase:
 
 
 class Stand:
-    """In the designer's place: always the same proposal. What it was given is kept."""
+    """A stub of the designer: always the same proposal. It records its inputs."""
 
     def __init__(self, proposal: Proposal) -> None:
         self.proposal, self.given = proposal, list[tuple[Any, Any, Any]]()
@@ -83,7 +83,7 @@ def test_a_proposal_is_written_down_with_its_reasons_and_told(tmp_path: Path) ->
     assert stage.rationale == "add pets: they were lost\nrefine insert: it was long"
     assert stage.bank.new == {"pets", "insert"}
     assert "short" in stage.bank["insert"].body
-    assert "pets" not in bank, "the bank it was made from stays as it is"
+    assert "pets" not in bank, "the bank of the earlier stage is not changed"
     assert run.told == [
         "the designer's proposal was refused: reply 1 made no sense",
         "the designer's proposal was refused: reply 2 neither",
@@ -131,7 +131,7 @@ class Stopped(Exception):
 
 
 class Models:
-    """In the gateway's place: takes one prompt."""
+    """A stub of the model client that takes one prompt."""
 
     prompt = ""
 
@@ -203,9 +203,9 @@ def test_why_no_further_cycle_is_worth_it(tmp_path: Path) -> None:
     for number, reward in enumerate((0.1, 0.2, 0.3)):
         assert run.evolution.stop_reason() == ""
         run.evolution.close(bank_of(number), [reward], checkpoint=number)
-    assert run.evolution.stop_reason() == "the most cycles have been made"
+    assert run.evolution.stop_reason() == "the limit of 2 designer cycles is reached"
     run.evolution.close(bank_of(3), [0.2], checkpoint=3)
-    assert run.evolution.stop_reason() == "no better stage in 1 cycles"
+    assert run.evolution.stop_reason() == "no better stage in 1 designer cycles"
 
 
 # --- going back --------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def test_stages_judged_later_are_told_and_open_again_each_with_its_own_bank(tmp_
     (told,) = run.told
     assert told == "stages judged after inner epoch 3 are judged again: 1, 2"
     run.evolution.truncate_after(3, trained)
-    assert len(run.told) == 1, "and not again"
+    assert len(run.told) == 1, "only once"
 
 
 # --- what was tried ----------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_what_was_rolled_back_is_told_with_the_best_reward_before_it() -> None:
 
 
 def test_a_new_best_clears_what_was_tried_before_it() -> None:
-    """Its own reason for changing nothing is no attempt either."""
+    """The best stage's own reason for no change is not an attempt either."""
     known = [
         Stage(0, bank_of(0), 0.3, kept=True),
         tried(1, 0.2, kept=False),

@@ -1,4 +1,4 @@
-"""``group_relative.update_policy`` against a plain version, step by step; and what the absence of a critic means."""
+"""``group_relative.update_policy`` against a simple implementation, and the effects of having no critic."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from memskill_cli.types import Episode, ExecutorResult, SkillSelection, Step
 from . import reference_ppo as reference
 from .test_ppo_reference import CONFIG, DIM, HIDDEN, Case, case_of
 
+METRICS = ("policy_loss", "entropy", "approx_kl", "clipfrac")
 LENGTHS, REWARDS = (4, 1, 3), (0.9, 0.2, 0.4)
 
 
@@ -55,8 +56,11 @@ def ours(case: Case, config: PPOConfig, updates: int = 2) -> tuple[Controller, t
     return controller, optimizer, stats
 
 
-def plain(case: Case, config: PPOConfig, updates: int = 2) -> reference.Weights:
-    """The clipped objective of ``reference_ppo`` with the standardised reward of the episode as advantage."""
+def plain(case: Case, config: PPOConfig, updates: int = 2) -> tuple[reference.Weights, dict[str, float]]:
+    """The clipped objective of ``reference_ppo`` with the standardised reward of the episode as advantage.
+
+    Returns the weights and the means of the metrics over the minibatches of the last epoch.
+    """
     mean = sum(REWARDS) / len(REWARDS)
     deviation = math.sqrt(sum((reward - mean) ** 2 for reward in REWARDS) / len(REWARDS))
     steps = [(step, (r - mean) / deviation) for e, r in zip(case.episodes, REWARDS, strict=True) for step in e]
@@ -64,7 +68,7 @@ def plain(case: Case, config: PPOConfig, updates: int = 2) -> reference.Weights:
     weights, generator = dict(case.weights), torch.Generator().manual_seed(7)
     adam = reference.Adam(weights, config.learning_rate)
     for _ in range(updates * config.update_epochs):
-        order = torch.randperm(len(steps), generator=generator).tolist()
+        order, measured = torch.randperm(len(steps), generator=generator).tolist(), []
         for start in range(0, len(steps), config.minibatch_size):
             leaves = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
             rows = [steps[i] for i in order[start : start + config.minibatch_size]]
@@ -76,10 +80,13 @@ def plain(case: Case, config: PPOConfig, updates: int = 2) -> reference.Weights:
                 torch.as_tensor(x["policy_loss"]) - config.ent_coef * torch.as_tensor(x["entropy"]) for x in found
             )
             derived = torch.autograd.grad(loss / len(rows), list(leaves.values()), materialize_grads=True)
+            measured.append(
+                {name: sum(float(torch.as_tensor(x[name]).detach()) for x in found) / len(rows) for name in METRICS}
+            )
             norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in derived))
             scale = min(1.0, config.max_grad_norm / (norm + 1e-6))
             adam.step(weights, {name: scale * g for name, g in zip(leaves, derived, strict=True)})
-    return weights
+    return weights, {name: sum(row[name] for row in measured) / len(measured) for name in METRICS}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -88,9 +95,10 @@ def plain(case: Case, config: PPOConfig, updates: int = 2) -> reference.Weights:
 )
 def test_it_is_the_plain_version(seed: int, change: dict[str, float]) -> None:
     case, config = case_of(seed, LENGTHS), dataclasses.replace(CONFIG, **change)
-    found, expected = ours(case, config)[0].state_dict(), plain(case, config)
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    (controller, _, stats), (weights, metrics) = ours(case, config), plain(case, config)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(controller.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    assert {name: getattr(stats, name) for name in METRICS} == pytest.approx(metrics, rel=1e-5, abs=1e-6)
 
 
 def test_the_rewards_and_values_of_steps_have_no_part_in_it() -> None:
@@ -104,12 +112,16 @@ def test_the_rewards_and_values_of_steps_have_no_part_in_it() -> None:
 def test_an_advantage_is_that_of_its_episode_within_the_group() -> None:
     found = group_advantages([1.0, 0.0], [1, 3])
     assert found.tolist() == pytest.approx([1, -1, -1, -1])
-    assert group_advantages([0.3, 0.3, 0.3], [1, 1, 2]).abs().max() < 1e-6, "equal episodes teach nothing"
-    assert group_advantages([0.7], [2]).tolist() == [0.0, 0.0], "one episode has nothing to be compared with"
+    assert group_advantages([0.3, 0.3, 0.3], [1, 1, 2]).abs().max() < 1e-6, "equal rewards give no advantage"
+    assert group_advantages([0.7], [2]).tolist() == [0.0, 0.0], "a group of one episode has no deviation"
+    close = group_advantages([1e6, 1e6 + 0.01], [1, 1])
+    assert close.tolist() == pytest.approx([-1, 1], abs=1e-4), "the mean and the deviation are computed in float64"
+    tiny = group_advantages([1e-8, -1e-8], [1, 1])
+    assert tiny.tolist() == pytest.approx([0.5, -0.5]), "1e-8 is added to the deviation"
 
 
 def test_the_critic_stays_and_the_optimizer_has_a_state_for_it() -> None:
-    """A checkpoint holds the moments of every parameter, and is refused without them."""
+    """A checkpoint without the moments of every parameter is refused."""
     case = case_of(2, LENGTHS)
     controller, optimizer, _ = ours(case, CONFIG)
     for name in controller.state_dict():
@@ -118,7 +130,7 @@ def test_the_critic_stays_and_the_optimizer_has_a_state_for_it() -> None:
     assert {name.partition(".")[0] for name in tensors} == {str(i) for i in range(len(controller.state_dict()))}
 
 
-def test_episodes_without_steps_are_no_group() -> None:
+def test_a_group_without_steps_is_refused() -> None:
     case = case_of(2, LENGTHS)
     empty = [dataclasses.replace(episode, steps=()) for episode in episodes(case)]
     controller = Controller(2 * DIM, DIM, HIDDEN)

@@ -1,4 +1,4 @@
-"""Rewards, credit assignments and algorithms that settings name, in a training: each is one function or class."""
+"""Training with rewards, credit assignments and algorithms of plug-ins; each is one function or class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STATS = PPOStats(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 
 
 class Seen:
-    """What the parts of these tests were given."""
+    """The inputs that the parts of these tests have got."""
 
     episodes: ClassVar[list[list[Episode]]] = []
     judged: ClassVar[list[float | None]] = []
@@ -80,13 +80,13 @@ def test_a_training_with_parts_of_ones_own(tmp_path: Path) -> None:
     rig = Rig(tmp_path, reward__process_reward_scale=0.0, reward__process_penalty_scale=0.0, **parts)
     rows = rig.train()
     assert [row["episode_reward_mean"] for row in rows] == [0.5, 0.5]
-    assert [row["policy_loss"] for row in rows] == [1.0, 1.0], "what the algorithm measures is in the metrics"
+    assert [row["policy_loss"] for row in rows] == [1.0, 1.0], "the metrics have the values that the algorithm returns"
     assert [len(episodes) for episodes in Seen.episodes] == [2, 2]
     rewards = [step.reward for step in Seen.episodes[0][0].steps]
     assert rewards == [0.5] + [0.0] * (len(rewards) - 1)
     assert rig.trainer is not None
     assert len(rig.trainer.pool) > 0, "0.5 is below the threshold of the reward, though not below that of F1"
-    assert set(Seen.judged) == {None}, "nobody paid for a judge"
+    assert set(Seen.judged) == {None}, "the judge is not called"
 
 
 def test_a_reward_that_needs_the_judge_is_given_its_score(tmp_path: Path) -> None:
@@ -102,15 +102,16 @@ def test_group_relative_trains_and_goes_on(tmp_path: Path) -> None:
     assert [(row["value_loss"], row["explained_variance"]) for row in rows] == [(0.0, 0.0)] * 2
     newest = checkpoint.load_latest(rig.run.checkpoints)
     assert newest is not None
-    assert newest.num_updates == 2, "the checkpoint is whole although there is no critic"
+    assert newest.num_updates == 2, "the checkpoint is complete although there is no critic"
     moved = checkpoint.load(rig.run.checkpoints / "000001").controller
     assert any(not tensor.equal(moved[name]) for name, tensor in newest.controller.items())
 
 
 def test_shares_that_are_not_one_a_step_are_an_error() -> None:
     step = Step(None, SkillSelection((0,), 0.0, 0.0), ExecutorResult((), {}), 0.0)  # type: ignore[arg-type]
-    with pytest.raises(PluginError, match="credit assignment too-few gives 1 shares for 2 steps"):
+    with pytest.raises(PluginError, match="credit assignment too-few gives 1 shares for 2 steps") as error:
         step_shares(0.5, [step, step], RewardConfig(credit="too-few"))
+    assert error.value.hint == "correct the plug-in, then resume the run"
     assert step_shares(0.5, [step], RewardConfig(credit="too-few")) == [0.5]
 
 
@@ -134,8 +135,17 @@ def test_measures_and_thresholds() -> None:
     }
 
 
+def test_a_reward_may_be_registered_as_an_instance() -> None:
+    instance = reward_of(RewardConfig(kind="half"))
+    REWARDS.register("an-instance", instance)
+    try:
+        assert reward_of(RewardConfig(kind="an-instance")) is instance
+    finally:
+        REWARDS.unregister("an-instance")
+
+
 def test_the_failures_of_an_evaluation_are_those_of_the_reward() -> None:
-    """An evaluation's rows have F1 and verdicts; a reward is computed from them as from answers in a training."""
+    """Rows of an evaluation have F1 and verdicts. The reward is computed from them as from answers in training."""
     row = {
         "query_id": "q",
         "trace_id": "t",
@@ -153,4 +163,4 @@ def test_the_failures_of_an_evaluation_are_those_of_the_reward() -> None:
     assert [len(found[kind]) for kind in kinds] == [0, 1, 1, 1]
     (case,) = found["verdict-squared"]
     assert (case.score, case.retrieved, case.gold_answers) == (0.25, ("Leeds",), ("Leeds",))
-    assert failures([{**row, "judge": None}], load(sets=["reward.kind=judge"])) == [], "no score is no failure"
+    assert failures([{**row, "judge": None}], load(sets=["reward.kind=judge"])) == [], "without a score: no failure"

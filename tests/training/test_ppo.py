@@ -1,4 +1,4 @@
-"""PPO against hand-worked numbers, and its effect on a policy."""
+"""PPO against numbers computed by hand, and its effect on a policy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = ("states_N2D", "chosen_NK", "log_probs_N", "values_N", "exploration_bonus
 def test_gae_against_a_hand_worked_example() -> None:
     # gamma 0.5, lambda 0.5; one episode: r = 1, 2; V = 0.5, 1
     # delta_1 = 2 + 0 - 1 = 1; delta_0 = 1 + 0.5 * 1 - 0.5 = 1; A_1 = 1; A_0 = 1 + 0.25 * 1
-    # a second episode of one step: r = 3, V = 1: A = 2, untouched by the first
+    # a second episode of one step: r = 3, V = 1: A = 2, independent of the first
     advantages = gae(torch.tensor([1.0, 2, 3]), torch.tensor([0.5, 1, 1]), [2, 1], 0.5, 0.5)
     assert advantages.tolist() == pytest.approx([1.25, 1.0, 2.0])
 
@@ -48,7 +48,7 @@ def test_gae_equals_the_recursion(lengths: list[int], seed: int) -> None:
 
 
 def test_explained_variance_against_a_hand_worked_example() -> None:
-    # returns 1, 2, 5 vary by 26/9; what the values 1, 2, 3 leave of them, 0, 0, 2, by 8/9
+    # the variance of the returns 1, 2, 5 is 26/9; that of the residuals 0, 0, 2 (values 1, 2, 3) is 8/9
     assert explained_variance(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 5])) == pytest.approx(1 - 8 / 26)
     assert explained_variance(torch.tensor([1.0, 0]), torch.tensor([0.0, 1])) == pytest.approx(-3)
 
@@ -59,7 +59,7 @@ def test_explained_variance_is_a_number_even_where_it_is_undefined() -> None:
 
 
 def play(controller: Controller, skills: torch.Tensor, good: int, seed: int) -> list[Episode]:
-    """Episodes of one step, worth 1 if the good skill was drawn first."""
+    """Episodes of one step, with reward 1 if the good skill was drawn first."""
     generator = torch.Generator().manual_seed(seed)
     episodes = []
     for _ in range(32):
@@ -89,10 +89,18 @@ def test_updates_raise_the_probability_of_the_better_skill() -> None:
     assert probabilities[-1] > 2 * start
 
 
+class CPUStepAdam(torch.optim.Adam):
+    """Adam whose step has the CPU as default device, on which torch 2.7 makes its step count."""
+
+    def step(self, closure: Any = None) -> Any:
+        with torch.device("cpu"):
+            return super().step(closure)
+
+
 def updated(device: str) -> dict[str, torch.Tensor]:
-    """What two updates on ``device`` make of a controller."""
+    """The weights of a controller after two updates on ``device``."""
     controller, skills = Controller.seeded(4, 16, seed=0), torch.eye(4, device="cpu")
-    optimizer = torch.optim.Adam(controller.parameters(), lr=3e-3)
+    optimizer = CPUStepAdam(controller.parameters(), lr=3e-3)
     new = torch.tensor([True, False, False, True], device="cpu")
     with torch.device("cpu"):
         batch = Batch.of([*play(controller, skills, 1, 0), *play(controller, skills, 1, 1)])
@@ -104,7 +112,7 @@ def updated(device: str) -> dict[str, torch.Tensor]:
 
 
 def test_an_update_makes_no_tensor_on_another_device_than_its_own() -> None:
-    """Whatever is made without a device would be made of nothing here, and mixing the two is an error."""
+    """The default device is "meta", so a tensor made without a device would raise an error when it is used."""
     expected = updated("cpu")
     with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Controller, "seeded", on_the_cpu(Controller.seeded))
@@ -128,7 +136,7 @@ def test_an_update_on_cuda_is_that_of_the_cpu_but_for_rounding_and_comes_back() 
 
 
 def test_a_batch_of_one_step_keeps_its_advantage_as_it_is() -> None:
-    """There is no spread to divide by: the policy loss of an unchanged policy is minus the advantage."""
+    """One step has no deviation to divide by. The policy loss of an unchanged policy is minus the advantage."""
     controller, skills = Controller.seeded(4, 16, seed=0), torch.eye(4)
     batch = Batch.of(play(controller, skills, 1, 0)[:1])
     still = torch.optim.SGD(controller.parameters(), lr=0.0)
@@ -137,11 +145,11 @@ def test_a_batch_of_one_step_keeps_its_advantage_as_it_is() -> None:
     assert stats.approx_kl == pytest.approx(0, abs=1e-6)
     advantage = batch.rewards_N.item() - batch.values_N.item()
     assert stats.policy_loss == pytest.approx(-advantage, abs=1e-5)
-    assert abs(advantage) > 0.01, "or this shows nothing"
+    assert abs(advantage) > 0.01, "otherwise this tests nothing"
 
 
 class Watched(torch.optim.Adam):
-    """Keeps the weights as they are before each step: what that step's minibatch was measured with."""
+    """Records the weights before each step, with which the metrics of its minibatch are computed."""
 
     def __init__(self, controller: Controller, lr: float) -> None:
         super().__init__(controller.parameters(), lr=lr)
@@ -154,7 +162,7 @@ class Watched(torch.optim.Adam):
 
 
 def watched_update(how: PPOConfig, lr: float) -> tuple[Watched, Batch, PPOStats]:
-    """An update on 32 steps, by an optimizer that keeps the weights before each of its steps."""
+    """An update on 32 steps, with an optimizer that records the weights before each of its steps."""
     controller, skills = Controller.seeded(4, 16, seed=0), torch.eye(4)
     batch, optimizer = Batch.of(play(controller, skills, 1, 1)), Watched(controller, lr)
     stats = update(controller, optimizer, batch, skills, torch.zeros(4), how, torch.Generator().manual_seed(0))
@@ -162,7 +170,7 @@ def watched_update(how: PPOConfig, lr: float) -> tuple[Watched, Batch, PPOStats]
 
 
 def kl_by_hand(weights: dict[str, torch.Tensor], batch: Batch) -> float:
-    """Mean of r - 1 - log r over a batch, r the ratio of the probabilities of its ordered pairs now and then."""
+    """Mean of r - 1 - log r over a batch. r: ratio of the current and the old probability of its ordered pairs."""
     controller = Controller(8, 4, 16)
     controller.load_state_dict(weights)
     with torch.no_grad():
@@ -181,29 +189,29 @@ def test_all_epochs_are_made_while_the_policy_stays_where_it_is(minibatch: int, 
 
 
 def test_the_first_epoch_beyond_the_target_is_the_last() -> None:
-    """One minibatch an epoch, so that an epoch's KL is that of the weights before its only step."""
+    """There is one minibatch in each epoch, so an epoch's KL is that of the weights before its only step."""
     free, batch, _ = watched_update(PPOConfig(update_epochs=8, minibatch_size=32, target_kl=1e9), lr=0.02)
     kl = [kl_by_hand(weights, batch) for weights in free.before]
     assert len(kl) == 8
     assert kl[0] == pytest.approx(0, abs=1e-6)
-    assert kl[1] < kl[2] < kl[3], "or the epochs below are not the first ones beyond their targets"
+    assert kl[1] < kl[2] < kl[3], "otherwise the epochs below are not the first beyond their targets"
     for last in (2, 3):
         target = (kl[last - 1] + kl[last]) / 2
         stopped, _, stats = watched_update(PPOConfig(update_epochs=8, minibatch_size=32, target_kl=target), lr=0.02)
         assert len(stopped.before) == last + 1
         assert stats.approx_kl == pytest.approx(kl[last], rel=1e-3)
         learned, expected = stopped.controller.state_dict(), free.before[last + 1]
-        assert all(torch.equal(learned[name], expected[name]) for name in expected), "its step is made"
+        assert all(torch.equal(learned[name], expected[name]) for name in expected), "the step of that epoch is done"
 
 
 def test_the_kl_of_an_epoch_is_the_mean_over_its_minibatches() -> None:
-    """A target between the mean of the first epoch's four minibatches and the last of them stops nothing yet."""
+    """The first epoch has four minibatches. A target between their mean and the last of them does not stop it."""
     order = torch.randperm(32, generator=torch.Generator().manual_seed(0)).split(8)
     free, batch, _ = watched_update(PPOConfig(update_epochs=1, minibatch_size=8), lr=0.02)
     parts = [dataclasses.replace(batch, **{name: getattr(batch, name)[rows] for name in ROWS}) for rows in order]
     kl = [kl_by_hand(weights, part) for weights, part in zip(free.before, parts, strict=True)]
     mean, last = float(np.mean(kl)), kl[-1]
-    assert mean < 0.9 * last, "or this shows nothing"
+    assert mean < 0.9 * last, "otherwise this tests nothing"
     for target, epochs in ((0.9 * mean, 1), (1.1 * mean, 2)):
         optimizer, _, _ = watched_update(PPOConfig(update_epochs=2, minibatch_size=8, target_kl=target), lr=0.02)
         assert len(optimizer.before) == 4 * epochs
@@ -216,7 +224,7 @@ def test_a_target_of_0_stops_nothing() -> None:
 
 
 def test_the_stored_shift_is_applied_again() -> None:
-    """Re-evaluating an unchanged controller with the rollout's shifts gives ratio 1: no KL, nothing clipped."""
+    """An unchanged controller with the shifts of the rollout gives ratio 1: KL is 0 and nothing is clipped."""
     controller, skills = Controller.seeded(4, 16, seed=0), torch.eye(4)
     new = torch.tensor([True, False, False, True])
     state = np.ones(8, dtype=np.float32) / 8**0.5
@@ -250,7 +258,7 @@ def test_an_empty_batch_is_refused() -> None:
 
 
 def test_the_weights_do_not_depend_on_the_number_of_threads() -> None:
-    """As many steps and embeddings as large as it takes for torch to share out a sum."""
+    """The batch and the embeddings are large enough for torch to use several threads for a sum."""
     generator = torch.Generator().manual_seed(0)
     states, skills = torch.randn(300, 2048, generator=generator), torch.randn(30, 1024, generator=generator)
     values, rewards = torch.randn(2, 300, generator=generator)

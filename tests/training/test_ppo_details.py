@@ -1,4 +1,4 @@
-"""Where PPO's tensors are while it updates, without a second device; and the smallest advantages."""
+"""The devices of PPO's tensors during an update, tested on the CPU; and very small advantages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from memskill_cli.training.ppo import Batch, on_device, update
 
 
 def batch(rewards: list[float]) -> Batch:
-    """Episodes of one step each, in which each value was 0 and two of four skills were drawn."""
+    """Episodes of one step with value 0, in which two of four skills were drawn."""
     count = len(rewards)
     states = torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
     zeros = torch.zeros(count)
@@ -32,7 +32,7 @@ def test_a_batch_goes_to_a_device_with_all_its_tensors() -> None:
 
 
 class Thing:
-    """Something that can be moved, and says where it has been."""
+    """A stub of a tensor that records the devices it is moved to."""
 
     def __init__(self, been: tuple[Any, ...] = ()) -> None:
         self.been = been
@@ -42,7 +42,7 @@ class Thing:
 
 
 class Weights(Thing):
-    """A module is moved in place."""
+    """A stub of a module, which is moved in place."""
 
     def to(self, where: Any) -> Weights:
         self.been = (*self.been, where)

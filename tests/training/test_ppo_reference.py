@@ -1,4 +1,4 @@
-"""``ppo.update`` against the plain PPO of ``reference_ppo``, on random batches."""
+"""``ppo.update`` against the simple PPO of ``reference_ppo``, on random batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIG = PPOConfig(learning_rate=1e-3, minibatch_size=4, update_epochs=3, target
 
 @dataclass(frozen=True)
 class Case:
-    """A controller and a batch that an older version of it has collected, in float64."""
+    """A controller, and a batch that was collected with older weights, in float64."""
 
     weights: reference.Weights
     skills: torch.Tensor
@@ -35,9 +35,8 @@ class Case:
 def case_of(
     seed: int, lengths: Sequence[int], *, skills: int = 5, k: int = 3, new: int = 2, moved: float = 0.3
 ) -> Case:
-    """``moved``: how far the weights have moved since the steps were taken. ``new`` skills had a shift at half of them.
-
-    The chosen skills are drawn as the older version would have drawn them.
+    """``moved``: how much the weights have changed since the batch was collected. ``new``: the number of new skills,
+    which had a shift at half of the steps. The chosen skills are drawn with the older weights.
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -45,7 +44,7 @@ def case_of(
     weights = {name: 2 * weight for name, weight in like.items()}
     old = {name: weight + moved * torch.randn_like(weight) for name, weight in weights.items()}
     embeddings = torch.from_numpy(rng.normal(size=(skills, DIM)))
-    is_new = [i < new for i in rng.permutation(skills)]
+    is_new = [bool(i < new) for i in rng.permutation(skills)]  # torch 2.7 reads no list of numpy.bool
 
     def step() -> reference.Step:
         state = torch.from_numpy(rng.normal(size=2 * DIM))
@@ -60,7 +59,7 @@ def case_of(
 
 
 def both(case: Case, config: PPOConfig, updates: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What ours and the reference make of ``case`` in several updates: weights, moments, metrics, epochs run."""
+    """The results of memskill and of the reference after several updates: weights, moments, metrics, steps."""
     return ours(case, config, updates), plain(case, config, updates)
 
 
@@ -106,9 +105,9 @@ def plain(case: Case, config: PPOConfig, updates: int) -> dict[str, Any]:
 
 
 def check(case: Case, config: PPOConfig, updates: int = 1) -> dict[str, Any]:
-    """Both agree; the metrics of the reference."""
+    """Check that both agree. Returns the metrics of the reference."""
     found, expected = both(case, config, updates)
-    assert found["steps"] == expected["steps"], "as many minibatches, so as many epochs"
+    assert found["steps"] == expected["steps"], "the same number of minibatches, so also of epochs"
     assert set(found["metrics"]) == set(METRICS)
     for name in METRICS:
         assert found["metrics"][name] == pytest.approx(expected["metrics"][name], rel=1e-5, abs=1e-6), name
@@ -121,7 +120,7 @@ def check(case: Case, config: PPOConfig, updates: int = 1) -> dict[str, Any]:
 
 @pytest.mark.parametrize("seed", range(24))
 def test_random_batches(seed: int) -> None:
-    """Episodes of 1 to 6 steps, K from 1 to S, minibatches from one step to more than there are; two updates."""
+    """Two updates; episodes of 1 to 6 steps, K from 1 to S, minibatches from one step to more than all steps."""
     rng = np.random.default_rng([seed, 1])
     skills = int(rng.integers(2, 7))
     case = case_of(
@@ -186,7 +185,7 @@ def test_every_setting_is_tried_here() -> None:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_setting_matters_as_it_should(name: str) -> None:
-    """Another value leads elsewhere, and both to the same place: so the comparison would tell if it were ignored."""
+    """Another value changes the result, in both in the same way. So the tests would fail if it were ignored."""
     case = case_of(5, [6, 1, 3], moved=0.2)
     config = dataclasses.replace(CONFIG, **{name: OTHERS[name]})
     check(case, config)
@@ -196,7 +195,7 @@ def test_every_setting_matters_as_it_should(name: str) -> None:
 
 @pytest.mark.parametrize("stop", [1, 2, 3, None])
 def test_an_epoch_that_goes_too_far_is_the_last_one(stop: int | None) -> None:
-    """From steps just taken, the KL grows with each epoch; a target between two epochs' stops at the later one."""
+    """With new steps the KL grows with each epoch. A target between the KL of two epochs stops after the later one."""
     case, config = case_of(4, [5, 4], moved=0), dataclasses.replace(CONFIG, update_epochs=4, learning_rate=1e-2)
     kls = plain(case, config, 1)["metrics"]["kls"]
     assert sorted(kls) == kls
@@ -208,7 +207,7 @@ def test_an_epoch_that_goes_too_far_is_the_last_one(stop: int | None) -> None:
 
 
 def test_clipping_and_gradient_norms_are_met_on_both_sides() -> None:
-    """The batches above are of use: ratios and gradients lie within and beyond their bounds."""
+    """The batches above test clipping: their ratios and gradient norms are on both sides of the limits."""
     metrics = plain(case_of(3, [6, 1, 3]), CONFIG, 1)["metrics"]
     assert 0.1 < metrics["clipfrac"] < 0.9
     norms = [plain(case_of(seed, [4, 2]), CONFIG, 1)["metrics"]["norm"] for seed in range(8)]

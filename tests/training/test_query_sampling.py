@@ -1,4 +1,4 @@
-"""The stratified sample of a trace's queries: how many of each category, and which."""
+"""The stratified sample of a trace's queries: the number for each category, and which queries."""
 
 import hashlib
 import math
@@ -57,7 +57,7 @@ def test_what_is_left_goes_by_the_largest_remainder():
 
 
 def test_another_version_draws_the_same():
-    """A run may go on under a later version: what its seed draws must not change with it."""
+    """A run can be resumed with a later version, which must draw the same for the same seed."""
     group = [query(name) for name in ("1", "2", "3", "4", "\ud83d")]
 
     def digest(q):

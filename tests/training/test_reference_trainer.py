@@ -1,7 +1,7 @@
-"""Whole trainings against the plain trainer of ``reference_trainer``, in a toy world of literal models.
+"""Whole trainings against the simple trainer of ``reference_trainer``, in a toy world with rule-made models.
 
-Everything that a run leaves behind is compared, after every inner epoch: choices and what they were drawn from,
-rewards, metrics, weights, statistics, hard cases, and what the designer was shown.
+All results of a run are compared after every inner epoch: choices and their probabilities, rewards, metrics, weights,
+statistics, hard cases, and the designer's inputs.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def trace(who: str) -> Trace:
         Query(f"{who}-{kind}", who, "single-hop", f"What is the {kind} of {who}?", (truth,))
         for kind, truth in TRUTHS[who].items()
     ]
-    if who in ("Ada", "Bruno"):  # one question of two traces, which nobody can answer
+    if who in ("Ada", "Bruno"):  # a question of two traces that cannot be answered
         queries.append(Query(f"{who}-town", who, "single-hop", "What is the town of both?", (f"{who} town",)))
     left_out = Query(f"{who}-car", who, "adversarial", f"What is the car of {who}?", ("none",), scored=False)
     return Trace(who, "locomo", "train", (Session("s", "1 May 2025", turns),), (*queries, left_out))
@@ -95,19 +95,19 @@ KINDS = {"insert": "job city pet car", "update": "job city pet", "delete": "pet 
 
 
 def skill_of(name: str, kinds: str, action: str) -> PlainSkill:
-    """A skill for some kinds of facts, whose description is of no help."""
+    """A skill for some kinds of facts. Its description does not name them."""
     return PlainSkill(name, f"What {name} is for", f"For {kinds or 'nothing'}.", action)
 
 
 def embed(text: str, space: str, size: int) -> np.ndarray:
-    """The sum of a random vector for each word, of unit length."""
+    """The sum of a random vector for each word, scaled to length 1."""
     words = [np.random.default_rng(zlib.crc32(f"{space} {word}".encode())) for word in re.findall(r"\w+", text)]
     total = sum((rng.normal(size=size) for rng in words), np.zeros(size))
     return (total / np.linalg.norm(total)).astype(np.float32)
 
 
 class Toy:
-    """The models and encoders of this world, as the reference asks them. ``first`` is what the designer tries first."""
+    """The models and encoders of this world, as the reference calls them. ``first``: the designer's first change."""
 
     def __init__(self, first: Literal["harm", "help"]) -> None:
         self.first = first
@@ -120,7 +120,7 @@ class Toy:
     def execute(
         self, skills: list[tuple[str, str]], memories: list[str], span: str
     ) -> list[reference_trainer.Action] | None:
-        """Does literally what skills allow for a kind of fact; the first of several decides. And it makes mistakes."""
+        """Does exactly what the skills allow for a kind of fact; the first one decides. It also makes mistakes."""
         who, told = re.search(r"^(\w+): (.*)", span, flags=re.MULTILINE).groups()  # type: ignore[union-attr]
         actions: list[reference_trainer.Action] = []
         for statement in told.split("; "):
@@ -153,7 +153,7 @@ class Toy:
         return 1.0 if true == said else 0.5 if true & said else 0.0
 
     def design(self, skills: list[str], groups: list[list[dict[str, Any]]], attempts: list[int]) -> dict[str, str]:
-        """Harm once, and whenever nothing is told to have failed; else help with what fails most."""
+        """A harmful change first, and whenever no failed change is shown; else one that helps with most failures."""
         if (self.first == "harm") == (not attempts):
             body = f"BLUR. For {KINDS['insert']}."
             return {"change": "refine", "name": "insert", "body": body, "why": "shorter"}
@@ -177,7 +177,7 @@ def part(text: str, tag: str) -> str:
 
 
 def written(actions: list[reference_trainer.Action] | None) -> str:
-    """Actions as an executor writes them."""
+    """Actions in the form of an executor's reply."""
     if actions is None:
         return "I would rather talk."
     blocks = []
@@ -196,7 +196,7 @@ def numbered(text: str) -> list[str]:
 
 
 class Scripted:
-    """Answers requests as :class:`Toy` does. ``shown`` is what the designer was shown, a cycle each."""
+    """Answers requests as :class:`Toy` does. ``shown``: the designer's inputs, one for each cycle."""
 
     def __init__(self, context: Toy) -> None:
         self.context = context
@@ -251,7 +251,7 @@ class Scripted:
 
 
 class Rows:
-    """An encoder of :class:`Toy`'s vectors."""
+    """An encoder with the vectors of :class:`Toy`."""
 
     batch_chars = 10**6
 
@@ -267,7 +267,7 @@ def encoder_of(name: str, sides: dict[str, Callable[[str], np.ndarray]]) -> Cach
 
 
 class Recorded(Trainer):
-    """Keeps every inner epoch's episodes."""
+    """Records the episodes of every inner epoch."""
 
     episodes: list[list[Episode]]
 
@@ -299,7 +299,7 @@ async def train(
         trainer.episodes = []
         with torch.no_grad():
             for weight in trainer.controller.parameters():
-                weight *= 3  # a policy that differs from skill to skill
+                weight *= 3  # a policy with different probabilities for the skills
         (group,) = trainer.optimizer.param_groups
         assert (type(trainer.optimizer), group["betas"], group["eps"]) == (torch.optim.Adam, (0.9, 0.999), 1e-8)
         group["eps"] = EPSILON
@@ -337,7 +337,7 @@ EPSILON = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What both are begun with. ``first`` is what the designer tries first, ``new`` the skills that begin as new."""
+    """The inputs of both. ``first``: the designer's first change; ``new``: the skills that are new at the start."""
 
     first: Literal["harm", "help"]
     settings: dict[str, Any]
@@ -357,8 +357,8 @@ class Setup:
 SETUPS = {
     # Stage 1 loses and is rolled back, stage 2 wins, stage 3 loses.
     "loses then wins": Setup("harm", {**SMALL, "seed": 27}),
-    # Stage 1 wins. Judged, softmax, one skill a span, a full bank, a small pool, stages of three outer epochs (the last
-    # has one), and every other way to do PPO.
+    # Stage 1 wins. Judge reward, softmax, one skill for each span, a full bank, a small pool, stages of three outer
+    # epochs (the last has one), and all other PPO settings.
     "wins": Setup(
         "help",
         {
@@ -385,8 +385,8 @@ SETUPS = {
         new=("update",),
         capacity=4,
     ),
-    # Stage 1 wins, stage 2 earns the same, which is no better, and the run stops. The method's own constants; more
-    # skills are asked for than there are, and every batch has all traces.
+    # Stage 1 wins, stage 2 has the same reward, which is not better, and the run stops. The constants of the paper; K
+    # is larger than the number of skills, and every batch has all traces.
     "gives up": Setup(
         "help",
         {
@@ -402,7 +402,7 @@ SETUPS = {
 
 
 class Both:
-    """A run of ours in ``folder`` and one of the reference, from the same beginning."""
+    """A run of memskill in ``folder`` and one of the reference, with the same inputs."""
 
     def __init__(self, folder: Path, setup: Setup) -> None:
         scripted = Scripted(Toy(setup.first))
@@ -421,7 +421,7 @@ class Both:
 
     @property
     def episodes(self) -> list[tuple[Episode, reference_trainer.Episode]]:
-        """Those of ours beside those of the reference, in order."""
+        """Pairs of an episode of memskill and the same episode of the reference, in order."""
         assert [len(batch) for batch in self.ours.episodes] == [len(batch) for batch in self.plain.episodes]
         pairs = zip(self.ours.episodes, self.plain.episodes, strict=True)
         return [pair for ours, plain in pairs for pair in zip(ours, plain, strict=True)]
@@ -433,7 +433,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def close(found: Any, expected: Any, where: str = "", within: float = 1e-4) -> None:
-    """Equal, numbers nearly so: ours are float32, and small differences grow from one update to the next."""
+    """Equal; numbers nearly equal: memskill's are float32, and small differences grow with each update."""
     if isinstance(expected, dict):
         assert set(found) == set(expected), where
         for key in expected:
@@ -534,7 +534,7 @@ def test_the_final_bank_is_the_same(both: Both) -> None:
 
 
 def test_the_designer_is_shown_the_same(both: Both) -> None:
-    """The same cases in the same groups (in whatever order), and the same attempts."""
+    """The same cases in the same groups (in any order), and the same attempts."""
 
     def sorted_groups(groups: list[list[dict[str, Any]]]) -> list[list[str]]:
         keys = ("question", "truths", "prediction", "fails", "retrieved")
@@ -548,7 +548,7 @@ def test_the_designer_is_shown_the_same(both: Both) -> None:
         assert sorted_groups(ours) == sorted_groups(plain)
 
 
-# --- that these runs show what they are for ---
+# --- these runs test the cases that they should test ---
 
 
 def test_stages_win_and_lose_as_they_are_named(both: Both, request: pytest.FixtureRequest) -> None:
@@ -569,7 +569,7 @@ def test_more_skills_than_there_are_cannot_be_chosen(both: Both, request: pytest
 
 
 def test_what_can_happen_happens(both: Both, request: pytest.FixtureRequest) -> None:
-    """Every reason of a rejection, unreadable replies, clipped ratios, exploration that begins and ends, and so on."""
+    """All reasons of rejection, unreadable replies, clipped ratios, the start and end of exploration, and so on."""
     if request.node.callspec.id == "gives up":  # too short for that
         return
     plain = both.plain
@@ -589,7 +589,7 @@ def test_what_can_happen_happens(both: Both, request: pytest.FixtureRequest) -> 
     assert any(gone)
 
 
-# --- parts, where the runs see too few cases ---
+# --- single functions, for which the runs have too few cases ---
 
 
 def test_process_rewards_of_all_sets_of_actions() -> None:
@@ -617,7 +617,7 @@ def test_shares_of_an_episode_reward(steps: int, reward: float) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_choices_of_certain_and_of_uncertain_controllers(seed: int) -> None:
-    """Weights from small to large: new skills from nearly certain to nearly impossible, where the shift is capped."""
+    """Small to large weights: new skills are nearly certain to nearly impossible, where the shift is limited."""
     rng = np.random.default_rng(seed)
     controller = Controller.seeded(8, 6, seed)
     with torch.no_grad():

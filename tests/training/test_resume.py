@@ -1,4 +1,4 @@
-"""A run stopped at any instant and gone on with ends as one that was never disturbed, bit for bit."""
+"""A run that is stopped at any moment and resumed ends bit-identical to a run that was never stopped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .resume_harness import Killed, Lives, filmed, outcome, reply, restored
 
 @dataclass
 class Filmed:
-    """An undisturbed run, what came of it, and pictures of its disk at every moment, no two alike."""
+    """An undisturbed run, its outcome, and copies of its files at every moment, all different."""
 
     lives: Lives
     run: RunDir
@@ -41,11 +41,11 @@ class Filmed:
     names: Iterator[int]
 
     def at(self, picture: Path) -> RunDir:
-        """The run as it was then, in a folder of its own."""
+        """The run at that moment, in a new folder."""
         return restored(picture, self.lives.folder / f"life-{next(self.names)}")
 
     def before(self, done: int) -> Path:
-        """The last picture before there was a checkpoint of ``done`` inner epochs."""
+        """The last copy before there was a checkpoint of ``done`` inner epochs."""
         missing = [not (picture / f"checkpoints/{done:06d}").exists() for picture in self.pictures]
         return self.pictures[missing.index(False) - 1]
 
@@ -57,7 +57,7 @@ def content_of(folder: Path) -> str:
 
 def film(folder: Path, server: MockLLMServer, **overrides: Any) -> Filmed:
     lives = Lives(folder, server, train__num_skills=2, **overrides)
-    lives.live(lives.begin("once"))  # from now on every reply is in the cache
+    lives.live(lives.begin("once"))  # now every reply is in the cache
     run = lives.begin("run")
     with filmed(run, folder / "film") as pictures:
         lives.live(run)
@@ -91,11 +91,11 @@ def lost(server: MockLLMServer, tmp_path_factory: pytest.TempPathFactory) -> Fil
     return found
 
 
-# --- stopped at any instant --------------------------------------------------------------------------------------
+# --- stopped at any moment --------------------------------------------------------------------------------------
 
 
 def different(run: RunDir, whole: Filmed) -> list[str]:
-    """What of a run's outcome is not as it was in the undisturbed one."""
+    """The parts of a run's outcome that differ from the undisturbed run."""
     found = outcome(run)
     return [name for name in found.keys() | whole.outcome.keys() if found.get(name) != whole.outcome.get(name)]
 
@@ -104,7 +104,7 @@ def goes_on_from(whole: Filmed, picture: Path) -> None:
     run = whole.at(picture)
     whole.lives.live(run)
     assert different(run, whole) == [], picture
-    assert not list(run.checkpoints.glob(".*")), "nothing is left over"
+    assert not list(run.checkpoints.glob(".*")), "no temporary files are left"
     shutil.rmtree(run.path)
 
 
@@ -117,7 +117,7 @@ def test_the_film_has_the_moments_that_matter(won: Filmed) -> None:
     lines = {
         (picture / "metrics.jsonl").read_bytes() for picture in won.pictures if (picture / "metrics.jsonl").exists()
     }
-    assert any(text and not text.endswith(b"\n") for text in lines), "a torn line"
+    assert any(text and not text.endswith(b"\n") for text in lines), "an incomplete line"
     assert any(sum(stage.is_best for stage in stages.read_all(picture / "stages")) == 2 for picture in won.pictures)
 
 
@@ -137,13 +137,13 @@ def test_a_run_stopped_at_any_instant_ends_the_same(which: str, part: int, reque
         goes_on_from(whole, picture)
 
 
-# --- stopped and harmed, again and again -------------------------------------------------------------------------
+# --- stopped and damaged several times -------------------------------------------------------------------------
 
 Harm = Callable[[Path], Any]
 
 
 def flip(file: Path) -> None:
-    """Another byte near the end; done twice it is not undone."""
+    """Change a byte near the end. Doing it twice does not restore the byte."""
     content = file.read_bytes()
     file.write_bytes(content[:-9] + bytes([(content[-9] + 1) % 256]) + content[-8:])
 
@@ -163,7 +163,7 @@ HARMS: dict[str, Harm | None] = {
 
 
 def chained(whole: Filmed, steps: list[tuple[float, str]]) -> None:
-    """Stop a run, harm its newest checkpoint, go on, and so forth; at last let it come to its end."""
+    """Repeat: stop a run, damage its newest checkpoint, resume. Finally let it run to its end."""
     run, pictures = None, whole.pictures
     for number, (moment, harm) in enumerate(steps):
         run = whole.at(pictures[int(moment * len(pictures))])
@@ -171,8 +171,8 @@ def chained(whole: Filmed, steps: list[tuple[float, str]]) -> None:
         if newest and (how := HARMS[harm]):
             how(newest[0])
         sound = checkpoint.load_latest(run.checkpoints, lambda text: None)
-        if sound is None and stages.best(stages.read_all(run.stages)) is not None:  # else it can begin anew
-            with pytest.raises(CheckpointError, match="no sound checkpoint is left"):
+        if sound is None and stages.best(stages.read_all(run.stages)) is not None:  # otherwise it can start again
+            with pytest.raises(CheckpointError, match="no valid checkpoint is left"):
                 whole.lives.live(run)
             return
         if number + 1 == len(steps):
@@ -189,7 +189,10 @@ chain = st.lists(st.tuples(st.floats(0, 0.999), st.sampled_from(list(HARMS))), m
 unhurried = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.generate],  # a life takes a quarter of a second, too much to look for a shorter one
+    phases=[
+        Phase.explicit,
+        Phase.generate,
+    ],  # a run takes 0.25 s: no search for a shorter example
 )
 
 
@@ -217,7 +220,7 @@ def test_what_is_damaged_is_named_and_what_is_made_again_is_told(lost: Filmed) -
     assert outcome(run) == lost.outcome
     assert f"{run.checkpoints}/000006/state.json: the content does not match its sha256 in checkpoint.json" in told[0]
     assert f"{run.checkpoints}/000005/controller.safetensors" in told[1]
-    assert "inner epochs after 4 have no checkpoint: 2 to be made again" in told[2]
+    assert "2 inner epochs after 4 have no checkpoint and are run again" in told[2]
     assert "stages judged after inner epoch 4 are judged again: 2" in told[3]
 
 
@@ -232,7 +235,7 @@ def test_without_any_sound_checkpoint_later_stages_cannot_go_on(won: Filmed) -> 
     run = won.at(won.before(5))
     for folder in checkpoint.all_of(run.checkpoints):
         flip(folder / "state.json")
-    with pytest.raises(CheckpointError, match="no sound checkpoint is left") as failure:
+    with pytest.raises(CheckpointError, match="no valid checkpoint is left") as failure:
         won.lives.live(run)
     assert "\n" not in failure.value.message
 
@@ -241,12 +244,12 @@ def test_a_rollback_whose_checkpoint_is_damaged_says_so_and_goes_on(won: Filmed)
     run = won.at(won.before(5))
     assert [stage.number for stage in stages.read_all(run.stages) if stage.is_best] == [0]
     open_again = stages.path_of(run.stages, 2)
-    open_again.unlink(missing_ok=True)  # so that the roll-back from stage 1 is still to come
+    open_again.unlink(missing_ok=True)  # so the rollback from stage 1 has not been done yet
     flip(run.checkpoints / "000002" / "controller.safetensors")
     told: list[str] = []
     won.lives.live(run, told=told)
     assert any("000002/controller.safetensors" in text for text in told)
-    assert any("checkpoint 000002 cannot be used: the hard cases are those as they are now" in text for text in told)
+    assert any("checkpoint 000002 cannot be used: the hard cases are the current ones" in text for text in told)
     assert len(list(files.read_jsonl(run.metrics))) == 6
 
 
@@ -277,7 +280,7 @@ def test_a_run_of_the_format_before_goes_on(lost: Filmed) -> None:
     after, whole = outcome(run), dict(lost.outcome)
     for name in [name for name in whole if name.startswith(("checkpoints/000002", "checkpoints/000003"))]:
         after.pop(name, None)
-        del whole[name]  # written in the format before
+        del whole[name]  # written in the previous format
     assert after == whole
 
 
@@ -299,7 +302,7 @@ def test_a_controller_for_other_embeddings_is_refused(lost: Filmed, server: Mock
         other.live(run)
 
 
-# --- the bill ----------------------------------------------------------------------------------------------------
+# --- the cost ----------------------------------------------------------------------------------------------------
 
 
 def test_lines_of_metrics_sum_up_to_the_bill_however_often_a_run_is_stopped(
@@ -312,16 +315,16 @@ def test_lines_of_metrics_sum_up_to_the_bill_however_often_a_run_is_stopped(
     questions = {json.dumps(request.messages) for request in server.requests}
     assert len(questions) == len(server.requests)
     rows, bills = list(files.read_jsonl(undisturbed.metrics)), list(files.read_jsonl(undisturbed.usage))
-    assert sum(row["llm_calls"] for row in rows) == len(bills), "the designer's, too"
+    assert sum(row["llm_calls"] for row in rows) == len(bills), "also the designer's"
 
     server.reset()
-    for asked in (5, 9, 3, 7, 1, 6):  # the bursts that a life gets before it is stopped
+    for asked in (5, 9, 3, 7, 1, 6):  # numbers of calls after which a run is stopped
         with stopped_after(asked), pytest.raises(Killed):
             lives.live(stopped, cache="two")
     lives.live(stopped, cache="two")
     assert {json.dumps(request.messages) for request in server.requests} == questions
     assert len(server.requests) == len(questions), "nothing was paid for twice"
-    assert outcome(stopped) == outcome(undisturbed), "tokens and money of every line among it"
+    assert outcome(stopped) == outcome(undisturbed), "including the tokens and cost of every line"
     for name, column in (("cost_usd", "usd"), ("prompt_tokens",) * 2, ("completion_tokens",) * 2):
         paid = sum(bill[column] for bill in files.read_jsonl(stopped.usage))
         assert paid > 0
@@ -330,7 +333,7 @@ def test_lines_of_metrics_sum_up_to_the_bill_however_often_a_run_is_stopped(
 
 @contextmanager
 def stopped_after(questions: int) -> Iterator[None]:
-    """Stop a run at its next question that is not in the cache, after so many of them."""
+    """Stop a run at the next request that is not in the cache, after a number of such requests."""
     real, left = LLMClient._call, questions
 
     async def call(self: LLMClient, *arguments: Any) -> Any:
@@ -357,11 +360,11 @@ def test_a_ledger_that_was_lost_makes_no_negative_bill(lost: Filmed) -> None:
     assert min(tokens) >= 0
 
 
-# --- the same whatever the machine -------------------------------------------------------------------------------
+# --- independent of the machine -------------------------------------------------------------------------------
 
 
 def unsteady(request: Request) -> float:
-    """Seconds; replies overtake each other."""
+    """The latency of a reply in seconds, different for each, so that replies arrive in another order."""
     return zlib.crc32(request.text.encode()) % 5 / 500
 
 

@@ -1,4 +1,4 @@
-"""Settings of a training that the published code has: what each changes, seen at its result."""
+"""Training settings that the published code also has: each one has the expected effect."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_designer_every_second_outer_epoch_makes_stages_of_two(tmp_path: Path)
     measured = rewards(run)
     assert known[0].reward == pytest.approx(measured[3])
     assert known[1].reward == pytest.approx(measured[5])
-    assert sum("<limit>" in request.text for request in asked) == 1, "one cycle, between the two stages"
+    assert sum("<limit>" in request.text for request in asked) == 1, "one designer cycle, between the two stages"
 
 
 def test_a_run_made_longer_judges_the_stage_that_had_ended_early_at_its_real_end(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_first_bank_has_the_capacity_that_is_set(tmp_path: Path) -> None:
 
 
 def test_a_controller_reads_skills_in_a_width_of_their_own(tmp_path: Path) -> None:
-    """Descriptions are encoded by another encoder than spans; the checkpoint says both widths."""
+    """Skill descriptions have another encoder than spans. The checkpoint records both sizes."""
     seen: list[str] = []
 
     def embed(model: str, texts: Sequence[str]) -> Matrix:
@@ -115,6 +115,6 @@ def test_a_controller_reads_skills_in_a_width_of_their_own(tmp_path: Path) -> No
         assert found.controller["op_net.0.weight"].shape[1] == 3
         assert found.controller["state_net.0.weight"].shape[1] == 2 * found.state["dim"]
         assert {skill.description for skill in seed_bank(noop=False).skills} <= set(seen)
-        assert not any("job is baker" in text for text in seen), "spans are not encoded by it"
+        assert not any("job is baker" in text for text in seen), "spans use another encoder"
         with pytest.raises(CheckpointError, match="3-d of skills"):
             Lives(tmp_path, server, train__outer_epochs=2).live(run)

@@ -1,4 +1,4 @@
-"""The loop around the method: what is sampled, judged, kept and gone back to, with a scripted server for models."""
+"""The training loop: sampling, judging, keeping and rolling back, with a scripted model server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CATEGORIES = ["single-hop", "temporal"]
 
 
 def trace(name: str) -> Trace:
-    """Two sessions, eight facts, a question on each."""
+    """A trace with two sessions, eight facts, and a question about each fact."""
     turns = [Turn(name, f"I bought {i + 3} {word} in the market.") for i, word in enumerate(WORDS)]
     sessions = tuple(Session(f"s{i}", "1 May 2025", tuple(turns[4 * i : 4 * i + 4])) for i in range(2))
     queries = tuple(
@@ -46,7 +46,7 @@ TRACES = [trace("Ana"), trace("Ben"), trace("Cleo")]
 
 
 class Rig:
-    """A run directory and whatever has to be around a trainer."""
+    """A run directory and the objects that a trainer needs."""
 
     def __init__(self, folder: Path, **overrides: Any) -> None:
         chosen = {"train.batch_size": 2, "train.outer_epochs": 1, "train.inner_epochs": 2, "train.num_skills": 2}
@@ -63,7 +63,7 @@ class Rig:
         epoch: Callable[[dict[str, Any], list[Request]], None] = lambda row, requests: None,
         only_resume: bool = False,
     ) -> list[dict[str, Any]]:
-        """The metrics after training (or only resuming); ``epoch`` is told each line and the requests so far."""
+        """The metrics after training (or only resuming). ``epoch`` gets each metrics line and the requests so far."""
         with MockLLMServer(reply) as server:
             asyncio.run(self._train(server, epoch, only_resume))
         return list(files.read_jsonl(self.run.metrics))
@@ -111,8 +111,8 @@ def test_a_stage_is_judged_by_its_last_quarter(tmp_path: Path) -> None:
     rig = Rig(tmp_path, train__inner_epochs=5, train__batch_size=1, reward__query_ratio=0.25)
     rewards = [row["episode_reward_mean"] for row in rig.train()]
     (stage,) = stages.read_all(rig.run.stages)
-    assert len(set(rewards)) > 1, "or this shows nothing"
-    assert stage.reward == pytest.approx((rewards[3] + rewards[4]) / 2), "two of five are the last quarter"
+    assert len(set(rewards)) > 1, "otherwise this tests nothing"
+    assert stage.reward == pytest.approx((rewards[3] + rewards[4]) / 2), "the last quarter of five has two"
     assert stage.checkpoint == 5
 
 
@@ -133,7 +133,7 @@ def test_a_run_ends_on_the_bank_of_its_best_stage(tmp_path: Path) -> None:
     snapshots = [json.loads(stages.path_of(rig.run.stages, number).read_text())["bank"] for number in (0, 1)]
     assert bank == snapshots[0] != snapshots[1]
     used = sum(skill["stats"]["uses"] for skill in bank["skills"])
-    assert used == 2 * 2 * 2 * 2, "statistics of its own stage only: epochs, episodes, spans, skills a span"
+    assert used == 2 * 2 * 2 * 2, "statistics of its stage only: epochs * episodes * spans * skills per span"
 
 
 def test_queries_are_sampled_by_seed_conversation_and_epoch(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_queries_are_sampled_by_seed_conversation_and_epoch(tmp_path: Path) -> N
         for inner in range(2)
     ]
     assert asked == wanted
-    assert len(set(map(frozenset, asked))) > 1, "not the same questions in every epoch"
+    assert len(set(map(frozenset, asked))) > 1, "the questions differ between epochs"
     assert all(len(questions) == 3 * 3 for questions in asked)
 
 

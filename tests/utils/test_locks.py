@@ -49,7 +49,7 @@ def test_a_second_process_is_told_who_the_first_is(tmp_path: Path) -> None:
         assert is_held(tmp_path)
         refused = refusal(tmp_path)
     assert refused.message == f"it is in use by process {holder.pid}"
-    assert refused.hint == f"wait for it, or stop it with: kill {holder.pid}"
+    assert refused.hint == f"wait until it ends, or stop it with: kill {holder.pid}"
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_an_owner_who_cannot_be_told_is_not_made_up(tmp_path: Path, left: str) -
     with held(tmp_path):
         (tmp_path / ".owner").write_text(left, errors="surrogateescape")
         refused = refusal(tmp_path)
-    assert (refused.message, refused.hint) == ("it is in use by another process", "wait for it")
+    assert (refused.message, refused.hint) == ("it is in use by another process", "wait until it ends")
 
 
 def test_looking_does_not_get_in_the_way(tmp_path: Path) -> None:

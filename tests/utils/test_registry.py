@@ -135,7 +135,7 @@ def test_a_file_that_takes_a_name_is_told_what_to_do(parts: Registry[object], tm
     parts.register("mine", min)
     with pytest.raises(PluginError, match=r"mine\.py: there is already a part called mine$") as caught:
         load_plugin(plugin(tmp_path))
-    assert caught.value.hint == "give the plug-in's another name"
+    assert caught.value.hint == "use another name in the plug-in"
 
 
 def test_a_file_that_failed_can_be_loaded_once_it_is_corrected(parts: Registry[object], tmp_path: Path) -> None:

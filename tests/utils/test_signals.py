@@ -75,7 +75,7 @@ def test_the_first_signal_ends_the_work_in_good_order(number: signal.Signals) ->
         code, said, err = ended(process)
     assert code == 130
     assert said == [
-        "stopping: what is under way is finished first; a second time stops at once",
+        "stopping: work in progress is finished first; a second signal stops at once",
         "closing",
         "StoppedError: interrupted",
     ]
@@ -229,7 +229,7 @@ async def work():
     with started(work, RUNS) as process:
         code, said, _ = ended(process)
     assert code == 130
-    assert said[-1] == "StoppedError: interrupted; meanwhile: the disk is full"
+    assert said[-1] == "StoppedError: interrupted, and an error occurred: the disk is full"
 
 
 @pytest.mark.parametrize("number", SIGNALS)

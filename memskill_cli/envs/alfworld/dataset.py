@@ -57,30 +57,30 @@ PAPER = PaperResults(
     scored={"valid_seen": 140, "valid_unseen": 134},
     trained_on="alfworld",
     setting={
-        "alfworld.memory": (
+        "env.memory": (
             "all",
-            "each task type has a memory of its own, in the paper all trajectories are in one",
+            "each task type has its own memory, in the paper one memory has all trajectories",
         )
     },
 )
 PAPER_SETTINGS = {
     "train.batch_size": 16,
-    "alfworld.trajectories_min": 40,
-    "alfworld.trajectories_max": 60,
-    "alfworld.tasks_min": 5,
-    "alfworld.tasks_max": 5,
-    "alfworld.same_type": 1.0,
-    "alfworld.memory": "all",
-    "alfworld.temperature": 0.0,
-    "alfworld.top_p": 1.0,
-    "alfworld.inventory": True,
-    "alfworld.steps": 50,
+    "env.trajectories_min": 40,
+    "env.trajectories_max": 60,
+    "env.tasks_min": 5,
+    "env.tasks_max": 5,
+    "env.same_type": 1.0,
+    "env.memory": "all",
+    "env.temperature": 0.0,
+    "env.top_p": 1.0,
+    "env.inventory": True,
+    "env.steps": 50,
 }
 """All published values, so that they replace the values of a run."""
 SETTINGS = {**SPAN_SETTINGS, "eval.num_skills": 5, "models.answer_max_tokens": 32, "train.chunk_size": 2048}
 PRESETS: dict[str, dict[str, Any]] = {
     # Each step is a model call. The embedded model rarely needs more steps to succeed, so 50 would cost only time.
-    "demo": {"alfworld.steps": 12, "alfworld.workers": 2},
+    "demo": {"env.steps": 12, "env.workers": 2},
     "paper": PAPER_SETTINGS,
 }
 

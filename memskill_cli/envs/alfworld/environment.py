@@ -21,7 +21,7 @@ class AlfworldEnvironment(Environment):
 
     def check(self) -> None:
         if missing := [name for name in ("alfworld", "textworld") if importlib.util.find_spec(name) is None]:
-            raise DataError(f"ALFWorld's games need {' and '.join(missing)}, not installed", hint=self.install)
+            raise DataError(f"not installed, but needed for ALFWorld: {', '.join(missing)}", hint=self.install)
 
     def engine(self) -> Engine:
         from memskill_cli.envs.alfworld.textworld_env import TextWorldEnv

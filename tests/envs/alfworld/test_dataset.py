@@ -217,7 +217,7 @@ def test_prepared_already_unless_the_games_differ(source, tmp_path):
     prepared(source, tmp_path / "data")
     assert prepare("alfworld", data_dir=tmp_path / "data", source=str(source)).already
     add(source / "json_2.1.1" / "train", "new")
-    with pytest.raises(DataError, match="holds something else") as caught:
+    with pytest.raises(DataError, match="has data from") as caught:
         prepared(source, tmp_path / "data", "train")
     assert caught.value.hint.endswith("--split train --force")
     assert prepared(source, tmp_path / "data", "train", force=True).splits["train"].traces == 5
