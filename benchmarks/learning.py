@@ -8,6 +8,9 @@ part of the questions, chance is no better, and only a choice that depends on th
 
 Everything but the model is the product's own: trainer, PPO, rollout, gateway, memory. Each seed trains on its own
 diaries and is measured, greedily, on diaries it has never read. Run: ``python benchmarks/learning.py [--quick]``.
+
+``--compare`` compares the algorithms and credit assignments of :data:`ARMS` in the same world: reward in training after
+n calls of the model, and questions answered right on unread diaries at the end, over seeds.
 """
 
 from __future__ import annotations
@@ -18,14 +21,14 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import OUT, Measure, compared, save
+from common import OUT, Measure, compared, markdown, save
 
 from memskill_cli.agent.controller import SelectSkills, select_skills
 from memskill_cli.app.runtime import ProviderAccess, Runtime, open_runtime
@@ -38,7 +41,7 @@ from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing.server import MockLLMServer, Request
 from memskill_cli.training.episode_sampler import QASampler
 from memskill_cli.training.trainer import TrainCallbacks, Trainer
-from memskill_cli.types import Action, Query, Session, SkillSelection, Trace, Turn, Vector
+from memskill_cli.types import Action, Query, Session, SkillSelection, Trace, Turn
 from memskill_cli.utils.files import read_jsonl
 
 PEOPLE = ["Ada", "Bruno", "Chen", "Dora", "Emil", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kira", "Leon"]
@@ -55,6 +58,14 @@ WORDING = {
     Action.DELETE: "Cancelled and over, please forget it: the {topic} of {who} was {value}.",
     Action.NOOP: "Only an idle rumour, nobody believes it: the {topic} of {who} might be {value}.",
 }
+ARMS = {
+    "ppo, final-decay": ("train.algorithm=ppo", "reward.credit=final-decay"),
+    "ppo, evidence": ("train.algorithm=ppo", "reward.credit=evidence"),
+    "grpo, evidence": ("train.algorithm=grpo", "reward.credit=evidence"),
+}
+COMPARED = ("memory.num_memories=2",)
+"""Settings of all arms. With 20, every memory of a diary is retrieved for each of its questions, and then the evidence
+for one question says nothing about single steps."""
 FACT = re.compile(r"the (?P<topic>\w+) of (?P<who>\w+) (?:is|has turned into|was|might be) (?P<value>\w+)")
 
 
@@ -99,7 +110,7 @@ def literal_model(request: Request) -> str:
     return "ACTION: NOOP"
 
 
-def settings_for(seed: int, url: str, epochs: int) -> Config:
+def settings_for(seed: int, url: str, epochs: int, more: Sequence[str] = ()) -> Config:
     return load(
         sets=[
             "models.executor=openai/literal-executor",
@@ -107,6 +118,9 @@ def settings_for(seed: int, url: str, epochs: int) -> Config:
             f"models.api_base={url}",
             "encoders.state=hashing",
             "encoders.retrieval=hashing",
+            "memory.sources=false",  # the literal models understand written memories only
+            "memory.retriever=dense",
+            "memory.protect=false",  # a wrong action must have its effect
             "train.span_mode=turn",
             "train.num_skills=1",
             "train.outer_epochs=1",
@@ -116,12 +130,13 @@ def settings_for(seed: int, url: str, epochs: int) -> Config:
             "controller.include_noop=true",
             f"seed={seed}",
             "limits.concurrency=32",
+            *more,
         ]
     )
 
 
 @asynccontextmanager
-async def opened(settings: Config, folder: Path, scope: str) -> Iterator[Runtime]:
+async def opened(settings: Config, folder: Path, scope: str) -> AsyncIterator[Runtime]:
     access = ProviderAccess(api_keys=["learning"], cache_dir=folder / "cache")
     async with open_runtime(settings, access, folder / "usage.jsonl", scope, lambda text: None) as found:
         yield found
@@ -142,28 +157,70 @@ def chance(bank: SkillBank, seed: int) -> SelectSkills:
     return lambda state: SkillSelection((rng.randrange(len(bank)),), 0.0, 0.0)
 
 
+async def train(found: Runtime, settings: Config, run: RunDir, bank: SkillBank) -> tuple[SelectSkills, list[dict]]:
+    """Train on 48 diaries; the greedy policy and the metrics of all inner epochs."""
+    sampler = QASampler(settings, [diary(number, settings.seed) for number in range(48)])
+    trainer = Trainer(run, settings, found.context, found.ledger, sampler, bank, None, TrainCallbacks())
+    await trainer.train()
+    skills_SD = torch.from_numpy(await found.context.encoders.state.aencode([s.description for s in bank.skills]))
+    return partial(select_skills, trainer.controller, skills_SD=skills_SD, k=1), list(read_jsonl(run.metrics))
+
+
+def unread_diaries(seed: int) -> list[Trace]:
+    return [diary(number, seed) for number in range(100, 132)]
+
+
+async def one_arm(name: str, seed: int, url: str, epochs: int, report: Callable[[str], None]) -> dict[str, object]:
+    """Train once with an arm's settings, in a folder and with a cache of its own."""
+    with tempfile.TemporaryDirectory() as folder_name:
+        folder, bank = Path(folder_name), seed_bank(noop=True)
+        settings = settings_for(seed, url, epochs, [*COMPARED, *ARMS[name]])
+        run = RunDir.create(folder / "runs", f"seed-{seed}", settings, "learning")
+        async with opened(settings, folder, "train") as found:
+            policy, rows = await train(found, settings, run, bank)
+            right = await mean_reward(found, unread_diaries(seed), bank, policy)
+    calls = np.cumsum([row["llm_calls"] for row in rows]).tolist()  # with those that the cache answered
+    report(f"{name}, seed {seed}: {right:.3f} after {calls[-1]} calls")
+    curve = [row["episode_reward_mean"] for row in rows]
+    return {"arm": name, "seed": seed, "calls": calls, "curve": curve, "trained": right}
+
+
+def reward_after(result: dict, share: float) -> float:
+    """The mean training reward of the last eighth of the inner epochs, at this share of all calls."""
+    until = max(1, round(share * len(result["curve"])))
+    return float(np.mean(result["curve"][max(0, until - max(1, len(result["curve"]) // 8)) : until]))
+
+
+def comparison(results: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """The table of ``--compare``: columns and rows. Means over the seeds, and their range for the trained policy."""
+    calls, shares = results[0]["calls"][-1], (0.25, 0.5, 1.0)
+    columns = [
+        "algorithm, credit",
+        *(f"reward after {round(share * calls):,} calls" for share in shares),
+        "unread",
+        "range",
+    ]
+    rows = []
+    for name in ARMS:
+        own = [result for result in results if result["arm"] == name]
+        right = [result["trained"] for result in own]
+        rewards = [f"{np.mean([reward_after(result, share) for result in own]):.3f}" for share in shares]
+        rows.append([name, *rewards, f"{np.mean(right):.3f}", f"{min(right):.3f} to {max(right):.3f}"])
+    return columns, rows
+
+
 async def one_seed(seed: int, url: str, epochs: int, report: Callable[[str], None]) -> dict[str, object]:
     """Train once; the curve, and what trained, random and each fixed choice earn on unread diaries."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = settings_for(seed, url, epochs)
         run = RunDir.create(folder / "runs", f"seed-{seed}", settings, "learning")
-        train = [diary(number, seed) for number in range(48)]
-        unread = [diary(number, seed) for number in range(100, 132)]
-        bank = seed_bank(noop=True)
+        unread, bank = unread_diaries(seed), seed_bank(noop=True)
         async with opened(settings, folder, "train") as found:
-            episode_specs = QASampler(settings, train)
-            trainer = Trainer(run, settings, found.context, found.ledger, episode_specs, bank, None, TrainCallbacks())
-            await trainer.train()
-            skills_SD = torch.from_numpy(
-                await found.context.encoders.state.aencode([s.description for s in bank.skills])
-            )
-            trained: Callable[[Vector], SkillSelection] = partial(
-                select_skills, trainer.controller, skills_SD=skills_SD, k=1
-            )
+            trained, rows = await train(found, settings, run, bank)
             result = {
                 "seed": seed,
-                "curve": [row["episode_reward_mean"] for row in read_jsonl(run.metrics)],
+                "curve": [row["episode_reward_mean"] for row in rows],
                 "trained": await mean_reward(found, unread, bank, trained),
                 "random": await mean_reward(found, unread, bank, chance(bank, seed)),
                 "fixed": {s.name: await mean_reward(found, unread, bank, fixed(i)) for i, s in enumerate(bank.skills)},
@@ -209,13 +266,28 @@ def plot(results: list[dict], file: Path) -> None:
     figure.savefig(file, dpi=140)
 
 
+def compare(seeds: int, epochs: int) -> None:
+    """Train every arm with every seed, print the table, and save it with all curves."""
+    began, results = time.monotonic(), list[dict]()
+    with MockLLMServer(literal_model) as server:
+        for seed in range(seeds):
+            results += [asyncio.run(one_arm(name, seed, server.url, epochs, print)) for name in ARMS]
+    columns, rows = comparison(results)
+    print(markdown(columns, rows))
+    save("learning-compare", [], epochs=epochs, seeds=seeds, results=results, seconds=time.monotonic() - began)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one seed, fewer epochs")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--compare", action="store_true", help="compare algorithms and credit assignments")
     arguments = parser.parse_args()
     seeds, epochs = (1, 40) if arguments.quick else (arguments.seeds, arguments.epochs)
+    if arguments.compare:
+        compare(seeds, epochs)
+        return
 
     from rich.console import Console
     from rich.table import Table

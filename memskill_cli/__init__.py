@@ -1,6 +1,6 @@
-"""memskill: a memory for LLM agents that learns how to remember.
+"""memskill: train and evaluate a long-term memory for LLM agents.
 
-An implementation of MemSkill (arXiv 2602.02474), as a library::
+An implementation of MemSkill (arXiv 2602.02474). As a library::
 
     from memskill_cli import SkillBank, evaluate, prepare, train
 
@@ -10,8 +10,8 @@ An implementation of MemSkill (arXiv 2602.02474), as a library::
         print(summary["method"], summary["f1"])
     print(SkillBank.load(run.skill_bank).names)
 
-A name is imported when it is used, so ``import memskill_cli`` costs nothing and changes nothing. To read the code,
-start at :mod:`memskill_cli.training.trainer`.
+Names are imported on first use, so ``import memskill_cli`` is fast and has no side effects. To read the code, start at
+:mod:`memskill_cli.training.trainer`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memskill_cli.agent.answerer import register_retriever as register_retriever
     from memskill_cli.app.library import evaluate as evaluate
     from memskill_cli.app.library import evaluate_async as evaluate_async
     from memskill_cli.app.library import prepare as prepare
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     from memskill_cli.evaluation.methods.base import Method as Method
     from memskill_cli.evaluation.methods.base import MethodMemory as MethodMemory
     from memskill_cli.memory.encoder_specs import register_encoder as register_encoder
+    from memskill_cli.memory.retrieval import register_retriever as register_retriever
     from memskill_cli.rollout.rewards import Reward as Reward
     from memskill_cli.rollout.rewards import register_credit as register_credit
     from memskill_cli.rollout.rewards import register_reward as register_reward
@@ -146,7 +146,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "agent.answerer": "register_retriever",
+    "memory.retrieval": "register_retriever",
     "app.library": "evaluate evaluate_async prepare prepare_async train train_async",
     "config.settings": "Config",
     "datasets.base": "Dataset PrepareOptions ReaderCallbacks SourceFile",
@@ -169,11 +169,11 @@ _MODULES = {
     "types": "MemoryItem Query QueryResult Retrieved Span Trace",
     "utils.registry": "load_plugins",
 }
-"""Where the public names are."""
+"""The modules that define the public names."""
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names.split()}
 
 
-if not TYPE_CHECKING:  # which would take any name for one of ours
+if not TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in _MODULE_OF:

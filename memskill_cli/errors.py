@@ -99,8 +99,12 @@ class UnreadableReplyError(ModelError):
     """A model's reply could not be parsed, and neither could its second reply, after it was shown the error.
 
     Raised by the parsers passed to :meth:`memskill_cli.llm.client.LLMClient.ask`. It concerns one reply and not the
-    network: callers count it and continue.
+    network: callers count it and continue. The client sets what both replies took; ``seconds`` is wall-clock time.
     """
+
+    prompt_tokens = 0
+    completion_tokens = 0
+    seconds = 0.0
 
 
 class GameError(MemskillError):

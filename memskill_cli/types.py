@@ -1,7 +1,7 @@
-"""The vocabulary: every record that one part of the program hands to another.
+"""The records that the packages exchange. Terms are those of MemSkill (arXiv 2602.02474).
 
-Frozen, small, and free of behaviour beyond what a record can say about itself. Nothing here imports anything of ours.
-Terms are those of MemSkill (arXiv 2602.02474).
+Records are frozen and have no behaviour except properties of their own fields. This module imports no other module of
+memskill.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Matrix = NDArray[np.float32]
 Role = Literal["executor", "answer", "judge", "designer"]
 ROLES: tuple[Role, ...] = ("executor", "answer", "judge", "designer")
 EncoderSide = Literal["query", "context"]
-"""Which encoder of a dual-encoder pair: what is asked, or what is searched."""
+"""Which encoder of a dual-encoder pair: the one for queries, or the one for the texts that are searched."""
 Split = Literal["train", "val", "test"]
 SpanMode = Literal["turn", "turn-pair", "full-session", "fixed-length", "paragraph"]
 
 
-# --- what is read ------------------------------------------------------------------------------------------------
+# --- input ------------------------------------------------------------------------------------------------
 
 
 class Turn(NamedTuple):
-    """One utterance (or one document). ``text`` already carries the caption of a shared picture."""
+    """One utterance or one document. ``text`` includes the caption of a shared picture."""
 
     speaker: str
     text: str
@@ -39,7 +39,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Consecutive turns with one date line; ``date`` is as the benchmark wrote it, "" if it has none."""
+    """Consecutive turns with one date. ``date`` has the format of the benchmark; "" if there is none."""
 
     label: str
     date: str
@@ -48,10 +48,10 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question asked of a trace's memory.
+    """A question about a trace, which is answered from the memory of that trace.
 
-    ``query_id`` is unique within its dataset (a question's text is not an id). ``date`` is the day it is asked, "" if
-    the benchmark gives none. ``scored`` is False for questions the paper leaves out (LoCoMo category 5, abstention).
+    ``query_id`` is unique within its dataset; the text of a question is not. ``date`` is the date of the question, ""
+    if it has none. ``scored`` is False for questions that the paper excludes (LoCoMo category 5, abstention).
     """
 
     query_id: str
@@ -61,11 +61,13 @@ class Query:
     gold_answers: tuple[str, ...]
     date: str = ""
     scored: bool = True
+    evidence: tuple[str, ...] = ()
+    """What an answer follows from, if the data name it: ``ref`` of sources, or labels of whole sessions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One conversation, document set or trajectory batch, with the queries asked of it."""
+    """One conversation, document set or trajectory batch, with the queries about it."""
 
     trace_id: str
     dataset: str
@@ -75,19 +77,41 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A piece of a trace as it was said: one turn, or a part of a long one.
+
+    ``ref`` is ``<session label>:<turn, from 0>``, with ``.<part, from 0>`` behind it for a part of a turn.
+    """
+
+    ref: str
+    date: str
+    speaker: str
+    text: str
+
+    @property
+    def session(self) -> str:
+        """The label of its session."""
+        return self.ref.rpartition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
-    """One contiguous piece of a trace, in order of reading from 0."""
+    """One contiguous piece of a trace. ``index`` counts from 0 in reading order."""
 
     trace_id: str
     index: int
     text: str
+    sources: tuple[Source, ...] = ()
+    """The turns that the span has a part of, in their order."""
+    date: str = ""
+    """The date of its session."""
 
 
-# --- what is remembered ------------------------------------------------------------------------------------------
+# --- memory ------------------------------------------------------------------------------------------
 
 
 class Action(StrEnum):
-    """Action types of skills and of what an executor does."""
+    """Action types of skills and of the executor's actions."""
 
     INSERT = "insert"
     UPDATE = "update"
@@ -97,7 +121,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MemoryAction:
-    """One action of an executor's reply. ``index`` is the 0-based place in the list of memories it was shown."""
+    """One action of an executor's reply. ``index`` is the 0-based position in the prompt's list of memories."""
 
     action: Action
     text: str = ""
@@ -105,32 +129,41 @@ class MemoryAction:
 
 
 class ActionStatus(StrEnum):
-    """What became of one piece of an executor's reply. All but ``APPLIED`` are rejections with their reason."""
+    """The outcome of one action of an executor's reply: ``APPLIED``, or the reason why it was rejected or changed."""
 
     APPLIED = "applied"
-    NOT_ALLOWED = "not_allowed"  # an action type that none of the chosen skills has
-    BAD_INDEX = "bad_index"  # missing, not a number, or not in the list shown
+    NOT_ALLOWED = "not_allowed"  # no selected skill has this action type
+    BAD_INDEX = "bad_index"  # missing, not a number, or outside the list in the prompt
     EMPTY_TEXT = "empty_text"
     TOO_LONG = "too_long"
-    TOO_MANY = "too_many"  # more actions than one reply may hold
-    DUPLICATE = "duplicate"  # the same index twice, or an UPDATE beside a DELETE of the same index
+    TOO_MANY = "too_many"  # the reply has more actions than are allowed
+    DUPLICATE = "duplicate"  # the same index twice, or both an UPDATE and a DELETE of one index
     UNKNOWN_ACTION = "unknown_action"
-    CUT = "cut"  # the last action of a reply that the token limit ended: it may be half of one
+    CUT = "cut"  # the last action of a reply that reached the token limit: it may be incomplete
+    # what memory.protect does (memskill_cli/agent/protection.py); the first two are rejected
+    UNSUPPORTED_DELETE = "unsupported_delete"  # the span is not about the memory
+    TOO_MANY_DELETES = "too_many_deletes"
+    UPDATE_TO_INSERT = "update_to_insert"  # the new text is about something else: applied as an INSERT
+    SEEN_AGAIN = "seen_again"  # an INSERT of what a memory says already: applied, without a second item
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a memory item, or a change of one, comes from."""
+    """The origin of a memory item, or of a change to it."""
 
     trace_id: str
     span_index: int
     skills: tuple[str, ...]
     step: int
+    date: str = ""
+    """The date of the span's session."""
+    speakers: tuple[str, ...] = ()
+    """Who speaks in the span."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryVersion:
-    """One entry of an item's history: what was done to it, what it then said, and by whom."""
+    """One entry of an item's history: the action, the text after it, and the origin."""
 
     action: Action
     text: str
@@ -139,11 +172,27 @@ class MemoryVersion:
 
 @dataclass(frozen=True, slots=True)
 class MemoryItem:
-    """A short text that the executor wrote. ``history`` ends with the version that is current."""
+    """A short text that the executor wrote. The last entry of ``history`` is the current version."""
 
     item_id: str
     text: str
     history: tuple[MemoryVersion, ...]
+
+    @property
+    def described(self) -> str:
+        """The text behind the date and the speakers of the span from which it was written.
+
+        If it was seen again in later spans (versions with the same text), the first one counts.
+        """
+        if not self.history:
+            return self.text
+        origin = self.history[-1].provenance
+        for version in reversed(self.history):
+            if version.text != self.text:
+                break
+            origin = version.provenance
+        about = "; ".join(filter(None, (origin.date, ", ".join(origin.speakers))))
+        return f"[{about}] {self.text}" if about else self.text
 
 
 class Retrieved(NamedTuple):
@@ -153,49 +202,92 @@ class Retrieved(NamedTuple):
     score: float
 
 
-# --- what is learned from ----------------------------------------------------------------------------------------
+# --- episodes ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class SkillSelection:
-    """The controller's ordered top-K for one span."""
+    """The skills that the controller selected for one span, in order."""
 
-    skills: tuple[int, ...]  # indices into the bank in name order, ordered as drawn
+    skills: tuple[int, ...]  # indices into the bank sorted by name, in the order of drawing
     log_prob: float
     value: float
-    exploration_bonus: float = 0.0  # by which the logits of new skills were raised (exploration); PPO applies the same
+    exploration_bonus: float = 0.0  # added to the logits of new skills (exploration); PPO adds the same
+    probabilities: tuple[float, ...] = ()  # softmax probability of each selected skill; () if no controller selected
+
+
+class CallUsage(NamedTuple):
+    """What one reply took, with the call before it if that reply could not be read.
+
+    A cached reply has the tokens of the call that it came from, and 0 seconds.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    """Wall-clock time, including waits and retries."""
+
+
+class MemoryChange(NamedTuple):
+    """An action as it was applied to a memory bank. ``item_id`` is "" for NOOP.
+
+    ``text`` and ``before`` are the item's text after and before the action; "" where there is no item. Both are equal
+    for an INSERT that repeats the item (``memory.protect``).
+    """
+
+    action: Action
+    item_id: str = ""
+    text: str = ""
+    before: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutorResult:
-    """What one executor call did to the memory bank."""
+    """The effect of one executor call on the memory bank."""
 
     applied: tuple[MemoryAction, ...]
     rejected: dict[ActionStatus, int]
-    unreadable: bool = False  # the reply could not be read even when asked again
-    cut: bool = False  # the token limit ended the reply
-    asked: bool = True  # False: only noop was chosen in an evaluation, which needs no call
+    unreadable: bool = False  # the reply could not be parsed, also not the second one
+    cut: bool = False  # the reply reached the token limit
+    asked: bool = True  # False: no call was made, since an evaluation selected only noop
+    changes: tuple[MemoryChange, ...] = field(default=(), compare=False)  # the applied actions, in the same order
+    usage: CallUsage = field(default=CallUsage(), compare=False)
+    protected: dict[ActionStatus, int] = field(default_factory=dict)
+    """Actions that ``memory.protect`` refused or changed, by rule; the refused ones are in ``rejected`` too."""
 
     @property
     def attempted(self) -> int:
         return len(self.applied) + sum(self.rejected.values())
 
 
+class StepTrace(NamedTuple):
+    """What ``steps.jsonl`` says about a step besides its execution."""
+
+    trace_id: str
+    span: int
+    """The index of the span."""
+    skills: tuple[tuple[str, Action], ...]
+    """Names and action types of the selected skills, in the order of ``SkillSelection.skills``."""
+    memories_before: int
+    memories_after: int
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One span read: state, choice, what it did, and its reward (filled in when the episode has ended)."""
+    """The reading of one span: state, selected skills, effect on the memory, and reward (set after the episode)."""
 
-    state: Vector  # (2D,): e(span) and the fused embedding of what was retrieved
+    state: Vector  # shape (2D,): embedding of the span, then the pooled embeddings of the retrieved memories
     selection: SkillSelection
     execution: ExecutorResult
     process_reward: float
     reward: float = 0.0
+    trace: StepTrace | None = field(default=None, compare=False)
 
 
 class EnvStep(NamedTuple):
-    """One step in a text game: the command played, what the game said, and whether the reply was a valid command.
+    """One step in a text game: the command, the game's observation, and whether the model's reply was valid.
 
-    ``valid`` is False where ``look`` was played because the model's reply was no admissible command.
+    ``valid`` is False if the reply was not an admissible command; then ``look`` was played instead.
     """
 
     command: str
@@ -205,7 +297,7 @@ class EnvStep(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EnvTrajectory:
-    """One try at a text game, from its first observation to the end or the step limit."""
+    """One attempt at a text game, from its first observation to the end or the step limit."""
 
     opening: str
     steps: tuple[EnvStep, ...]
@@ -218,9 +310,9 @@ class EnvTrajectory:
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """A query answered and scored. ``error`` says why there is no score; such a query never counts as a 0.
+    """A query with its answer and scores. ``error`` is the reason if there is no score; that never counts as a 0.
 
-    Of a task in a text game ``f1`` is 1.0 for success and 0.0 for failure, and ``played`` is how it went.
+    For a task in a text game, ``f1`` is 1.0 for success and 0.0 for failure, and ``trajectory`` has the steps.
     """
 
     query: Query
@@ -230,15 +322,17 @@ class QueryResult:
     judge: float | None = None
     error: str = ""
     trajectory: EnvTrajectory | None = None
+    failure: str = ""
+    """One of ``scoring.evidence.FAILURES``: where the evidence was lost if the answer is wrong; "" if unknown."""
 
 
 RetrieveFn = Callable[[Query], Awaitable[Sequence[Retrieved]]]
-"""What a memory is to whoever asks it: a query's memories, nearest first."""
+"""Returns the memories for a query, the most similar first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One trace read once with the bank fixed, and the queries asked of the memory it left."""
+    """One trace, read once with a fixed skill bank, and the results of queries to the resulting memory."""
 
     trace_id: str
     steps: tuple[Step, ...]

@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from memskill_cli.agent.prompts import Message, blocks, messages
-from memskill_cli.config import MemoryConfig
-from memskill_cli.config.extension_points import RETRIEVERS
 from memskill_cli.llm.client import LLMClient, Reply
-from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.memory.encoder_pair import EncoderPair
-from memskill_cli.types import Query, Retrieved, RetrieveFn
+from memskill_cli.types import Query, Retrieved
 
 MAX_ANSWER = 10_000
 """Most characters of an answer. Longer ones keep their beginning and their end, where <answer> usually is."""
-
-
-RetrieverFactory = Callable[[MemoryBank, EncoderPair, int], RetrieveFn]
-"""(memory bank, its encoders, k) to a function that returns the k best memories of a query, best first."""
-
-register_retriever = RETRIEVERS.named
-"""``@register_retriever("name")`` on a :data:`RetrieverFactory` registers it for ``memory.retriever = "name"``."""
-
-
-def make_retriever(bank: MemoryBank, encoders: EncoderPair, settings: MemoryConfig) -> RetrieveFn:
-    """The retriever of ``bank`` that the setting ``memory.retriever`` names."""
-    factory: RetrieverFactory = RETRIEVERS.get(settings.retriever)
-    return factory(bank, encoders, settings.num_memories)
-
-
-def dense_retriever(bank: MemoryBank, encoders: EncoderPair, top_k: int) -> RetrieveFn:
-    """Retrieves the ``top_k`` memories of ``bank`` nearest to a question, in the retrieval space."""
-
-    async def retrieve(query: Query) -> list[Retrieved]:
-        vector = (await encoders.retrieval.aencode([query.question], "query"))[0]
-        return bank.retrieve(vector, top_k, "retrieval")
-
-    return retrieve
 
 
 async def answer(
@@ -59,7 +32,7 @@ async def answer(
 
 
 def answer_messages(query: Query, retrieved: Sequence[Retrieved], prompt: str = "answer") -> list[Message]:
-    memories = blocks(found.item.text for found in retrieved)
+    memories = blocks(found.item.described for found in retrieved)
     return messages(prompt, memories=memories, asked=query.date, question=query.question)
 
 

@@ -142,7 +142,8 @@ def select_skills(
     # A stable sort breaks ties in the same way on every machine.
     chosen_K = torch.sort(keys_S, descending=True, stable=True).indices[: min(k, len(logits_S))]
     log_prob = top_k_log_prob(logits_S[None], chosen_K[None])
-    return SkillSelection(tuple(chosen_K.tolist()), log_prob.item(), values_N.item(), bonus)
+    probabilities = tuple(logits_S.softmax(0)[chosen_K].tolist())
+    return SkillSelection(tuple(chosen_K.tolist()), log_prob.item(), values_N.item(), bonus, probabilities)
 
 
 def gumbel(size: int, generator: torch.Generator) -> Tensor:

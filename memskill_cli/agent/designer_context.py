@@ -22,6 +22,14 @@ _WORDING = {
     "embodied": ("Goal", "Wanted", "How it went"),
 }
 
+_EVIDENCE = {
+    "not_stored": "was not stored in memory",
+    "lost": "was stored, then overwritten or deleted",
+    "not_retrieved": "was stored, not retrieved",
+    "not_used": "was retrieved, not used in the answer",
+}
+"""What the designer is told of a case's evidence, by the stage at which it was lost."""
+
 
 def describe_skills(bank: SkillBank) -> str:
     """One line per skill: name, action type and description."""
@@ -74,6 +82,7 @@ def _case(number: int, case: HardCase, style: Style, memories: int, length: int)
         f"{question}: {_truncate(case.question, length)}",
         f"{truth}: {_truncate(' / '.join(case.gold_answers), length)}",
         f"{prediction}: {_truncate(case.prediction, length) or '(nothing)'}",
+        *([f"Evidence: {_EVIDENCE[case.stage]}"] if case.stage in _EVIDENCE else []),
         "Memories retrieved, nearest first:",
         numbered(_truncate(text, length) for text in case.retrieved[:memories]),
     ]
@@ -85,6 +94,7 @@ def _attempt(attempt: FailedEdit) -> str:
         return f"Stage {attempt.stage}, nothing was changed: {_truncate(attempt.summary, _ATTEMPT_CHARS)}"
     best = "" if attempt.best is None else f", the best without it {attempt.best:.4f}"
     earned = "" if attempt.reward is None else f" (reward {attempt.reward:.4f}{best})"
+    earned = f" ({attempt.measured})" if attempt.measured else earned
     lines = [f"Stage {attempt.stage}, tried, did not help{earned}: {_truncate(attempt.summary, _ATTEMPT_CHARS)}"]
     for change in map(SkillEdit.from_dict, attempt.changes):
         lines.append(f"- {change.kind} {change.name}: {_truncate(change.why, _ATTEMPT_CHARS)}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from memskill_cli.agent.prompts import Message, messages, numbered
 from memskill_cli.agent.reply_blocks import MAX_REPLY_CHARS
-from memskill_cli.config import AlfworldConfig
+from memskill_cli.config import EnvConfig
 from memskill_cli.errors import UnreadableReplyError
 from memskill_cli.llm.client import LLMClient, Reply, Sampling
 from memskill_cli.llm.grammars import command_grammar
@@ -39,7 +39,7 @@ class EnvRunner:
     """What playing tasks needs: environments, settings, and the most characters of a prompt."""
 
     pool: EnvPool
-    config: AlfworldConfig
+    config: EnvConfig
     max_chars: int = MAX_CHARS
 
 
@@ -53,7 +53,7 @@ async def play_episode(
     game: TextEnv,
     goal: str,
     retrieved: Sequence[Retrieved],
-    config: AlfworldConfig,
+    config: EnvConfig,
     *,
     max_chars: int = MAX_CHARS,
 ) -> EnvTrajectory:
@@ -72,9 +72,7 @@ async def play_episode(
     return EnvTrajectory(opening, tuple(steps), game.observation.won)
 
 
-async def _command(
-    llm: LLMClient, prompt: list[Message], commands: Sequence[str], config: AlfworldConfig
-) -> str | None:
+async def _command(llm: LLMClient, prompt: list[Message], commands: Sequence[str], config: EnvConfig) -> str | None:
     """The model's command; None if the reply is not an admissible command, or ends inside its reasoning."""
     sampling = Sampling(config.temperature, config.top_p)
     try:

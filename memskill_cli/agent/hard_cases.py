@@ -38,6 +38,8 @@ class HardCase:
     score: float
     fail_count: int
     epoch: int
+    stage: str = ""
+    """Where the evidence was lost, one of ``scoring.evidence.FAILURES``; "" if it is not known."""
 
     @property
     def priority(self) -> float:
@@ -45,10 +47,10 @@ class HardCase:
         return (1 - self.score) * math.log1p(self.fail_count)
 
     def to_row(self) -> dict[str, Any]:
-        """A row of ``hard_cases.jsonl``. The file keeps older names of two fields."""
+        """A row of ``hard_cases.jsonl``. The file keeps older names of two fields; an empty ``stage`` is left out."""
         lists = {"gold_answers": list(self.gold_answers), "retrieved": list(self.retrieved)}
         row = {**dataclasses.asdict(self), **lists}
-        return {_ROW_NAMES.get(name, name): value for name, value in row.items()}
+        return {_ROW_NAMES.get(name, name): value for name, value in row.items() if name != "stage" or value}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> HardCase:
@@ -57,6 +59,8 @@ class HardCase:
             fields = {_FIELDS.get(name, name): value for name, value in row.items()}
             texts = {name: tuple(fields[name]) for name in ("gold_answers", "retrieved")}
             case = cls(**{**fields, **texts})
+            if not isinstance(case.stage, str):
+                raise TypeError(f"stage is {case.stage!r}")
             return dataclasses.replace(
                 case, score=float(case.score), fail_count=int(case.fail_count), epoch=int(case.epoch)
             )
@@ -124,6 +128,7 @@ class HardCasePool:
             score,
             before.fail_count + 1 if before else 1,
             epoch,
+            answer.failure if self._config.evidence else "",
         )
 
 

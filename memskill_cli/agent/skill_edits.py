@@ -71,6 +71,8 @@ class FailedEdit:
     changes: tuple[dict[str, Any], ...]  # as SkillEdit.to_dict
     reward: float | None
     best: float | None
+    measured: str = ""
+    """What held-out questions showed, if they judged the changes; the rewards are then not shown."""
 
 
 def apply_edits(bank: SkillBank, changes: Sequence[SkillEdit], stage: int) -> SkillBank:

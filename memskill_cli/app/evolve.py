@@ -23,8 +23,9 @@ from memskill_cli.runs.checkpoint import Checkpoint
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
-from memskill_cli.skills.stages import Stage
+from memskill_cli.skills.stages import Gate, Stage
 from memskill_cli.training.evolution import Evolution, designer_of
+from memskill_cli.training.held_out import decide
 from memskill_cli.utils import files
 
 
@@ -168,6 +169,7 @@ def failures(rows: Iterable[dict[str, Any]], settings: Config) -> list[HardCase]
             score=score,
             fail_count=1,
             epoch=0,
+            stage=row.get("evidence", {}).get("stage", "") if settings.designer.evidence else "",
         )
         for row, score in scored
         if score is not None and score < threshold
@@ -184,7 +186,10 @@ async def _judge(
     cycle: CycleResult,
     progress: evaluations.EvalProgress,
 ) -> CycleResult:
-    """Evaluate the banks before and after on ``split``, with the same controller, and keep the better one."""
+    """Evaluate the banks before and after on ``split``, with the same controller, and keep the better one.
+
+    With ``designer.gate = "val"`` the one after must be better by the rule of that setting.
+    """
     kind, manifest = kind_of(settings.dataset), load_manifest(settings.dataset, data_dir)
     task = EvalSpec(settings.dataset, split, "memskill", kind.data_digest(manifest, split))
     measure = kind.measure(reward_of(settings.reward).measure)
@@ -195,12 +200,33 @@ async def _judge(
     ]
     both = await evaluations.evaluate_jobs(run, jobs, settings, data_dir, access, progress)
     scores = dict(zip(("before", "after"), both, strict=True))
-    kept = (scores["after"][measure] or 0.0) > (scores["before"][measure] or 0.0)
+    kept, gate = decide_by(measure, both, settings, kind.scores)
     known = stages.read_all(run.stages)
-    stage = dataclasses.replace(cycle.stage, kept=kept, is_best=kept, checkpoint=found.num_updates)
+    stage = dataclasses.replace(cycle.stage, kept=kept, is_best=kept, checkpoint=found.num_updates, gate=gate)
     (stage.bank if kept else cycle.before).save(run.skill_bank)
     stages.write(run.stages, stage)
     former = stages.best([other for other in known if other.number != stage.number])
     if kept and former is not None:
         stages.write(run.stages, dataclasses.replace(former, is_best=False))
     return CycleResult(cycle.before, stage, {"split": split, "measure": measure, **scores})
+
+
+def decide_by(
+    measure: str, both: Sequence[dict[str, Any]], settings: Config, scores: Sequence[str]
+) -> tuple[bool, Gate | None]:
+    """Whether the second of two evaluations is better by the rule of ``designer.gate``, and the comparison if it is
+    "val", which is by query.
+
+    ``measure`` is a field of the summaries ``both``, ``scores`` are the scores in a line of a query.
+    """
+    before, after = both
+    if settings.designer.gate == "rewards":
+        return (after[measure] or 0.0) > (before[measure] or 0.0), None
+    name = measure if measure in scores else scores[0]
+    gate = decide(_scores(before, name), _scores(after, name), settings)
+    return gate.kept, gate
+
+
+def _scores(summary: dict[str, Any], name: str) -> dict[str, float | None]:
+    """The scores of an evaluation's queries, by query id."""
+    return {row["query_id"]: row[name] for row in files.read_jsonl(Path(summary["folder"]) / "results.jsonl")}

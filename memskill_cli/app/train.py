@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.markdown import import_bank
 from memskill_cli.skills.seeds import seed_bank
+from memskill_cli.training.algorithms import group_size
 from memskill_cli.training.episode_sampler import check_reward, make_sampler
 from memskill_cli.training.evolution import designer_of
+from memskill_cli.training.held_out import held_out_of
 from memskill_cli.training.resume import resume
 from memskill_cli.training.trainer import TrainCallbacks, Trainer
+from memskill_cli.types import Trace
 from memskill_cli.utils import files
 
 RESUMABLE_SETTINGS = (
@@ -67,9 +71,11 @@ def create_run(
     With ``source`` the run starts from that controller, and from its skills unless ``skills`` are given.
 
     Raises, before anything is written, SkillBankError for invalid ``skills``, DataError for a dataset without a
-    training split and UsageError for a reward that the dataset does not have.
+    training split and UsageError for a reward that the dataset does not have, or a batch that is no whole number of
+    groups.
     """
     check_reward(settings)
+    group_size(settings.train)
     manifest = load_manifest(settings.dataset, data_dir)
     if "train" not in manifest.splits:
         raise DataError(
@@ -163,6 +169,7 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: ProviderA
         if text := get(settings.dataset).training_notice:
             notice(text)
         sampler = make_sampler(settings, traces, notice)
+        held_out = held_out_of(settings, partial(_val_traces, settings.dataset, data_dir), notice)
         games = env_root(settings.dataset, data_dir, "train")
         run.write_config(settings)
         run.set_status("running")
@@ -190,6 +197,7 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: ProviderA
                     designer,
                     TrainCallbacks(notice=notice),
                     opened.engine,
+                    held_out,
                 )
                 resume(trainer)
                 notice(f"run {run.name}: inner epochs {trainer.num_updates} to {trainer.total}, {len(sampler)} traces")
@@ -198,6 +206,11 @@ async def train(run: RunDir, settings: Config, data_dir: Path, access: ProviderA
                     trainer.callbacks = _reporting(callbacks, run, settings.train.inner_epochs, notice)
                     await trainer.train()
             finished = True
+
+
+def _val_traces(dataset: str, data_dir: Path) -> Sequence[Trace]:
+    """The traces of the val split; none if there is no such split."""
+    return load_split(dataset, data_dir, "val") if "val" in load_manifest(dataset, data_dir).splits else ()
 
 
 def _logging(callbacks: TrainCallbacks, trainer: Trainer, log: Callable[[int, dict[str, Any]], None]) -> TrainCallbacks:

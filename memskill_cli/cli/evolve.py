@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memskill_cli.cli import options as o
-from memskill_cli.cli.console import Debug, Json, Quiet, console, escape_markup, percent
+from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, escape_markup, percent
 from memskill_cli.cli.eval import EvalProgressBars
 from memskill_cli.cli.resume_command import next_command, repeated
 from memskill_cli.utils.registry import load_plugins
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from memskill_cli.app.evolve import CycleResult
+    from memskill_cli.config import Config
+    from memskill_cli.runs.run_dir import RunDir
 
 DESIGN = "Designer"
 Cycles = Annotated[int, o.option("--cycles", panel=DESIGN, help="Number of designer cycles; several need --judge-on.")]
@@ -28,6 +31,14 @@ DryRun = Annotated[bool, o.option("--dry-run", panel=DESIGN, help="Show the chan
 JudgeOn = Annotated[
     str, o.option("--judge-on", panel=DESIGN, help="Evaluate both banks on this split and keep the better one.")
 ]
+Attribution = Annotated[
+    str,
+    o.option(
+        "--attribution",
+        panel=DESIGN,
+        help="Change nothing: evaluate the bank on this split without each of the designer's skills.",
+    ),
+]
 
 
 def evolve(
@@ -37,6 +48,7 @@ def evolve(
     from_eval: FromEval = "",
     dry_run: DryRun = False,
     judge_on: JudgeOn = "",
+    attribution: Attribution = "",
     preset: o.Preset = "default",
     config: o.ConfigFile = None,
     set_: o.Set = None,
@@ -59,7 +71,8 @@ def evolve(
     """Let the designer improve the skill bank of a run, based on questions that were answered wrong.
 
     The change becomes a new stage, which the next training judges. With --judge-on val, the banks before and after the
-    change are evaluated at once, and the better one is kept. --dry-run only shows the change.
+    change are evaluated at once, and the better one is kept. --dry-run only shows the change. --attribution val shows
+    what each skill that the designer added is worth.
     """
     with console(json, quiet, debug) as out:
         load_plugins(plugin, out.notice)
@@ -71,6 +84,8 @@ def evolve(
         from memskill_cli.runs.run_dir import RunDir, find_run
         from memskill_cli.utils import signals
 
+        if attribution and (cycles != 1 or from_eval or dry_run or judge_on):
+            raise UsageError("--attribution makes no designer cycle, so it cannot be combined with options of one")
         if cycles < 1:
             raise UsageError(f"--cycles {cycles}: the number of cycles must be above 0")
         if cycles > 1 and not judge_on:
@@ -82,6 +97,9 @@ def evolve(
             raise RunError(f"there is no run in {runs_dir} yet", hint="memskill train --dataset locomo")
         opened = RunDir.open(path)
         settings = settings_of(ctx.params, "train", out.warn, opened.settings())
+        if attribution:
+            _attribute(ctx, out, opened, settings, data_dir, attribution)
+            return
         with EvalProgressBars(out) as bars:
             request = EvolveOptions(cycles, from_eval, dry_run, judge_on)
             access = o.access_of(ctx.params, out.warn)
@@ -91,6 +109,28 @@ def evolve(
         out.result({"run": opened.name, "dry_run": dry_run, "cycles": [_facts(cycle) for cycle in made]}, *parts)
         if any(cycle.stage.change for cycle in made):
             out.next_command(_next(ctx, opened.name, settings.train.outer_epochs))
+
+
+def _attribute(ctx: typer.Context, out: Console, run: RunDir, settings: Config, data_dir: Path, split: str) -> None:
+    """Show the effect of each skill of the designer on ``split``."""
+    from rich.table import Table
+
+    from memskill_cli.app.attribution import attribute
+    from memskill_cli.app.evaluate import EvalProgress
+    from memskill_cli.utils import signals
+
+    with EvalProgressBars(out) as bars:
+        access = o.access_of(ctx.params, out.warn)
+        work = attribute(run, settings, data_dir, access, split, EvalProgress(bars.begin, out.notice))
+        effects = signals.run(work, out.notice)
+    table = Table(title=f"gain by each skill on {split}: with it - without it, and the 95 % interval")
+    for header in ("skill", "score", "queries", "gain", "interval"):
+        table.add_column(header, justify="left" if header in ("skill", "score") else "right")
+    for one in effects:
+        low, high = one.ci95
+        interval = f"{percent(low)} to {percent(high)}"
+        table.add_row(escape_markup(one.skill), one.score, str(one.queries), percent(one.difference), interval)
+    out.result({"run": run.name, "split": split, "effects": [dataclasses.asdict(one) for one in effects]}, table)
 
 
 def _next(ctx: typer.Context, run: str, epochs: int) -> str:
@@ -105,7 +145,8 @@ def _next(ctx: typer.Context, run: str, epochs: int) -> str:
 def _facts(cycle: CycleResult) -> dict[str, Any]:
     stage = cycle.stage
     facts = {"stage": stage.number, "parent": stage.parent, "kept": stage.kept, "rationale": stage.rationale}
-    return {**facts, "change": stage.change, "diff": _diffs(cycle), "judged": cycle.judged}
+    gate = dataclasses.asdict(stage.gate) if stage.gate else None
+    return {**facts, "change": stage.change, "diff": _diffs(cycle), "judged": cycle.judged, "gate": gate}
 
 
 def _diffs(cycle: CycleResult) -> dict[str, list[str]]:
@@ -135,5 +176,7 @@ def _shown(cycle: CycleResult) -> list[RenderableType]:
             low, high = score["ci95"][measure] or (None, None)
             shown = f"{percent(score[measure])} ({percent(low)}–{percent(high)})"
             parts.append(f"{name}: {label} {shown} on {cycle.judged['split']}")
+        if stage.gate:
+            parts.append(stage.gate.describe())
         parts.append("kept" if stage.kept else "not better: rolled back")
     return parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -205,7 +206,8 @@ def _show_history(out: Console, run: Path) -> None:
 def _branch(stage: Stage, kinds: dict[str, list[str]]) -> Text:
     label = _text(f"stage {stage.number}  {percent(stage.reward)}  ", "bold").append(*_outcome(stage))
     what = "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names)
-    for line in filter(None, (what, _summary(stage), stage.rationale)):
+    gate = stage.gate.describe() if stage.gate else ""
+    for line in filter(None, (what, gate, _summary(stage), stage.rationale)):
         label.append("\n").append_text(_text(line))
     return label
 
@@ -223,6 +225,7 @@ def _facts(stage: Stage) -> dict[str, Any]:
         "reward": stage.reward,
         "is_best": stage.is_best,
         "kept": stage.kept,
+        "gate": dataclasses.asdict(stage.gate) if stage.gate else None,
         "summary": _summary(stage),
         "rationale": stage.rationale,
         "skills": len(stage.bank),

@@ -127,7 +127,7 @@ def access_of(flags: dict[str, Any], warn: Callable[[str], None]) -> ProviderAcc
     if set(given) - {NO_KEY}:
         warn(
             "an API key on the command line can be seen in the shell's history and in the output of ps; "
-            "MEMSKILL_API_KEYS and --keys FILE.toml are safer"
+            "better use MEMSKILL_API_KEYS or --keys FILE.toml"
         )
     if flags["keys"] and (seen := key_file_warning(flags["keys"])):
         warn(seen)

@@ -11,14 +11,14 @@ from memskill_cli.config.loading import (
     to_toml,
 )
 from memskill_cli.config.presets import PRESETS
-from memskill_cli.config.renamed import ADDED, current_sections, digest_section, former_name
+from memskill_cli.config.renamed import ADDED, current_sections, digest_section, former_name, former_section
 from memskill_cli.config.settings import (
     EMBEDDED,
-    AlfworldConfig,
     Config,
     ControllerConfig,
     DesignerConfig,
     EncodersConfig,
+    EnvConfig,
     EvalConfig,
     JudgePrompt,
     LimitsConfig,
@@ -35,11 +35,11 @@ __all__ = [
     "ADDED",
     "EMBEDDED",
     "PRESETS",
-    "AlfworldConfig",
     "Config",
     "ControllerConfig",
     "DesignerConfig",
     "EncodersConfig",
+    "EnvConfig",
     "EvalConfig",
     "JudgePrompt",
     "LimitsConfig",
@@ -55,6 +55,7 @@ __all__ = [
     "digest_section",
     "for_evaluation",
     "former_name",
+    "former_section",
     "from_dict",
     "load",
     "read_toml",

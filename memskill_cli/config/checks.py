@@ -1,4 +1,4 @@
-"""Settings that can never work are refused before anything is paid for."""
+"""Check the ranges of settings, before the first paid call."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from memskill_cli.config.extension_points import NAMED_BY
-from memskill_cli.config.settings import AlfworldConfig, Config
+from memskill_cli.config.settings import Config, EnvConfig
 from memskill_cli.errors import UsageError
 from memskill_cli.utils.redaction import strip_credentials
 
 _ABOVE_0 = (
     *("train.outer_epochs", "train.inner_epochs", "train.batch_size", "train.num_skills", "train.chunk_size"),
+    "train.group_size",
     *(
         "train.keep_checkpoints",
         "eval.num_skills",
@@ -33,12 +34,14 @@ _ABOVE_0 = (
     ),
     *("designer.patience", "designer.case_capacity", "designer.clusters", "designer.per_cluster", "designer.max_cases"),
     *("models.timeout", "models.executor_max_tokens", "models.answer_max_tokens", "models.judge_max_tokens"),
-    *("models.designer_max_tokens", "alfworld.trajectories_min", "alfworld.tasks_min", "alfworld.steps"),
-    *("alfworld.workers", "alfworld.step_timeout"),
+    *("models.designer_max_tokens", "env.trajectories_min", "env.tasks_min", "env.steps"),
+    *("env.workers", "env.step_timeout"),
 )
 _NOT_BELOW_0 = (
     *("train.chunk_overlap", "train.max_spans", "eval.chunk_overlap", "eval.max_spans", "eval.context_tokens"),
-    *("eval.num_memories", "limits.max_cost", "models.retries", "models.temperature", "alfworld.temperature"),
+    "memory.context_tokens",
+    "train.curriculum",
+    *("eval.num_memories", "limits.max_cost", "models.retries", "models.temperature", "env.temperature"),
     *(
         "reward.process_reward_scale",
         "reward.process_penalty_scale",
@@ -49,6 +52,7 @@ _NOT_BELOW_0 = (
     *(
         "ppo.target_kl",
         "designer.max_cycles",
+        "designer.gate_queries",
         "designer.case_max_age",
         "designer.memories_per_case",
         "ray.workers",
@@ -60,9 +64,10 @@ _FROM_0_TO_1 = (
     "ppo.gamma",
     "ppo.gae_lambda",
     "designer.f1_threshold",
-    "alfworld.same_type",
+    "designer.gate_margin",
+    "env.same_type",
 )
-_ABOVE_0_TO_1 = ("reward.decay", "reward.query_ratio", "designer.judged_share", "alfworld.top_p")
+_ABOVE_0_TO_1 = ("reward.decay", "reward.query_ratio", "designer.judged_share", "env.top_p")
 
 
 def check(config: Config) -> None:
@@ -71,7 +76,7 @@ def check(config: Config) -> None:
         if section.chunk_overlap >= section.chunk_size:
             raise UsageError(
                 f"chunk overlap {section.chunk_overlap} must be smaller than chunk size {section.chunk_size}",
-                hint="a window advances by size - overlap, so this would never end",
+                hint="each span starts (chunk size - chunk overlap) tokens after the one before",
             )
     tables = {part: table for part, table in asdict(config).items() if isinstance(table, dict)}
     values = {f"{part}.{name}": value for part, table in tables.items() for name, value in table.items()}
@@ -91,22 +96,22 @@ def check(config: Config) -> None:
         for name in names:
             if not fits(values[name]):
                 raise UsageError(f"{name} must be {range_}, not {values[name]}")
-    _check_games(config.alfworld)
+    _check_games(config.env)
 
 
 def _check_secrets(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, str) and strip_credentials(value) != value:
             raise UsageError(
-                f"{name} must not hold a user, a password or a key: settings are stored in config.toml",
-                hint="give keys by MEMSKILL_API_KEYS or --keys FILE.toml",
+                f"{name} must not contain a user name, a password or a key: settings are stored in config.toml",
+                hint="give keys in MEMSKILL_API_KEYS or with --keys FILE.toml",
             )
 
 
-def _check_games(played: AlfworldConfig) -> None:
+def _check_games(played: EnvConfig) -> None:
     for name, least, most in (
         ("trajectories", played.trajectories_min, played.trajectories_max),
         ("tasks", played.tasks_min, played.tasks_max),
     ):
         if least > most:
-            raise UsageError(f"alfworld.{name}_min {least} must not be above alfworld.{name}_max {most}")
+            raise UsageError(f"env.{name}_min {least} must not be above env.{name}_max {most}")

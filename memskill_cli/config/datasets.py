@@ -1,7 +1,7 @@
-"""The registry of datasets, and the default settings that each of them has.
+"""The registry of datasets, and the default settings of each dataset.
 
-It stands here, below the datasets themselves, since the settings of a command depend on its dataset. The registry knows
-modules by name and imports the one that is asked for.
+It is in this package, below the datasets themselves, because the settings of a command depend on its dataset. The
+registry has the names of modules; a module is imported when its dataset is used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DATASETS: Registry[Any] = Registry(
         "alfworld": "memskill_cli.envs.alfworld.dataset:DATASET",
     },
 )
-"""Parts are a :class:`memskill_cli.datasets.base.Dataset`, or a class of one."""
+"""Each part is an instance or a subclass of :class:`memskill_cli.datasets.base.Dataset`."""
 
 
 def find_dataset(name: str) -> Any:
@@ -39,7 +39,7 @@ def _instance(kind: type) -> Any:
 
 
 def dataset_settings(name: str) -> Mapping[str, Any]:
-    """The default settings of a dataset; nothing for an unknown name (whoever reads the data raises)."""
+    """The default settings of a dataset; none for an unknown name, which is an error when the data are read."""
     try:
         settings: Mapping[str, Any] = find_dataset(name).settings
     except UsageError:
@@ -48,10 +48,7 @@ def dataset_settings(name: str) -> Mapping[str, Any]:
 
 
 def preset_settings(preset: str, name: str) -> Settings:
-    """What a preset sets on a dataset.
-
-    ``paper`` sets every published value, the dataset's defaults among them.
-    """
+    """The settings of a preset for a dataset. ``paper`` also has the dataset's defaults, which are published values."""
     own = dataset_settings(name) if preset == "paper" else {}
     return {**PRESETS[preset], **own, **_of_preset(preset, name)}
 

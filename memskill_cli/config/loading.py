@@ -1,7 +1,7 @@
-"""How a command comes by its settings, each name and type checked.
+"""Load the settings of a command; every name and type is checked.
 
-Order of precedence: defaults < the dataset's < preset < config file < environment < flags (the last two arrive
-together, as ``overrides``, because the command line reads both).
+Order of precedence: defaults < the dataset's < preset < config file < environment < options. The last two are given
+together as ``overrides``, because typer reads both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tomli_w
 from memskill_cli.config.checks import check
 from memskill_cli.config.datasets import dataset_settings, preset_settings
 from memskill_cli.config.presets import PRESETS
-from memskill_cli.config.renamed import current_names
+from memskill_cli.config.renamed import ADDED, current_names
 from memskill_cli.config.settings import Config
 from memskill_cli.errors import UsageError
 
@@ -39,10 +39,10 @@ def load(
 ) -> Config:
     """The settings of a command.
 
-    ``sets`` are ``section.key=value`` texts, ``overrides`` dotted names with values (None: not given). ``base``
-    replaces the defaults (a run's own settings, when it goes on); on another dataset than its own it takes that one's
-    values for everything that differs by dataset. ``warn`` is told of names that are no longer the setting's own.
-    Raises UsageError with the nearest name on a typo.
+    ``sets`` has texts ``section.key=value``, ``overrides`` has values by dotted name (None: not given). ``base``
+    replaces the defaults, for example by the settings of a run; for another dataset than its own, settings that differ
+    between datasets get that dataset's values. ``warn`` is called for each old name of a setting.
+    Raises UsageError for invalid values and for unknown names, with the nearest name.
     """
     if preset not in PRESETS:
         near = difflib.get_close_matches(preset, PRESETS, n=1)
@@ -55,9 +55,10 @@ def load(
     config = base or Config()
     dataset = str(chosen.get("dataset") or table.get("dataset") or config.dataset)
     if base is None or dataset != base.dataset:
-        config = _apply(config, dataset_settings(dataset), f"dataset {dataset}")
+        config = _apply(config, current_names(dataset_settings(dataset)), f"dataset {dataset}")
     if base is None or preset != "default":
-        config = _apply(config, {**preset_settings(preset, dataset), "preset": preset}, f"preset {preset}")
+        chosen_preset = {**preset_settings(preset, dataset), "preset": preset}
+        config = _apply(config, current_names(chosen_preset), f"preset {preset}")
     config = _apply(config, table, str(file))
     config = _apply(config, chosen, "command line")
     check(config)
@@ -65,9 +66,9 @@ def load(
 
 
 def for_evaluation(config: Config, *, judge: bool | None = None) -> Config:
-    """The settings that an evaluation works with: memories retrieved are those of the evaluation.
+    """The settings of an evaluation: ``eval.num_memories``, if set, is moved to ``memory.num_memories``.
 
-    So two ways to ask for the same number of memories are one evaluation. ``judge`` says anew whether there is one.
+    So an evaluation has the same name, whichever of the two settings was given. ``judge`` replaces ``eval.judge``.
     """
     asked = config.eval
     memory = dataclasses.replace(config.memory, num_memories=asked.num_memories or config.memory.num_memories)
@@ -76,12 +77,12 @@ def for_evaluation(config: Config, *, judge: bool | None = None) -> Config:
 
 
 def _chosen(sets: typing.Sequence[str], overrides: dict[str, Any]) -> dict[str, Any]:
-    """What was given on the command line: flags, and over them ``--set``."""
+    """The settings given on the command line. ``--set`` takes precedence over other options."""
     chosen = {name: value for name, value in overrides.items() if value is not None}
     for text in sets:
         name, sign, value = text.partition("=")
         if not sign:
-            shown = text if text in setting_names() else "…"  # what it is instead may be a key
+            shown = text if text in setting_names() else "…"  # any other text may contain a key
             raise UsageError(f"--set {shown}: expected section.key=value", hint="for example: --set train.num_skills=5")
         chosen[name.strip()] = value.strip()
     return chosen
@@ -92,7 +93,7 @@ def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
 
 
 def setting_names() -> list[str]:
-    """All dotted names, as ``--set`` and config files know them."""
+    """The dotted names of all settings, as in ``--set`` and config files."""
     names = []
     for name, item in _fields(Config).items():
         if dataclasses.is_dataclass(item.default_factory):
@@ -105,8 +106,8 @@ def setting_names() -> list[str]:
 def _unknown(name: str, where: str) -> UsageError:
     if _KEY.search(name):
         return UsageError(
-            f"{where}: {name} is no setting: settings are stored with the run, keys are not",
-            hint="give keys by MEMSKILL_API_KEYS, the provider's own variable, or --keys FILE.toml",
+            f"{where}: {name} is not a setting: settings are stored with the run, keys are not",
+            hint="give keys in MEMSKILL_API_KEYS, in the provider's own variable, or with --keys FILE.toml",
         )
     near = difflib.get_close_matches(name, setting_names(), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "see the settings with: memskill train --help"
@@ -114,7 +115,7 @@ def _unknown(name: str, where: str) -> UsageError:
 
 
 def _convert(value: Any, kind: Any, name: str, where: str) -> Any:
-    """``value`` (from TOML, or text from a flag) as ``kind``; UsageError says which setting is at fault."""
+    """``value`` (from TOML, or a text from the command line) as ``kind``; UsageError names the setting."""
     wrong = UsageError(f"{where}: {name} = {value!r} is not {_describe(kind)}")
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
@@ -173,7 +174,7 @@ def _apply(config: Config, flat: typing.Mapping[str, Any], where: str) -> Config
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """A TOML file as a dict; UsageError names the line at fault."""
+    """A TOML file as a dict; UsageError if it cannot be read or parsed."""
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except FileNotFoundError:
@@ -189,16 +190,17 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(table: dict[str, Any], where: str = "config") -> Config:
-    return _apply(Config(), current_names(_flatten(table)), where)
+    """Settings that a run saved. One that is missing did not exist then, and keeps its behaviour of that time."""
+    return _apply(Config(), {**ADDED, **current_names(_flatten(table))}, where)
 
 
 def to_toml(config: Config) -> str:
-    """Every setting, resolved. Keys are no settings, so no secret can be in it."""
+    """All settings as TOML. API keys are not settings, so it contains no secrets."""
     return tomli_w.dumps(to_dict(config))
 
 
 def digest(table: typing.Any) -> str:
-    """12 hex digits that name a JSON-able value (sorted keys, no blanks)."""
+    """The first 12 hex digits of the sha256 of ``table`` as JSON (sorted keys, no blanks)."""
     import orjson
 
     return hashlib.sha256(orjson.dumps(table, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]

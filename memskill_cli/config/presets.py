@@ -1,25 +1,25 @@
-"""Presets: groups of settings to start from. What a preset sets on one dataset only is said in the dataset's file."""
+"""Presets: groups of settings to start from. What a preset sets for one dataset only is in the dataset's file."""
 
 from __future__ import annotations
 
 from typing import Any
 
 Settings = dict[str, Any]
-"""Dotted names with values."""
+"""Values by dotted name."""
 
 _LLAMA = "openai/meta-llama/Llama-3.3-70B-Instruct"
 
 PRESETS: dict[str, Settings] = {
     "default": {},
-    # Small enough for the embedded model on two cores: minutes from nothing to a scored evaluation. One skill a span,
-    # so that the choice can be seen to matter, and larger PPO steps than the paper's, since there are only three.
+    # Small enough for the embedded model on two cores: training and evaluation take minutes. One skill for each span,
+    # so that the choice has a visible effect. Larger PPO steps than in the paper, because there are only three updates.
     "demo": {
         "train.outer_epochs": 1,
         "train.inner_epochs": 3,
         "train.batch_size": 3,
         "train.max_spans": 2,
         "train.num_skills": 1,
-        "controller.include_noop": False,  # every one of these few spans has something to remember
+        "controller.include_noop": False,  # each of these few spans contains something to remember
         "memory.num_memories": 6,
         "memory.max_actions": 6,
         "reward.query_ratio": 0.3,
@@ -32,8 +32,8 @@ PRESETS: dict[str, Settings] = {
         "ppo.target_kl": 1.0,
         "models.executor_max_tokens": 240,
     },
-    # Every published setting, those that are also our defaults among them: a run's own values, or later defaults, must
-    # not shine through.
+    # Every published setting, also if it is a default: the result must not depend on a run's settings or on later
+    # changes of the defaults.
     "paper": {
         # models and encoders of the published table; served by an OpenAI-compatible server (--api-base)
         "models.executor": _LLAMA,
@@ -51,6 +51,10 @@ PRESETS: dict[str, Settings] = {
         "memory.pooling": "mean",
         "memory.tau": 1.0,
         "memory.retriever": "dense",
+        "memory.sources": False,
+        "memory.context_tokens": 0,
+        "memory.resolve_dates": False,
+        "memory.protect": False,
         "memory.parallel_spans": 1,
         # section 4: controller
         "controller.hidden": 256,
@@ -84,6 +88,8 @@ PRESETS: dict[str, Settings] = {
         "designer.refine_only": False,
         "designer.prefer_new_skills": True,
         "designer.judged_share": 0.25,
+        "designer.gate": "rewards",
+        "designer.evidence": False,
         "designer.reflection_rounds": 3,
         "designer.max_attempts": 3,
         "designer.max_cycles": 20,
@@ -97,6 +103,8 @@ PRESETS: dict[str, Settings] = {
         "designer.memories_per_case": 20,
         # section 8: training and evaluation
         "train.algorithm": "ppo",
+        "train.group_size": 4,  # without effect on PPO
+        "train.curriculum": 0,
         "train.outer_epochs": 10,
         "train.inner_epochs": 100,
         "train.batch_size": 4,

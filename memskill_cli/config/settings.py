@@ -1,8 +1,4 @@
-"""Every setting, as dataclasses with a docstring under each field.
-
-The constants are those of the paper (see each section); a knob exists or it doesn't, so nothing here is looked up by
-name with a fallback.
-"""
+"""All settings, as dataclasses with a docstring under each field. Section numbers are those of docs/method.md."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 JudgePrompt = Literal["category", "general"]
-"""What the judge goes by: a category's own rule where it has one, or one prompt for all."""
+"""Prompts of the judge: a category's own rule where there is one, or one prompt for all categories."""
 SpanMode = Literal["turn", "turn-pair", "full-session", "fixed-length", "paragraph"]
 EMBEDDED = "embedded"
 
@@ -22,40 +18,40 @@ class ModelsConfig:
     executor: str = EMBEDDED
     """Writes the memory."""
     answer: str = EMBEDDED
-    """Answers queries from retrieved memories (in ALFWorld: acts)."""
+    """Answers queries from retrieved memories (in ALFWorld: chooses the commands)."""
     judge: str = EMBEDDED
     """Scores answers 0, 0.5 or 1."""
     designer: str = EMBEDDED
     """Evolves the skill bank."""
     api_base: str = ""
-    """URL of an OpenAI-compatible server, for every role that is not embedded; "" is the provider's own."""
+    """URL of an OpenAI-compatible server for all roles that are not embedded; "" is the provider's own URL."""
     temperature: float = 0.0
-    """Sampling temperature of every role."""
+    """Sampling temperature of all roles."""
     timeout: float = 120.0
-    """Seconds one HTTP call may take."""
+    """Maximum duration of an HTTP call, in seconds."""
     retries: int = 4
-    """How often litellm tries a failed call again, over all healthy keys, before the call has failed."""
+    """How often litellm repeats a failed call, over all working keys."""
     executor_max_tokens: int = 2048
-    """Longest reply of the executor, in tokens."""
+    """Maximum length of an executor reply, in tokens."""
     answer_max_tokens: int = 32
-    """Longest answer, in tokens (the paper: 32 on LoCoMo and for a command in ALFWorld, 512 elsewhere)."""
+    """Maximum length of an answer, in tokens (paper: 32 on LoCoMo and for a command in ALFWorld, otherwise 512)."""
     judge_max_tokens: int = 1024
-    """Longest verdict, in tokens."""
+    """Maximum length of a judge's verdict, in tokens."""
     designer_max_tokens: int = 4096
-    """Longest reply of the designer, in tokens."""
+    """Maximum length of a designer reply, in tokens."""
 
 
 @dataclass(frozen=True)
 class EncodersConfig:
     """Text encoders: ``minilm``, ``contriever``, ``dpr``, ``dragon``, ``hashing``, a sentence-transformers name or
-    folder, or ``litellm:<model>``; with ``@bfloat16`` behind it a transformer computes in half the bits."""
+    folder, or ``litellm:<model>``. With the suffix ``@bfloat16``, a transformer computes in bfloat16."""
 
     state: str = "minilm"
     """Embeds spans and memories for the controller."""
     skill: str = ""
-    """Embeds skill descriptions for the controller, perhaps in another width; "" is the state encoder."""
+    """Embeds skill descriptions for the controller; its dimension may differ. "" is the state encoder."""
     retrieval: str = "minilm"
-    """Embeds queries and memories when answering."""
+    """Embeds queries and memories to retrieve memories for a query."""
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``."""
 
@@ -68,55 +64,71 @@ class MemoryConfig:
     """Memories shown to the executor for a span, and to the answering model for a query."""
     pooling: Literal["mean", "softmax"] = "mean"
     """How the embeddings of retrieved memories become the second half of the controller's state."""
-    retriever: str = "dense"
-    """How the memories for a query are ranked: ``dense`` (cosine of embeddings), or one of a plug-in."""
+    retriever: str = "hybrid"
+    """How memories and sources are ranked: ``dense`` (cosine similarity of embeddings), ``lexical`` (BM25), ``hybrid``
+    (both), or a retriever of a plug-in (for the memories of a query)."""
+    language: str = "english"
+    """Language of the texts, for stems and stop words of BM25: one of Snowball's, or ``none``."""
+    sources: bool = True
+    """Whether the turns that were read are kept beside the memories. Both are searched for a query, and memories are
+    shown with the date and the speakers of their span."""
+    context_tokens: int = 1000
+    """Tokens (cl100k_base) of memories and sources in an answer prompt, at most, and at most ``num_memories`` of
+    each; 0 is no limit in tokens."""
+    resolve_dates: bool = True
+    """Whether relative dates in English turns ("yesterday") are shown with the date that they mean."""
     tau: float = 1.0
-    """Temperature of ``fuse = "softmax"``."""
+    """Temperature of ``pooling = "softmax"``."""
     parallel_spans: int = 1
-    """Spans of a trace read at the same time, each from the memory before all of them, and merged in order. More is
-    faster and costs quality: a span does not see what the others beside it have written."""
+    """Spans of a trace that are read in parallel, each with the memory before all of them; results are merged in order.
+    More is faster but lowers quality, because these spans do not see each other's memories."""
     max_chars: int = 2000
-    """A longer memory text is rejected and counted."""
+    """Maximum length of a memory text, in characters; longer texts are rejected and counted."""
     max_actions: int = 32
-    """Actions obeyed in one executor reply; the rest are rejected and counted."""
+    """Maximum number of actions in an executor reply; further actions are rejected and counted."""
+    protect: bool = True
+    """Whether careless changes are stopped: an update to a text about something else is inserted, a deletion without
+    support from the span is refused, and what a memory says already is not written again. All are counted."""
     server: str = ""
-    """URL of a Chroma server (``http://host:8000``); "" keeps memory in the run directory."""
+    """URL of a Chroma server (``http://host:8000``); "" stores memories in the run directory."""
 
 
 @dataclass(frozen=True)
 class ControllerConfig:
-    """The policy that picks skills (section 4 of the method)."""
+    """The policy that selects skills (section 4)."""
 
     hidden: int = 256
     """Width of every hidden layer."""
     new_skill_min_prob: float = 0.30
-    """Total probability that skills new to the bank are raised to."""
+    """Minimum total probability of skills that are new in the bank, directly after they were added."""
     new_skill_epochs: int = 50
-    """Inner epochs over which that exploration fades to nothing."""
+    """Inner epochs over which that minimum decreases to 0."""
     include_noop: bool = True
-    """Whether the starting bank has the ``noop`` skill beside insert, update and delete."""
+    """Whether the first bank has the skill ``noop`` besides insert, update and delete."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where PPO updates it. On CUDA the last bits may differ from run to run. (Skills are always chosen on the CPU.)"""
+    """Device of PPO updates. On CUDA the last bits may differ between runs. Skills are always selected on the CPU."""
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """What an episode is worth (section 5)."""
+    """The reward of an episode (section 5)."""
 
     kind: str = "f1"
-    """How a query is scored while training: ``f1``, ``judge``, or a reward of a plug-in."""
+    """How a query is scored in training: ``f1``, ``judge``, or a reward of a plug-in."""
     credit: str = "final-decay"
-    """How an episode's reward is shared over its steps: ``final-decay`` (see the next two), or one of a plug-in."""
+    """How the reward of an episode is distributed over its steps: ``final-decay`` (with the next two settings),
+    ``evidence`` (a query's score goes to the steps that wrote the memories retrieved for it), or a credit assignment of
+    a plug-in."""
     final_share: float = 0.60
-    """Part of the episode reward that goes to the last step."""
+    """Share of the episode reward that the last step gets."""
     decay: float = 0.9
-    """Weights of the rest fall by this factor a step, backwards from the last."""
+    """The weights of the other shares decrease by this factor for each step, backwards from the last."""
     process_reward_scale: float = 0.10
-    """Process reward of an episode whose every step did what its skills are for."""
+    """Process reward of an episode in which the actions of every step match its skills."""
     process_penalty_scale: float = 0.05
-    """Process penalty of an episode whose every action failed."""
+    """Process penalty of an episode in which every action failed."""
     query_ratio: float = 1.0
-    """Share of a trace's queries scored in one episode (stratified by category)."""
+    """Share of a trace's queries that an episode answers (stratified by category)."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +136,9 @@ class PPOConfig:
     """Proximal policy optimisation (section 6)."""
 
     gamma: float = 0.99
-    """Discount."""
+    """Discount factor."""
     gae_lambda: float = 0.95
-    """GAE's lambda."""
+    """Lambda of generalised advantage estimation."""
     clip_coef: float = 0.2
     """Clip range of the probability ratio."""
     vf_coef: float = 0.5
@@ -134,170 +146,189 @@ class PPOConfig:
     ent_coef: float = 0.01
     """Weight of the entropy bonus."""
     learning_rate: float = 1e-4
-    """Adam's step size."""
+    """Learning rate of Adam."""
     clip_vloss: bool = False
-    """Whether the value loss is clipped around the old values, by the same range."""
+    """Whether the value loss is clipped around the old values, with the same clip range."""
     minibatch_size: int = 32
     """Steps in a minibatch; 0 is the whole batch."""
     update_epochs: int = 4
-    """Passes over a batch."""
+    """Passes over a batch in one update."""
     max_grad_norm: float = 0.5
-    """Gradients are clipped to this norm."""
+    """Maximum norm of the gradients; larger ones are clipped."""
     target_kl: float = 0.02
-    """An epoch whose mean approximate KL exceeds this is the last one; 0 never stops early."""
+    """An update stops after the pass whose mean approximate KL exceeds this; 0 never stops early."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The closed loop: how traces are read and how often."""
+    """The training loop: how traces are read, and how often."""
 
     outer_epochs: int = 3
-    """Stages: each is many inner epochs with the bank fixed."""
+    """Number of outer epochs. The bank is fixed during an outer epoch."""
     inner_epochs: int = 20
-    """Inner epochs (one batch of episodes and one PPO update) in a stage."""
+    """Inner epochs in an outer epoch; each is one batch of episodes and one PPO update."""
     algorithm: str = "ppo"
-    """How a batch of episodes updates the controller: ``ppo``, ``group-relative`` (no critic; its clipping, entropy and
-    optimizer settings are those of ``ppo``), or an algorithm of a plug-in."""
+    """How a batch of episodes updates the controller: ``ppo``, ``grpo`` (no critic, advantages within a group of
+    episodes; clipping, entropy and optimizer settings are those of ``ppo``), or an algorithm of a plug-in."""
     batch_size: int = 4
     """Episodes in an inner epoch."""
+    group_size: int = 4
+    """Only for ``grpo``: episodes that read the same trace and are asked the same queries, with other random choices of
+    skills. ``batch_size`` must be a multiple of it. 1: a batch has different traces and is one group."""
+    curriculum: int = 0
+    """Inner epochs, from the start of the run, in which the number of spans that an episode reads grows from a quarter
+    of the trace to all; 0: all spans from the start."""
     span_mode: SpanMode = "full-session"
-    """How a trace is cut into spans while training."""
+    """How a trace is divided into spans in training."""
     chunk_size: int = 512
     """Tokens (cl100k_base) of a fixed-length span."""
     chunk_overlap: int = 64
-    """Tokens a fixed-length span shares with the one before."""
+    """Tokens that a fixed-length span shares with the one before."""
     num_skills: int = 3
-    """Skills the controller picks for a span."""
+    """Number of skills that the controller selects for a span."""
     max_spans: int = 0
-    """Read only so many spans of a trace (0: all). For demonstrations; said in every result that it was used."""
+    """Read only this many spans of a trace (0: all). For demonstrations; every result says so."""
     evolve: bool = True
-    """Whether the designer evolves the bank between stages."""
+    """Whether the designer changes the bank between stages."""
     keep_checkpoints: int = 3
-    """Newest checkpoints kept, beside the best."""
+    """How many of the newest checkpoints are kept, besides the best one."""
 
 
 @dataclass(frozen=True)
 class DesignerConfig:
-    """How the skill bank evolves from hard cases (section 7)."""
+    """How the designer changes the skill bank, based on hard cases (section 7)."""
 
     max_changes: int = 1
-    """Changes of one designer cycle at most (2 or 3 in the published runs)."""
+    """Maximum number of changes in a designer cycle (2 or 3 in the published runs)."""
     every: int = 1
-    """Outer epochs from one designer cycle to the next: the length of a stage."""
+    """Outer epochs between designer cycles: the length of a stage."""
     capacity: int = 30
-    """Skills that the bank holds at most."""
+    """Maximum number of skills in the bank."""
     refine_only: bool = False
-    """Whether the designer may only reword skills and never add one."""
+    """Whether the designer may only change skills and not add any."""
     prefer_new_skills: bool = False
-    """Whether analysis and reflection are told that a missing ability is better met by a new skill."""
+    """Whether the prompts of analysis and reflection recommend a new skill for a missing ability."""
     judged_share: float = 0.25
-    """Last part of a stage's inner epochs whose mean reward judges it."""
+    """The reward of a stage is the mean over this last share of its inner epochs."""
+    gate: Literal["val", "rewards"] = "val"
+    """What decides whether a change is kept: ``val``, the same questions of the val split, answered with and without
+    the change; ``rewards``, the stage rewards of training, as published (also for a dataset without such questions)."""
+    gate_queries: int = 60
+    """Questions of ``gate = "val"``, stratified by category; 0 is all."""
+    gate_margin: float = 0.05
+    """The 95 % interval of the difference must exclude a loss of this size (with ``gate = "val"``)."""
+    evidence: bool = True
+    """Whether the designer is told where the evidence of a failed question was lost, if the data name evidence."""
     reflection_rounds: int = 3
-    """Analysis and the reflections that improve it, together."""
+    """Number of analysis calls: the first analysis and the reflections that improve it."""
     max_attempts: int = 3
-    """How often a cycle that applies nothing is tried, each time told what was wrong."""
+    """Attempts in a cycle until a change is valid; each later attempt is told what was wrong."""
     max_cycles: int = 20
-    """Designer cycles of a run at most."""
+    """Maximum number of designer cycles in a run."""
     patience: int = 5
-    """Cycles in a row without a better stage before the run stops."""
+    """The run stops after this many cycles in a row without a better stage."""
     f1_threshold: float = 0.5
     """A query scored below this is a hard case (with a judge: below 1)."""
     case_max_age: int = 100
-    """Inner epochs after which a hard case is forgotten."""
+    """Inner epochs after which a hard case is removed."""
     case_capacity: int = 2000
-    """Hard cases kept at most: the most recent, then the most failed."""
+    """Maximum number of hard cases that are kept: the most recent, then those with the most failures."""
     clusters: int = 5
-    """Clusters of questions that cases are chosen from."""
+    """Number of clusters of questions from which cases are selected."""
     per_cluster: int = 3
-    """Cases chosen in each cluster."""
+    """Cases selected from each cluster."""
     max_cases: int = 15
-    """Cases shown to the designer at most."""
+    """Maximum number of cases that the designer sees."""
     memories_per_case: int = 20
-    """Retrieved memories shown with a case at most."""
+    """Maximum number of retrieved memories shown with a case."""
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How a split is read and asked."""
+    """How an evaluation reads traces and scores answers."""
 
     span_mode: SpanMode = "fixed-length"
-    """How a trace is cut into spans while evaluating."""
+    """How a trace is divided into spans in an evaluation."""
     chunk_size: int = 512
     """Tokens (cl100k_base) of a fixed-length span."""
     chunk_overlap: int = 64
-    """Tokens a fixed-length span shares with the one before."""
+    """Tokens that a fixed-length span shares with the one before."""
     num_skills: int = 7
-    """Skills the controller picks for a span."""
+    """Number of skills that the controller selects for a span."""
     num_memories: int = 0
-    """Memories retrieved while evaluating; 0 is as many as while training (``memory.num_memories``)."""
+    """Memories retrieved in an evaluation; 0 is the number in training (``memory.num_memories``)."""
     judge: bool = True
-    """Whether the judge model scores answers beside F1."""
+    """Whether the judge model also scores answers, besides F1."""
     judge_prompt: JudgePrompt = "category"
     """``category``: the judge is told a category's own rule where there is one; ``general``: one prompt for all."""
     max_spans: int = 0
-    """Read only so many spans of a trace (0: all). For demonstrations; said in every result that it was used."""
+    """Read only this many spans of a trace (0: all). For demonstrations; every result says so."""
     context_tokens: int = 0
-    """The answering model's window, prompt and reply together, for methods that fill it (0: as litellm knows it)."""
+    """Context window of the answering model in tokens, prompt and reply together, for methods that fill it (0: the
+    value in litellm)."""
     bootstrap: int = 2000
     """Resamples of the 95 % confidence intervals."""
 
 
 @dataclass(frozen=True)
-class AlfworldConfig:
-    """ALFWorld: what is read and how tasks are played (section 2 of the method); other datasets leave it alone.
+class EnvConfig:
+    """Tasks in a text environment, such as ALFWorld: what is read, and how tasks are played (section 2).
 
-    A span holds as many whole trajectories as fit ``train.chunk_size`` (``eval.chunk_size``) tokens.
+    Datasets of questions do not use these settings.
+
+    A span has as many whole trajectories as fit into ``train.chunk_size`` (``eval.chunk_size``) tokens.
     """
 
     trajectories_min: int = 40
-    """Fewest expert trajectories of an episode (Batch A)."""
+    """Minimum number of expert trajectories that an episode reads (Batch A)."""
     trajectories_max: int = 60
-    """Most of them; an evaluation reads so many for each task type."""
+    """Maximum number of them; an evaluation reads this many for each task type."""
     tasks_min: int = 5
-    """Fewest tasks played from the memory they left (Batch B)."""
+    """Minimum number of tasks that an episode plays with the resulting memory (Batch B)."""
     tasks_max: int = 8
-    """Most of them (5 in the published runs)."""
+    """Maximum number of them (5 in the published runs)."""
     same_type: float = 1.0
-    """Probability that A and B are of one task type (0.8 is the other published setting)."""
+    """Probability that Batch A and Batch B have the same task type (0.8 is the other published setting)."""
     memory: Literal["by-type", "all"] = "by-type"
-    """What an evaluation reads: up to ``trajectories_max`` training trajectories for each task type into a memory of
-    its own, or ``all`` of them into one memory (as published)."""
+    """What an evaluation reads: ``by-type`` reads up to ``trajectories_max`` training trajectories of each task type
+    into a separate memory; ``all`` reads all of them into one memory (as published)."""
     temperature: float = 0.0
     """Sampling temperature of the acting model."""
     top_p: float = 1.0
-    """Nucleus sampling of the acting model: the share of probability that it draws from."""
+    """Nucleus sampling of the acting model: it samples from the most likely tokens with this total probability."""
     inventory: bool = True
-    """Whether the acting model is shown what it carries."""
+    """Whether the prompt of the acting model has its inventory."""
     retrieval_query: Literal["goal", "observation"] = "goal"
-    """What memory is asked with, once a task: its goal, or the first observation."""
+    """The query for memories, which are retrieved once for each task: its goal, or the first observation."""
     steps: int = 50
-    """Commands a task may take."""
+    """Maximum number of commands in a task."""
     workers: int = 8
-    """Environment processes: as many tasks are played at once."""
+    """Number of environment processes; each plays one task at a time."""
     step_timeout: float = 60.0
-    """Seconds an environment may take for one command before its process is replaced."""
+    """Maximum duration of a command in seconds; after that the environment process is replaced."""
 
 
 @dataclass(frozen=True)
 class LimitsConfig:
-    """What a run may use."""
+    """Limits of a run."""
 
     concurrency: int = 16
-    """Language model calls in flight."""
+    """Maximum number of parallel language model calls."""
     max_cost: float = 0.0
-    """US dollars this run (or this evaluation) may spend in all; 0 is no limit."""
+    """Maximum total cost of this run (or this evaluation) in US dollars; 0 is no limit."""
 
 
 @dataclass(frozen=True)
 class RayConfig:
-    """``engine = "ray"``: the cluster, and what is asked of it. Nothing here changes a result."""
+    """The cluster of ``engine = "ray"``. These settings do not change results."""
 
     address: str = ""
-    """Of a cluster (``HOST:PORT``, or ``auto`` for the one on this machine); "" is RAY_ADDRESS, or one started here."""
+    """Address of a cluster: ``HOST:PORT``, or ``auto`` for the one on this machine. "" is RAY_ADDRESS; if that is not
+    set, a cluster is started on this machine."""
     workers: int = 0
-    """Processes that read and ask traces, each many at a time; 0 is one for each of the cluster's CPUs."""
+    """Number of processes that run episodes, each several at a time; 0 is one for each CPU of the cluster."""
     encoders: int = 0
-    """Processes that encode texts; 0 is one for each GPU, or for each node where there is none."""
+    """Number of processes that encode texts; 0 is one for each GPU, or one for each node if there are no GPUs."""
 
 
 @dataclass(frozen=True)
@@ -305,15 +336,15 @@ class Config:
     """All settings of one run."""
 
     dataset: str = "locomo"
-    """``locomo``, ``longmemeval``, ``hotpotqa`` or ``alfworld``."""
+    """``locomo``, ``longmemeval``, ``hotpotqa``, ``alfworld``, or a dataset of a plug-in."""
     seed: int = 42
-    """Everything random comes from this."""
+    """The seed of all random choices."""
     preset: str = "default"
-    """The preset the other settings started from."""
+    """The preset that the other settings are based on."""
     engine: Literal["local", "ray"] = "local"
-    """Where episodes run: in this process, or on a Ray cluster with the same results."""
+    """Where episodes run: in this process, or on a Ray cluster. The results are the same."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
-    """Where metrics go besides ``metrics.jsonl``."""
+    """Where metrics are sent, besides ``metrics.jsonl``."""
     models: ModelsConfig = field(default_factory=ModelsConfig)
     encoders: EncodersConfig = field(default_factory=EncodersConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -323,6 +354,6 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     designer: DesignerConfig = field(default_factory=DesignerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    alfworld: AlfworldConfig = field(default_factory=AlfworldConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     ray: RayConfig = field(default_factory=RayConfig)

@@ -1,4 +1,4 @@
-"""Traces as rows of Arrow tables: written as they come, read one at a time, so that no split sits in memory whole."""
+"""Traces as rows of Arrow tables, written and read in small parts, so that a split is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FILE = "traces.arrow"
 """The table in a split's folder: an Arrow stream."""
 BATCH = 16
-"""Rows held before they are written; a trace of LongMemEval is half a megabyte."""
+"""Rows per write. A trace of LongMemEval is half a megabyte."""
 
 
 class TableWriter:
@@ -71,13 +71,14 @@ def _schema() -> pa.Schema:
             "truths": pa.list_(text),
             "date": text,
             "scored": pa.bool_(),
+            "evidence": pa.list_(text),
         }
     )
     return pa.schema({"trace_id": text, "sessions": pa.list_(session), "queries": pa.list_(query)})
 
 
 class PreparedSplit(Sequence[Trace]):
-    """The traces of one split, each built from disk when it is asked for."""
+    """The traces of one split, each read from disk on access."""
 
     def __init__(self, table: Table, dataset: str, split: str) -> None:
         self._table = table
@@ -86,7 +87,7 @@ class PreparedSplit(Sequence[Trace]):
 
     @classmethod
     def open(cls, folder: Path, dataset: str, split: str) -> PreparedSplit:
-        """The table in ``folder``. OSError or ValueError if there is none or it is damaged."""
+        """The table in ``folder``. Raises OSError or ValueError if it is missing or damaged."""
         from datasets import Dataset as Table
 
         return cls(Table.from_file(str(folder / FILE)), dataset, split)
@@ -111,7 +112,14 @@ class PreparedSplit(Sequence[Trace]):
         )
         queries = tuple(
             Query(
-                q["query_id"], trace_id, q["category"], q["question"], tuple(q["truths"]), q["date"], scored=q["scored"]
+                q["query_id"],
+                trace_id,
+                q["category"],
+                q["question"],
+                tuple(q["truths"]),
+                q["date"],
+                scored=q["scored"],
+                evidence=tuple(q.get("evidence") or ()),  # data prepared by version 0.1 have none
             )
             for q in row["queries"]
         )
@@ -119,7 +127,7 @@ class PreparedSplit(Sequence[Trace]):
 
 
 def to_row(trace: Trace) -> dict[str, Any]:
-    """``trace`` as a row of the prepared form, the inverse of what :class:`PreparedSplit` does."""
+    """``trace`` as a row of the table. :class:`PreparedSplit` converts rows back to traces."""
     return {
         "trace_id": trace.trace_id,
         "sessions": [
@@ -133,6 +141,7 @@ def to_row(trace: Trace) -> dict[str, Any]:
                 "truths": list(q.gold_answers),
                 "date": q.date,
                 "scored": q.scored,
+                "evidence": list(q.evidence),
             }
             for q in trace.queries
         ],

@@ -1,7 +1,7 @@
 """LoCoMo (Maharana et al., 2024): ten long conversations of two friends, with questions in five categories.
 
 The file is ``[{sample_id, conversation, qa, …}]``; ``conversation`` has ``session_<n>`` (turns ``{speaker, dia_id,
-text}``, maybe ``blip_caption``) and ``session_<n>_date_time``. Evidence lists and summaries are not used.
+text}``, optionally ``blip_caption``) and ``session_<n>_date_time``. Summaries are not used.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from memskill_cli.utils.text_metrics import token_f1
 URL = "https://raw.githubusercontent.com/snap-research/locomo/main/data/locomo10.json"
 FILE = "locomo10.json"
 SHA256 = "79fa87e90f04081343b8c8debecb80a9a6842b76a7aa537dc9fdf651ea698ff4"
-"""Of the official file as it was when this version was tested."""
+"""sha256 of the official file with which this version was tested."""
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
 MULTI_HOP, OPEN_DOMAIN = CATEGORIES[1], CATEGORIES[3]
-"""Categories that have a scoring rule of their own."""
+"""Categories with their own scoring rules."""
 UNSCORED = 5
 PUBLISHED = {"train": 6, "val": 2, "test": 2}
 """Conversations of each split, by position."""
@@ -56,6 +56,7 @@ PAPER = PaperResults(
 
 _SESSION = re.compile(r"session_([0-9]{1,6})")
 _DATE = re.compile(r"session_([0-9]{1,6})_date_time")
+_TURN_ID = re.compile(r"D:?([0-9]{1,6}):([0-9]{1,6})")  # "D8:6"; some are written "D:11:26", or several as one
 
 
 class LoCoMo(Dataset):
@@ -67,11 +68,11 @@ class LoCoMo(Dataset):
     paper_results = PAPER
 
     def gold_answers(self, query: Query) -> tuple[str, ...]:
-        """Of open-domain questions the truth before its first ";": what follows is the annotator's reason."""
+        """For open-domain questions, the text before the first ";", after which the annotator gives a reason."""
         return tuple(_without_reason(truth, query.category) for truth in query.gold_answers)
 
     def score(self, query: Query, prediction: str) -> float:
-        """The best F1 over the true answers, by :func:`locomo_f1`."""
+        """The maximum of :func:`locomo_f1` over the reference answers."""
         return max(locomo_f1(prediction, truth, query.category) for truth in query.gold_answers)
 
     def parts(self, source: Path | str | None, ask: PrepareOptions) -> list[SourceFile]:
@@ -84,7 +85,7 @@ class LoCoMo(Dataset):
     def read(self, part: SourceFile, watch: ReaderCallbacks) -> Iterator[Trace]:
         """See :class:`memskill_cli.datasets.base.Dataset`.
 
-        With one or two conversations, which cannot be split, each is yielded once for every split.
+        One or two conversations cannot be split; then each is yielded once for every split.
         """
         assert part.path is not None
         records = _load(part.path)
@@ -108,10 +109,10 @@ DATASET = LoCoMo()
 
 
 def locomo_f1(prediction: str, truth: str, category: str) -> float:
-    """Token F1 by LoCoMo's rules.
+    """Token F1 with LoCoMo's rules for categories.
 
-    Multi-hop: both are lists with commas; each true part takes the best of the predicted parts, and these are
-    averaged. Open-domain: only the truth before its first ";" counts.
+    Multi-hop: both texts are split at commas; the score is the mean, over the parts of ``truth``, of the maximum F1
+    with a part of ``prediction``. Open-domain: only the text of ``truth`` before its first ";" counts.
     """
     if category == MULTI_HOP:
         predicted, true = _parts(prediction), _parts(truth)
@@ -144,9 +145,7 @@ def _split(traces: list[Any], note: Note) -> Iterator[tuple[str, Any]]:
     """Each trace with its split: the published sizes for ten conversations, 60/20/20 for other numbers."""
     n = len(traces)
     if n < len(SPLITS):
-        note(
-            f"only {n} conversation(s): train, val and test are the same, so no score here says anything about new data"
-        )
+        note(f"only {n} conversation(s): train, val and test are the same, so scores say nothing about new data")
         yield from ((split, trace) for split in SPLITS for trace in traces)
         return
     sizes = dict(PUBLISHED)
@@ -160,11 +159,12 @@ def _split(traces: list[Any], note: Note) -> Iterator[tuple[str, Any]]:
 
 
 class _Conversation(Record):
-    """One conversation as it stands in the file."""
+    """One record of the file: a conversation."""
 
     def __init__(self, file: str, index: int, record: Any, note: Note) -> None:
         super().__init__(f"{file}: record {index}", record, "see the format: https://github.com/snap-research/locomo")
         self._note = note
+        self._refs: dict[str, str] = {}  # of the turns that are kept, by their dia_id
         self.trace_id = self.text(self.record, "sample_id")
         self.where = f"{file}: record {index} ({self.trace_id})"
 
@@ -172,7 +172,7 @@ class _Conversation(Record):
         self._note(f"{self.trace_id}: {text}")
 
     def sessions(self) -> tuple[Session, ...]:
-        """Sessions in number order; empty ones are left out."""
+        """Sessions in the order of their numbers; empty ones are left out."""
         talk = self.field(self.record, "conversation", dict, "")
         numbers = sorted(int(m[1]) for key in talk if (m := _SESSION.fullmatch(key)))
         dates = sorted(int(m[1]) for key in talk if (m := _DATE.fullmatch(key)))
@@ -194,10 +194,12 @@ class _Conversation(Record):
         read = [self._turn(turn, f"conversation.{label}[{i}]") for i, turn in enumerate(turns)]
         if silent := sum(not turn.text for turn in read):
             self.note(f"{label}: {silent} turn(s) with neither text nor caption are left out")
+        ids = [str(turn.get("dia_id", "")) for turn, kept in zip(turns, read, strict=True) if kept.text]
+        self._refs |= {dia_id: f"{label}:{i}" for i, dia_id in enumerate(ids) if dia_id}
         return Session(label, date, tuple(turn for turn in read if turn.text))
 
     def _turn(self, turn: Any, place: str) -> Turn:
-        """A turn; a picture is carried by its caption, also where the file has lost the picture's address."""
+        """A turn. A picture is represented by its caption, also if the file has no address of the picture."""
         self.expect(turn, dict, place)
         speaker = self.text(turn, "speaker", f"{place}.")
         caption = self.expect(turn.get("blip_caption", ""), str, f"{place}.blip_caption").strip()
@@ -206,7 +208,7 @@ class _Conversation(Record):
         return Turn(speaker, " ".join(part for part in parts if part))
 
     def queries(self) -> tuple[Query, ...]:
-        """Queries in file order. An id is made of the position, since some questions occur twice."""
+        """Queries in file order. An id contains the position, because some questions occur twice."""
         questions = self.field(self.record, "qa", list, "")
         queries = tuple(self._query(item, i) for i, item in enumerate(questions))
         if not any(query.scored for query in queries):
@@ -221,6 +223,7 @@ class _Conversation(Record):
         if category not in CATEGORIES:
             self.fail(f"{place}.category is {category}, expected 1..5")
         truth = self._truth(item, category, place)
+        named = [f"D{int(session)}:{int(turn)}" for session, turn in _TURN_ID.findall(str(item.get("evidence", "")))]
         return Query(
             query_id=f"{self.trace_id}:{index}",
             trace_id=self.trace_id,
@@ -228,10 +231,11 @@ class _Conversation(Record):
             question=question,
             gold_answers=(truth,),
             scored=category != UNSCORED,
+            evidence=tuple(dict.fromkeys(self._refs[name] for name in named if name in self._refs)),
         )
 
     def _truth(self, item: dict[str, Any], category: int, place: str) -> str:
-        """The answer as text. Of an adversarial question it is the answer it is meant to lure one into."""
+        """The answer as text. For an adversarial question, it is the wrong answer that the question suggests."""
         name = "adversarial_answer" if category == UNSCORED and "adversarial_answer" in item else "answer"
         if name not in item:
             self.fail(f"{place} has no {name}")
@@ -239,7 +243,7 @@ class _Conversation(Record):
 
 
 def _shared(caption: str) -> str:
-    """Captions read "a photo of …", nearly all of them."""
+    """The caption in brackets. Nearly all captions begin with "a photo of"."""
     if not caption:
         return ""
     return f"[shares {caption}]" if caption.lower().startswith("a photo") else f"[shares a photo: {caption}]"

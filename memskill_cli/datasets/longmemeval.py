@@ -1,4 +1,4 @@
-"""LongMemEval-S (Wu et al., 2025): 500 questions, each asked of the chat sessions of one user with an assistant.
+"""LongMemEval-S (Wu et al., 2025): 500 questions, each about the chat sessions of one user with an assistant.
 
 The file is ``[{question_id, question_type, question, question_date, answer, haystack_session_ids, haystack_dates,
 haystack_sessions: [[{role, content}]], …}]``, about 270 MB, and is read record by record. Evidence (``has_answer``,
@@ -52,7 +52,7 @@ PAPER = PaperResults(
     judge_setting={
         "eval.judge_prompt": (
             "general",
-            "the judge goes by a rule for each category, the paper's by one prompt for all",
+            "the judge has one prompt per category, the paper's judge has one prompt for all",
         )
     },
 )
@@ -69,9 +69,9 @@ class LongMemEval(Dataset):
     settings = SETTINGS
     answer_prompt = "answer_dated"
     has_abstention = True
-    excluded_queries = "abstention; --include-abstention asks them, and reports them apart"
+    excluded_queries = "abstention; --include-abstention asks them and reports them separately"
     training_notice = (
-        "training on LongMemEval: the paper trains on LoCoMo and only evaluates here, so expect other numbers"
+        "training on LongMemEval: the paper trains on LoCoMo and only evaluates here, so results will differ"
     )
     paper_results = PAPER
 
@@ -80,11 +80,11 @@ class LongMemEval(Dataset):
         return JUDGE_PROMPTS.get(category) or super().judge_prompt(category)
 
     def parts(self, source: Path | str | None, ask: PrepareOptions) -> list[SourceFile]:
-        """The one file; with a split asked for, all of it is that split. See :class:`~.base.Dataset`."""
+        """The one file. If a split is requested, the whole file is that split. See :class:`~.base.Dataset`."""
         reject_unsupported(self.name, ask, splits=SPLITS)
         if len(ask.splits) > 1 or (ask.splits and source is None):
             raise UsageError(
-                "the official file has published splits; --split is for a file of your own, and says which one it is",
+                "the official file has published splits; --split is only for a file of your own",
                 hint=prepare_command(self.name, None, "--source", "FILE", "--split", ask.splits[0]),
             )
         split = ask.splits[0] if ask.splits else ""
@@ -95,7 +95,7 @@ class LongMemEval(Dataset):
         return [SourceFile(source or URL, url=source or URL, file_name=FILE, split=split)]
 
     def read(self, part: SourceFile, watch: ReaderCallbacks) -> Iterator[Trace]:
-        """See :class:`~.base.Dataset`. The file is gone through twice: for its ids, then for its records."""
+        """See :class:`~.base.Dataset`. The file is read twice: first its ids, then its records."""
         assert part.path is not None
         ids = [str(found) for found in stream(part.path, "question_id")]
         split_of = _split_of(part, ids, watch)
@@ -117,9 +117,10 @@ DATASET = LongMemEval()
 
 
 def _split_of(part: SourceFile, ids: list[str], watch: ReaderCallbacks) -> SplitOf:
-    """How the file is split: as asked, by question ids where all are known, or by position if it can be the full file.
+    """How the file is split: as requested, by question id if all ids are published ones, or by position.
 
-    The published lists are positions in the full file. They say nothing about the positions of a smaller one.
+    Positions are used only for a file with as many records as the full file, because the published lists are positions
+    in the full file. Raises DataError for a smaller file with unknown ids.
     """
     if part.split:
         watch.note(f"all {len(ids)} records are taken as {part.split}")
@@ -141,19 +142,20 @@ def _split_of(part: SourceFile, ids: list[str], watch: ReaderCallbacks) -> Split
     assert part.path is not None
     raise DataError(
         f"{part.path.name}: {len(unknown)} of its {len(ids)} question ids are not published ones (first {unknown[0]}), "
-        f"so which split they belong to is not known",
-        hint="say what the file is for: "
+        f"so their splits are not known",
+        hint="name the split of the file: "
         + prepare_command("longmemeval", None, "--source", part.source, "--split", "test"),
     )
 
 
 class _Question(Record):
-    """One question with its history as it stands in the file. Oddities are counted in ``odd``."""
+    """One record of the file: a question with its history. Irregularities are counted in ``odd``."""
 
     def __init__(self, file: str, index: int, record: Any, odd: Counter[str]) -> None:
         hint = "see the format: https://github.com/xiaowu0162/LongMemEval"
         super().__init__(f"{file}: record {index}", record, hint)
         self._odd = odd
+        self._evidence: list[str] = []  # turns that are marked as having the answer
         self.trace_id = self.text(self.record, "question_id")
         self.where = f"{file}: record {index} ({self.trace_id})"
 
@@ -162,16 +164,15 @@ class _Question(Record):
         histories = self.field(self.record, "haystack_sessions", list)
         dates = self._beside(histories, "haystack_dates")
         labels = self._beside(histories, "haystack_session_ids")
-        self._odd["records whose sessions are not in order of time (read in the file's order)"] += dates != sorted(
-            dates
-        )
+        unsorted = "records whose sessions are not in chronological order (the order of the file is kept)"
+        self._odd[unsorted] += dates != sorted(dates)
         read = [self._session(history, i, labels[i], dates[i]) for i, history in enumerate(histories)]
         kept = tuple(session for session in read if session.turns)
         self._odd["empty sessions, left out"] += len(read) - len(kept)
         return kept or self.fail("haystack_sessions has no session with turns")
 
     def _beside(self, histories: list[Any], name: str) -> list[str]:
-        """A list of texts as long as that of the sessions."""
+        """A list of texts, one for each session."""
         texts = self.field(self.record, name, list)
         if len(texts) != len(histories):
             self.fail(f"{name} has {len(texts)} entries for {len(histories)} sessions")
@@ -181,6 +182,8 @@ class _Question(Record):
         place = f"haystack_sessions[{index}]"
         turns = [self._turn(turn, f"{place}[{i}]") for i, turn in enumerate(self.expect(history, list, place))]
         said = tuple(turn for turn in turns if turn.text)
+        kept = [raw for raw, turn in zip(history, turns, strict=True) if turn.text]
+        self._evidence += [f"{label}:{i}" for i, raw in enumerate(kept) if raw.get("has_answer") is True]
         self._odd["turns without text, left out"] += len(turns) - len(said)
         return Session(label, date, said)
 
@@ -191,7 +194,7 @@ class _Question(Record):
     def query(self) -> Query:
         abstention = self.trace_id.endswith("_abs")
         if abstention:
-            self._odd["abstention questions, kept apart (only eval --include-abstention asks them)"] += 1
+            self._odd["abstention questions (asked only by eval --include-abstention)"] += 1
         if "answer" not in self.record:
             self.fail("answer is missing")
         return Query(
@@ -202,4 +205,12 @@ class _Question(Record):
             gold_answers=(self.answer(self.record["answer"], "answer"),),
             date=self.field(self.record, "question_date", str).strip(),
             scored=not abstention,
+            evidence=self._all_evidence(),
         )
+
+    def _all_evidence(self) -> tuple[str, ...]:
+        """The marked turns, and the answer sessions in which no turn is marked. Call it after :meth:`sessions`."""
+        marked = {ref.rpartition(":")[0] for ref in self._evidence}
+        labels = self.record.get("answer_session_ids")
+        whole = [str(label) for label in labels if str(label) not in marked] if isinstance(labels, list) else []
+        return (*self._evidence, *whole)

@@ -1,90 +1,132 @@
-"""How a trace is cut into spans, the pieces that are read one after the other (section 2 of the method).
+"""Cut a trace into spans, which are read one after the other (section 2 of docs/method.md).
 
-Every span starts with the date line of its session, if there is one; the text of a session is its turns, one
-``Speaker: text`` a line.
+A span starts with the date line of its session, if there is one. The text of a session has one line
+``Speaker: text`` for each turn.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import accumulate
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from memskill_cli.errors import DataError, UsageError
-from memskill_cli.types import Session, Span, SpanMode, Trace, Turn
+from memskill_cli.errors import UsageError
+from memskill_cli.types import Session, Source, Span, SpanMode, Trace, Turn
+from memskill_cli.utils.tokens import cl100k
 
-if TYPE_CHECKING:
-    import tiktoken
-
+MAX_SOURCE = 1200
+"""Characters of a source, about 300 tokens; a longer turn is kept as several."""
 _DOCUMENT = re.compile(r"^(?=Document \d+:)", re.MULTILINE)
 
 
 def split_spans(
     trace: Trace, mode: SpanMode, *, chunk_size: int = 512, chunk_overlap: int = 64, max_spans: int = 0
 ) -> list[Span]:
-    """The spans of ``trace`` in reading order; the first ``max_spans`` of them if that is above 0.
+    """The spans of ``trace`` in reading order; at most ``max_spans`` of them (0: all).
 
-    ``chunk_size`` and ``chunk_overlap`` are cl100k_base tokens and matter for ``fixed-length`` only. Raises UsageError
-    if the window would not advance, or if ``paragraph`` is asked of a text that is no document set.
+    ``chunk_size`` and ``chunk_overlap`` are numbers of cl100k_base tokens, used only for ``fixed-length``. Raises
+    UsageError if the overlap is not smaller than the size, or for ``paragraph`` if the text has no documents.
     """
     if mode == "fixed-length" and not 0 <= chunk_overlap < chunk_size:
         raise UsageError(
             f"chunk overlap {chunk_overlap} must be at least 0 and smaller than chunk size {chunk_size}",
-            hint="a window advances by size - overlap",
+            hint="a window advances by size - overlap; set another chunk_overlap",
         )
-    texts = [
-        f"[{session.date}]\n{piece}" if session.date else piece
-        for session in trace.sessions
-        for piece in _pieces(session, mode, chunk_size, chunk_overlap)
-    ]
-    return [Span(trace.trace_id, i, text) for i, text in enumerate(texts[: max_spans or None])]
+    spans: list[Span] = []
+    labels = _unique([session.label for session in trace.sessions])
+    for session, label in zip(trace.sessions, labels, strict=True):
+        said = list(_sources(session, label))
+        text = _text(session.turns)
+        for start, end in _ranges(session, mode, chunk_size, chunk_overlap):
+            shown = f"[{session.date}]\n{text[start:end]}" if session.date else text[start:end]
+            sources = tuple(source for first, last, source in said if first < end and last > start)
+            spans.append(Span(trace.trace_id, len(spans), shown, sources, session.date))
+            if len(spans) == max_spans:
+                return spans
+    return spans
 
 
-def count_tokens(text: str) -> int:
-    """The length of ``text`` in cl100k_base tokens."""
-    return len(_cl100k().encode_ordinary(text))
-
-
-def _pieces(session: Session, mode: SpanMode, size: int, overlap: int) -> Iterator[str]:
-    turns = session.turns
+def _ranges(session: Session, mode: SpanMode, size: int, overlap: int) -> Iterator[tuple[int, int]]:
+    """Where the spans of a session begin and end in its text, in characters."""
+    text = _text(session.turns)
     if mode == "turn":
-        yield from (_text((turn,)) for turn in turns)
+        yield from _turn_ranges(session.turns)
     elif mode == "turn-pair":
-        yield from (_text(turns[i : i + 2]) for i in range(0, len(turns), 2))
+        turns = list(_turn_ranges(session.turns))
+        yield from ((turns[i][0], turns[min(i + 1, len(turns) - 1)][1]) for i in range(0, len(turns), 2))
     elif mode == "full-session":
-        yield _text(turns)
+        yield 0, len(text)
     elif mode == "fixed-length":
-        yield from _windows(_text(turns), size, overlap)
+        yield from _windows(text, size, overlap)
     elif mode == "paragraph":
-        yield from _documents(_text(turns))
+        yield from _documents(text)
     else:
         raise UsageError(f"no span mode is called {mode}")
+
+
+def _turn_ranges(turns: tuple[Turn, ...]) -> Iterator[tuple[int, int]]:
+    start = 0
+    for turn in turns:
+        end = start + len(_text((turn,)))
+        yield start, end
+        start = end + 1
+
+
+def _sources(session: Session, label: str) -> Iterator[tuple[int, int, Source]]:
+    """The sources of a session, each with where it begins and ends in the session's text."""
+    for i, (turn, (start, end)) in enumerate(zip(session.turns, _turn_ranges(session.turns), strict=True)):
+        parts = list(_parts(turn.text))
+        first = end - len(turn.text)  # behind the speaker
+        for number, (left, right) in enumerate(parts):
+            ref = f"{label}:{i}" if len(parts) == 1 else f"{label}:{i}.{number}"
+            source = Source(ref, session.date, turn.speaker, turn.text[left:right].strip())
+            yield (start if left == 0 else first + left), first + right, source
+
+
+def _parts(text: str) -> Iterator[tuple[int, int]]:
+    """A text in parts of at most :data:`MAX_SOURCE` characters, cut where a document, paragraph, line, sentence or word
+    ends: (start, end)."""
+    for first, last in _documents(text) if _DOCUMENT.search(text) else [(0, len(text))]:
+        start = first
+        while last - start > MAX_SOURCE:
+            window = text[start : start + MAX_SOURCE]
+            end = next((cut for sep in ("\n\n", "\n", ". ", " ") if (cut := window.rfind(sep) + 1) > 0), MAX_SOURCE)
+            yield start, start + end
+            start += end
+        yield start, last
+
+
+def _unique(labels: list[str]) -> list[str]:
+    """The labels; one that occurs again gets its count behind it."""
+    seen: Counter[str] = Counter()
+    found = []
+    for label in labels:
+        seen[label] += 1
+        found.append(label if seen[label] == 1 else f"{label}#{seen[label]}")
+    return found
 
 
 def _text(turns: tuple[Turn, ...]) -> str:
     return "\n".join(f"{turn.speaker}: {turn.text}" if turn.speaker else turn.text for turn in turns)
 
 
-def _windows(text: str, size: int, overlap: int) -> Iterator[str]:
-    """Windows of ``size`` tokens, each sharing ``overlap`` with the one before.
+def _windows(text: str, size: int, overlap: int) -> Iterator[tuple[int, int]]:
+    """Windows (start, end) of ``size`` tokens. Each shares ``overlap`` tokens with the previous one.
 
-    A token may end within a character; every cut is moved back to where that character starts, so that each character
-    is whole in some window, and with no overlap the windows join to ``text``.
+    A token may end inside a character. Such a cut is moved back to the start of the character, so every character is
+    complete in some window, and windows without overlap can be joined to ``text``.
     """
     data = text.encode()
-    encoding = _cl100k()
+    encoding = cl100k()
     lengths = (len(encoding.decode_single_token_bytes(token)) for token in encoding.encode_ordinary(text))
     cuts = [_char_start(data, offset) for offset in accumulate(lengths, initial=0)]
     last = len(cuts) - 1
     for start in range(0, last, size - overlap):
         end = min(start + size, last)
-        if window := data[cuts[start] : cuts[end]]:  # a window can lie within one character
-            yield window.decode()
+        if cuts[end] > cuts[start]:  # a window can be smaller than one character
+            before = len(data[: cuts[start]].decode())
+            yield before, before + len(data[cuts[start] : cuts[end]].decode())
         if end == last:
             return
 
@@ -95,36 +137,16 @@ def _char_start(data: bytes, offset: int) -> int:
     return offset
 
 
-def _documents(text: str) -> Iterator[str]:
-    parts = [part.strip() for part in _DOCUMENT.split(text)]
-    if not any(_DOCUMENT.match(part) for part in parts):
+def _documents(text: str) -> Iterator[tuple[int, int]]:
+    """Where each document of a set begins and ends, without the blanks around it."""
+    if not _DOCUMENT.search(text):
         raise UsageError(
-            "paragraph spans are for document sets (Document 1: …), and this is none",
+            "span mode paragraph needs documents (Document 1: …), and the text has none",
             hint="use --span-mode fixed-length or full-session",
         )
-    yield from (part for part in parts if part)
-
-
-@functools.cache
-def _cl100k() -> tiktoken.Encoding:
-    """The cl100k_base tokenizer, from the file that litellm carries, so that none is downloaded."""
-    import tiktoken
-
-    litellm = importlib.util.find_spec("litellm")  # finds the folder without importing it
-    assert litellm is not None
-    assert litellm.submodule_search_locations
-    folder = Path(litellm.submodule_search_locations[0]) / "litellm_core_utils" / "tokenizers"
-    before = os.environ.get("TIKTOKEN_CACHE_DIR")
-    os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
-    try:
-        return tiktoken.get_encoding("cl100k_base")
-    except OSError as error:
-        raise DataError(
-            f"the cl100k_base tokenizer is neither in {folder} nor to be downloaded: {error}",
-            hint="reinstall litellm, or use another --span-mode than fixed-length",
-        ) from error
-    finally:
-        if before is None:
-            del os.environ["TIKTOKEN_CACHE_DIR"]
-        else:
-            os.environ["TIKTOKEN_CACHE_DIR"] = before
+    start = 0
+    for part in _DOCUMENT.split(text):
+        if bare := part.strip():
+            first = start + part.index(bare)
+            yield first, first + len(bare)
+        start += len(part)

@@ -1,4 +1,4 @@
-"""Writing what a reader yields: one table a split, what the manifest says of it, all of it put in place at once."""
+"""Write the traces of a reader: one table per split, and the manifest. All are moved into place at the end."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def write_prepared(
     notes: list[str],
     found: DatasetManifest | None,
 ) -> DatasetManifest:
-    """Write the ``traces`` of ``part`` to ``folder`` and give back the manifest that is now there.
+    """Write the ``traces`` of ``part`` to ``folder`` and return the new manifest.
 
-    A part of one split joins or replaces what ``found`` has; a part with all splits replaces everything. At every
-    moment ``folder`` holds the old form whole, the new one, or (for the blink of a rename) less, but never a manifest
-    of what is not there; all bytes are on the disk before the first old one goes. ``notes`` is read after the last
-    trace.
+    A part with one split is added to the splits of ``found``, or replaces one of them; a part with all splits replaces
+    everything. All new data are on disk before old data are removed. If the process is killed, ``folder`` has the old
+    data or the new data, or for the time of a few renames fewer data, but the manifest never names missing data.
+    ``notes`` is read after the last trace. Raises DataError if there are no traces of the split of ``part``.
     """
-    for left in folder.glob(".traces-*"):  # by a process that was killed
+    for left in folder.glob(".traces-*"):  # left by a killed process
         shutil.rmtree(left)
     made = Path(tempfile.mkdtemp(dir=folder, prefix=".traces-"))
     try:
         tally = _write_tables(made, traces)
         if part.split and set(tally.sizes) != {part.split}:
-            raise DataError(f"{part.source}: holds no {part.split} traces")
+            raise DataError(f"{part.source}: has no {part.split} traces")
         kept = found if part.split and found and found.parts else None
         manifest = _describe(folder.name, part, sha256, tally, notes, kept, _sealed(made))
         write_json(made / MANIFEST, manifest.to_dict())
@@ -61,7 +61,7 @@ def write_prepared(
 
 @dataclass
 class _Tally:
-    """What is counted while traces go by. A trace that is in several splits counts once, save in their sizes."""
+    """Counts of the written traces. A trace in several splits counts once, except in the sizes of the splits."""
 
     ids: set[str] = field(default_factory=set)
     categories: Counter[str] = field(default_factory=Counter)
@@ -74,16 +74,18 @@ class _Tally:
             self.categories.update(query.category for query in trace.queries)
         before = self.sizes.get(trace.split, SplitSize(0, 0))
         self.sizes[trace.split] = SplitSize(before.traces + 1, before.queries + len(trace.queries))
-        self.sha.update(orjson.dumps({"split": trace.split, **row}, option=orjson.OPT_APPEND_NEWLINE))
+        queries = [{name: value for name, value in query.items() if name != "evidence"} for query in row["queries"]]
+        content = {"split": trace.split, **row, "queries": queries}  # evidence changes no score
+        self.sha.update(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE))
 
     @property
     def digest(self) -> str:
-        """12 hex digits that name the traces' content."""
+        """12 hex digits that identify the content of the traces."""
         return str(self.sha.hexdigest()[:12])
 
 
 def _write_tables(folder: Path, traces: Iterable[Trace]) -> _Tally:
-    """One table a split. No more than a few traces are held at a time."""
+    """Write one table per split. Only a few traces are in memory at a time."""
     tally = _Tally()
     with ExitStack() as stack:
         tables: dict[str, TableWriter] = {}
@@ -97,7 +99,7 @@ def _write_tables(folder: Path, traces: Iterable[Trace]) -> _Tally:
 
 
 def _sealed(made: Path) -> dict[str, str]:
-    """The sha256 of each split's table, which is on the disk then."""
+    """Flush each split's table to the disk and return its sha256."""
     found = {}
     for table in made.glob(f"*/{FILE}"):
         with table.open("rb") as file:
@@ -141,7 +143,7 @@ def _describe(
 
 
 def _joined(dataset: str, parts: dict[str, PartFacts], tables: dict[str, str]) -> DatasetManifest:
-    """The manifest of splits that were prepared one by one."""
+    """The manifest of splits that were prepared separately."""
     parts = dict(sorted(parts.items(), key=lambda item: (len(item[0]), item[0])))  # test-50 before test-100
     categories: Counter[str] = sum((Counter(part.categories) for part in parts.values()), Counter())
     digests = "\n".join(f"{split} {part.digest}" for split, part in sorted(parts.items()))
@@ -164,13 +166,13 @@ def _joined(dataset: str, parts: dict[str, PartFacts], tables: dict[str, str]) -
 
 
 def _without(manifest: DatasetManifest, split: str) -> DatasetManifest | None:
-    """What is left of ``manifest`` while ``split`` is replaced."""
+    """``manifest`` without ``split``, which is being replaced; None if it has no other split."""
     rest = {name: part for name, part in manifest.parts.items() if name != split}
     return _joined(manifest.dataset, rest, manifest.tables) if rest else None
 
 
 def _put(made: Path, folder: Path, meanwhile: DatasetManifest | None) -> None:
-    """Move what is in ``made`` to ``folder``, its manifest last; until then one of what stays as it is lies there."""
+    """Move the content of ``made`` to ``folder``, the manifest last. Until then its manifest is ``meanwhile``."""
     goal, record = folder / "traces", folder / MANIFEST
     if meanwhile is None:
         record.unlink(missing_ok=True)

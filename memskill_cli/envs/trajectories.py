@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from memskill_cli.datasets.spans import count_tokens, split_spans
+from memskill_cli.datasets.spans import split_spans
 from memskill_cli.errors import DataError
 from memskill_cli.types import Query, Span, Trace
+from memskill_cli.utils.tokens import count_tokens
 
 _BETWEEN = "\n\n"
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from memskill_cli.types import Step
+from memskill_cli.types import ActionStatus, Step
 
 
 def executor_counts(steps: Sequence[Step]) -> dict[str, Any]:
     """Counts of the executor's replies in ``steps``: all, unreadable, cut by the token limit; rejected actions by
-    reason."""
+    reason; actions that ``memory.protect`` changed or refused, by rule (the refused ones are rejected too)."""
     asked = [step.execution for step in steps if step.execution.asked]
-    rejected = Counter[str]()
-    for execution in asked:
-        rejected.update({reason.value: count for reason, count in execution.rejected.items()})
     return {
         "replies": len(asked),
         "unreadable": sum(execution.unreadable for execution in asked),
         "cut": sum(execution.cut for execution in asked),
-        "rejected": dict(sorted(rejected.items())),
+        "rejected": _by_name(execution.rejected for execution in asked),
+        "protected": _by_name(execution.protected for execution in asked),
     }
+
+
+def _by_name(counts: Iterable[Mapping[ActionStatus, int]]) -> dict[str, int]:
+    """The sums, sorted by name."""
+    total = Counter[str]()
+    for count in counts:
+        total.update({status.value: number for status, number in count.items()})
+    return dict(sorted(total.items()))
 
 
 def add_counts(total: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

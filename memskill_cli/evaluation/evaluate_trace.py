@@ -1,4 +1,7 @@
-"""One trace of an evaluation: remembered by a method, asked, scored. The evaluation itself decides and writes."""
+"""One trace of an evaluation: a method builds its memory, then its queries are answered and scored.
+
+The caller decides what to evaluate and writes the results.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from memskill_cli.memory.stored_bank import StoredBank
 from memskill_cli.rollout.context import RolloutContext
 from memskill_cli.rollout.kinds import answer_query, kind_of, prefetch_queries
 from memskill_cli.rollout.question_answering import add_judge_score
+from memskill_cli.rollout.step_rows import step_row
+from memskill_cli.scoring.evidence import RECALL_AT
 from memskill_cli.types import Query, QueryResult, Span, Trace
 
 OnResult = Callable[[Row, ModelError | None], Awaitable[None]]
@@ -26,21 +31,23 @@ OnResult = Callable[[Row, ModelError | None], Awaitable[None]]
 
 @dataclasses.dataclass(frozen=True)
 class TraceCallbacks:
-    """What the evaluation of a trace reports, and the cache of its memory
+    """Functions that the evaluation of a trace calls, and the cache of its memory
     (a :class:`~memskill_cli.evaluation.artifact_store.MemoryCache`)."""
 
     pending: Callable[[Sequence[Query]], Awaitable[list[Query]]]
-    """Which queries have no row yet: those of a trace that is read again, because its machine was lost, may have."""
+    """The queries without a row. If a trace is read again because its machine was lost, some may have a row."""
     on_spans: Callable[[int], None]
-    """A trace has so many spans."""
+    """Takes the number of spans of a trace."""
     on_span: Callable[[], None]
-    """One of them was read."""
+    """Called after each span."""
+    on_steps: Callable[[str, Sequence[Row]], Awaitable[None]]
+    """Takes the trace id, and the lines of ``steps.jsonl`` of its spans. Not called if the memory was stored."""
     on_memory: Callable[[str, int, Mapping[str, Any]], Awaitable[None]]
-    """A trace's memory is there: its size, and what else its method counts."""
+    """Takes the trace id, the size of its memory, and the other counts of the method."""
     on_result: OnResult
-    """A query's row, and the error it failed with. Raises when there is no use in going on."""
+    """Takes the row of a query and the error if it failed. Raises that error if the evaluation should stop."""
     on_memory_failed: Callable[[Sequence[Row], ModelError], Awaitable[None]]
-    """A trace could not be remembered: its queries' rows, and why. Raises likewise."""
+    """Takes the rows of a trace whose memory could not be built, and the error. Raises like ``on_result``."""
     read_bank: Callable[[str], Awaitable[StoredBank | None]]
     write_bank: Callable[[str, StoredBank], Awaitable[None]]
     read_notes: Callable[[str], Awaitable[SerializedMemory | None]]
@@ -49,7 +56,7 @@ class TraceCallbacks:
 
 @dataclasses.dataclass(frozen=True)
 class EvalWorkerSpec:
-    """What all traces of an evaluation share: the method by name, and what it may know."""
+    """The inputs that all traces of an evaluation share: the name of the method, the settings and the policy."""
 
     method: str
     settings: Config
@@ -58,7 +65,7 @@ class EvalWorkerSpec:
     @asynccontextmanager
     async def open(self, context: RolloutContext, callbacks: TraceCallbacks) -> AsyncIterator[Method]:
         method = methods.get(self.method)(MethodContext(context, self.settings, self.policy, callbacks))
-        method.check()  # wherever this is, it may lack a package
+        method.check()  # the machine of a worker may lack a package
         await method.open()
         try:
             yield method
@@ -67,7 +74,7 @@ class EvalWorkerSpec:
 
 
 async def evaluate_trace(method: Method, callbacks: TraceCallbacks, trace: Trace, queries: Sequence[Query]) -> None:
-    """Read one trace and ask ``queries`` of what the method kept, all at once."""
+    """Build the memory of one trace, then answer all ``queries`` concurrently."""
     context, queries = method.context.rollout, await callbacks.pending(queries)
     spans = await asyncio.to_thread(spans_of, trace, method)
     callbacks.on_spans(len(spans))
@@ -79,6 +86,10 @@ async def evaluate_trace(method: Method, callbacks: TraceCallbacks, trace: Trace
         answers = [QueryResult(query, "", (), None, error=f"memory: {error.message}") for query in queries]
         await callbacks.on_memory_failed([_row(context, answer, None) for answer in answers], error)
         return
+    if memory.steps:
+        read = [{"text": span.text, "sources": [source.ref for source in span.sources]} for span in spans]
+        rows = [step_row(step) | of_span for step, of_span in zip(memory.steps, read, strict=True)]
+        await callbacks.on_steps(trace.trace_id, rows)
     await callbacks.on_memory(trace.trace_id, memory.size, dict(memory.counts))
     asked = 0
 
@@ -86,14 +97,14 @@ async def evaluate_trace(method: Method, callbacks: TraceCallbacks, trace: Trace
         nonlocal asked
         asked += 1
         if asked == len(queries) and memory.persist is not None:
-            await memory.persist()  # before the last row: a trace that has all of them is never read again
+            await memory.persist()  # before the last row, because a trace with all its rows is never read again
         await callbacks.on_result(row, failure)
 
     await asyncio.gather(*(_query(method, memory, query, answered) for query in queries))
 
 
 def spans_of(trace: Trace, method: Method) -> list[Span]:
-    """The spans of a trace, none for a method that reads none."""
+    """The spans of a trace; [] for a method that uses no spans."""
     how = method.context.settings.eval
     if method.irrelevant_settings >= SPANS:
         return []
@@ -104,15 +115,26 @@ async def _query(method: Method, memory: MethodMemory, query: Query, answered: O
     context = method.context.rollout
     answer, what, failure = QueryResult(query, "", (), None), "answer", None
     try:
+        # Cached errors are not reused, so that running an evaluation again can repair a row with an error.
         answer, what = (
             await answer_query(context, memory.retrieve, query, judged=False, reuse_cached_error=False),
             "judge",
         )
         if method.context.settings.eval.judge and kind_of(context.dataset).judged and not answer.error:
-            answer = await add_judge_score(context, answer, reuse_cached_error=False)  # a row with an error heals
+            answer = await add_judge_score(context, answer, reuse_cached_error=False)
     except ModelError as error:
         failure, answer = error, dataclasses.replace(answer, error=f"{what}: {error.message}")
-    await answered(_row(context, answer, memory), failure)
+    await answered(_row(context, answer, memory) | await _evidence(memory, answer), failure)
+
+
+async def _evidence(memory: MethodMemory, answer: QueryResult) -> Row:
+    """Evidence recall, and the stage at which the evidence is missing, if the data name evidence of the query."""
+    gold, known = answer.query.evidence, memory.evidence
+    if not gold or known is None or memory.rank is None or answer.error:
+        return {}
+    ranked = await memory.rank(answer.query)
+    recall = {str(k): known.recall(gold, ranked, k) for k in RECALL_AT}
+    return {"evidence": {"refs": list(gold), "recall": recall, "stage": known.failure(gold, answer.retrieved)}}
 
 
 def _row(context: RolloutContext, answer: QueryResult, memory: MethodMemory | None) -> Row:

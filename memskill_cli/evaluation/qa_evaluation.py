@@ -1,4 +1,4 @@
-"""Evaluating on questions: every trace is read and asked its own, scored by F1 and by the judge."""
+"""Evaluation on questions: each trace is read, then its questions are answered and scored by F1 and by the judge."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class QAEvaluation:
     reward_unit = "rewards are token F1 x 100 unless --reward judge"
 
     def check_methods(self, dataset: str, names: Sequence[str]) -> None:
-        """All methods can answer questions."""
+        """Accepts all methods: each one can answer questions."""
 
     def data_digest(self, manifest: DatasetManifest, split: str) -> str:
         return manifest.digest_of(split)
@@ -35,11 +35,16 @@ class QAEvaluation:
         return {}
 
     def summarise(self, rows: Sequence[dict[str, Any]], settings: Config) -> dict[str, Any]:
-        return summarise(rows, resamples=settings.eval.bootstrap, seed=settings.seed)
+        return summarise(
+            rows,
+            resamples=settings.eval.bootstrap,
+            seed=settings.seed,
+            threshold=settings.designer.f1_threshold,
+        )
 
     def measure(self, reward: str) -> str:
         return reward
 
     def describe_reward(self, reward: str) -> str:
         score = {"f1": "token F1", "judge": "the verdict of the judge"}.get(reward, f"the reward {reward}")
-        return f"What the questions asked after each episode earned ({score})"
+        return f"Mean score of the questions of each episode ({score})"

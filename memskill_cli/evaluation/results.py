@@ -1,19 +1,19 @@
-"""Lines of ``results.jsonl``: one query each."""
+"""Lines of ``results.jsonl``: one line for each query."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from memskill_cli.datasets.spans import count_tokens
 from memskill_cli.evaluation.methods.base import MethodMemory
 from memskill_cli.types import MemoryItem, Query, QueryResult, Retrieved
+from memskill_cli.utils.tokens import count_tokens
 
 Row = dict[str, Any]
 
 
 def row_of(answer: QueryResult, memory: MethodMemory | None) -> Row:
-    """The line of one answer; ``memory`` is what was asked, None if it could not be built."""
+    """The line of one answer. ``memory`` is None if the memory of the trace could not be built."""
     query = answer.query
     brief = memory is not None and memory.omit_text
     row = {
@@ -45,8 +45,8 @@ def _retrieved(found: Sequence[Retrieved], brief: bool) -> list[Row]:
 
 
 def result_of(row: Row) -> QueryResult:
-    """The answer of a line, as far as the line tells it: what a reward is computed from. A query without a score in
-    its line (an error, or one that is not scored) has none here."""
+    """The answer that a line describes, with the fields that a reward needs. It has no score if the line has none
+    (after an error, or for a query that is not scored)."""
     query = Query(row["query_id"], row["trace_id"], row["category"], row["question"], tuple(row["truths"]))
     found = tuple(
         Retrieved(MemoryItem(str(one.get("id", "")), one["text"], ()), float(one.get("score", 0.0)))

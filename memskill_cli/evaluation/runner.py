@@ -36,6 +36,7 @@ from memskill_cli.evaluation.spec import (
     identity,
     settings_digest,
 )
+from memskill_cli.evaluation.step_log import StepLog
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.rollout.context import RolloutContext
 from memskill_cli.rollout.question_answering import UNREADABLE
@@ -78,6 +79,7 @@ class Evaluation:
         self.results = self.folder / "results.jsonl"
         self.sizes = self.folder / "memories.jsonl"
         self.attempts = self.folder / "attempts.jsonl"
+        self.steps = StepLog(self.folder / "steps.jsonl")
         self._failures = 0
         self._traces = 0  # number of traces that have queries to answer
         self._cut: list[int] = []  # number of spans of each trace that was divided so far
@@ -142,6 +144,7 @@ class Evaluation:
             pending=self._without_row,
             on_spans=self._has_spans,
             on_span=lambda: self.callbacks.on_span(),
+            on_steps=self._on_steps,
             on_memory=self._on_memory,
             on_result=self._has_answer,
             on_memory_failed=self._on_memory_failed,
@@ -158,6 +161,9 @@ class Evaluation:
         self._cut.append(count)
         if count:
             self.callbacks.on_span(0, total=round(sum(self._cut) / len(self._cut) * self._traces))
+
+    async def _on_steps(self, trace_id: str, rows: Sequence[Row]) -> None:
+        self.steps.write(trace_id, rows)
 
     async def _on_memory(self, trace_id: str, size: int, counts: Mapping[str, Any]) -> None:
         files.append_line(self.sizes, {"trace_id": trace_id, "memories": size, **counts})
@@ -206,6 +212,7 @@ class Evaluation:
         latest = {row["query_id"]: row for row in files.read_jsonl(self.results)}
         rows = [latest[query.query_id] for query in plan.queries]
         files.write_atomic(self.results, b"".join(map(files.to_json, rows)))
+        self.steps.sort(list(dict.fromkeys(query.trace_id for query in plan.queries)))
         counts: dict[str, Any] = {"memories": 0}
         for of_trace in self._counts_by_trace().values():
             add_counts(counts, of_trace)

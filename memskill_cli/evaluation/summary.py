@@ -1,4 +1,4 @@
-"""From the rows of an evaluation to its numbers: means with 95 % bootstrap intervals, overall and by category."""
+"""The summary of an evaluation's rows: means with 95 % bootstrap intervals, overall and by category."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any
 
 from memskill_cli.datasets.base import ABSTENTION
 from memskill_cli.evaluation.results import Row
+from memskill_cli.scoring.evidence import FAILURES, RECALL_AT
 from memskill_cli.scoring.intervals import bootstrap_ci
 
 SCORES = ("f1", "judge")
 
 
-def summarise(rows: Sequence[Row], *, resamples: int, seed: int) -> dict[str, Any]:
-    """Scores of ``rows``, from 0 to 1. A row without a score counts in no mean.
+def summarise(rows: Sequence[Row], *, resamples: int, seed: int, threshold: float = 0.5) -> dict[str, Any]:
+    """Scores of ``rows``, from 0 to 1. Means leave out rows without a score.
 
-    Abstention questions are in no mean either: if any were asked, ``abstention`` has their own. ``errors`` counts rows
-    by what failed (memory, answer, judge), so that a mean over fewer queries is seen as such. ``cut`` is there when
-    something did not fit the answering model's window: of how many queries, and how many tokens of each on average.
+    They also leave out abstention questions; if any were asked, ``abstention`` has their scores. ``errors`` counts rows
+    by what failed (memory, answer, judge), which shows that a mean is over fewer queries. ``cut`` is present if
+    memories or history did not fit the answer model's context window: the number of such queries and the mean number of
+    tokens that were cut.
     """
     scored = [row for row in rows if row["category"] != ABSTENTION]
     abstained = [row for row in rows if row["category"] == ABSTENTION]
@@ -32,7 +34,23 @@ def summarise(rows: Sequence[Row], *, resamples: int, seed: int) -> dict[str, An
         summary["abstention"] = _numbers(abstained, resamples, seed)
     if cut := [row["cut"] for row in rows if row.get("cut")]:
         summary["cut"] = {"queries": len(cut), "mean_tokens": round(sum(cut) / len(cut), 1)}
-    return summary
+    return summary | _evidence(scored, threshold)
+
+
+def _evidence(rows: Sequence[Row], threshold: float) -> dict[str, Any]:
+    """Mean evidence recall of the rows that name evidence, and why the wrong answers failed; {} if none names any.
+
+    An answer is wrong if its judge score is below 1; without a judge score, if its F1 is below ``threshold``.
+    """
+    known = [row for row in rows if "evidence" in row]
+    if not known:
+        return {}
+    recall = {str(k): sum(row["evidence"]["recall"][str(k)] for row in known) / len(known) for k in RECALL_AT}
+    failures = dict.fromkeys((*FAILURES, "no_evidence"), 0)
+    for row in rows:
+        if row["f1"] is not None and (row["judge"] < 1 if row["judge"] is not None else row["f1"] < threshold):
+            failures[row["evidence"]["stage"] if "evidence" in row else "no_evidence"] += 1
+    return {"evidence_recall": recall, "failures": failures}
 
 
 def _categories(rows: Sequence[Row]) -> list[str]:

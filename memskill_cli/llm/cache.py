@@ -18,6 +18,7 @@ import orjson
 from filelock import FileLock
 
 from memskill_cli.errors import ModelError
+from memskill_cli.types import CallUsage
 
 _LOCK_TIMEOUT = 30.0  # seconds to wait while another process writes
 _FORMAT = 1
@@ -34,6 +35,12 @@ class Stored(NamedTuple):
     def cut(self) -> bool:
         """Whether the token limit ended the reply; False for replies stored before this was recorded."""
         return bool(self.bill and orjson.loads(self.bill).get("cut"))
+
+    @property
+    def usage(self) -> CallUsage:
+        """The tokens of the call that the reply came from (0 if unknown), and 0 seconds."""
+        bill = orjson.loads(self.bill) if self.bill else {}
+        return CallUsage(bill.get("prompt_tokens") or 0, bill.get("completion_tokens") or 0)
 
 
 class ResponseCache:

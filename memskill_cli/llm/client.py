@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import orjson
@@ -18,7 +18,7 @@ from memskill_cli.llm.keys import CallRole, Deployment, KeyRing
 from memskill_cli.llm.ledger import Call, Ledger
 from memskill_cli.llm.models import context_window
 from memskill_cli.llm.reasoning import ReplyText, read_reply
-from memskill_cli.types import ROLES, Role
+from memskill_cli.types import ROLES, CallUsage, Role
 
 T = TypeVar("T")
 Message = dict[str, str]
@@ -33,11 +33,12 @@ _RETRY = "Your last reply could not be read: {error}\nReply again, this time in 
 
 @dataclass(frozen=True)
 class Reply(Generic[T]):
-    """A reply: the parsed value, the text without reasoning, and whether it needed no call of its own."""
+    """A reply: the parsed value, the text without reasoning, whether it needed no call of its own, and what it took."""
 
     value: T
     text: ReplyText
     cached: bool
+    usage: CallUsage = field(default=CallUsage())
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,12 @@ class LLMClient:
         key, found = self._look_up(ask)
         if found and isinstance(parsed := _parse_reply(parse, found.text, found.cut), _Parsed):
             self._record_cached(role, found, "ok")
-            return Reply(parsed.value, parsed.text, cached=True)
+            return Reply(parsed.value, parsed.text, cached=True, usage=found.usage)
         if task := self._pending.get(key):
-            text = (await asyncio.shield(task)).text
+            shared = await asyncio.shield(task)
+            text = shared.text
             self._record_cached(role, Stored(text), "ok")
-            return Reply(parse(text), text, cached=True)
+            return Reply(parse(text), text, cached=True, usage=shared.usage._replace(seconds=0.0))
         task = self._pending[key] = asyncio.create_task(self._fetch(ask, parse, reuse_cached_error, (key, found)))
         task.add_done_callback(lambda task: self._on_done(key, task))
         return await asyncio.shield(task)  # a cancelled caller must not cancel the call for other callers
@@ -194,12 +196,13 @@ class LLMClient:
 
         ``known`` is the result of an earlier cache lookup for ``ask``. With ``skip_cache`` the cache is not read.
         """
-        original = ask
+        original, usage = ask, CallUsage()
         while True:
             key, found = known or self._look_up(ask, skip_cache)
             known = None
             call, text = (None, found.text) if found else await self._call(ask)
             cut = found.cut if found else bool(call and call.cut)
+            usage = _added(usage, found.usage if found else _usage_of(call))
             outcome = "unreadable"
             try:
                 parsed = _parse_reply(parse, text, cut)
@@ -210,10 +213,11 @@ class LLMClient:
                 elif call:
                     self._store(key, text, replace(call, outcome=outcome))
             if isinstance(parsed, _Parsed):
-                return Reply(parsed.value, parsed.text, cached=found is not None)
+                return Reply(parsed.value, parsed.text, cached=found is not None, usage=usage)
             if ask is not original:
                 if found and not reuse_cached_error:
                     return await self._fetch(original, parse, reuse_cached_error, skip_cache=True)
+                parsed.prompt_tokens, parsed.completion_tokens, parsed.seconds = usage
                 raise parsed
             ask = replace(ask, messages=[*ask.messages, *_retry_messages(text, parsed)])
 
@@ -273,6 +277,15 @@ class LLMClient:
 
     def _max_tokens(self, role: Role) -> int:
         return int(getattr(self._models, f"{role}_max_tokens"))
+
+
+def _usage_of(call: Call | None) -> CallUsage:
+    return CallUsage(call.prompt_tokens, call.completion_tokens, call.seconds) if call else CallUsage()
+
+
+def _added(one: CallUsage, other: CallUsage) -> CallUsage:
+    tokens = one.prompt_tokens + other.prompt_tokens, one.completion_tokens + other.completion_tokens
+    return CallUsage(*tokens, round(one.seconds + other.seconds, 4))
 
 
 def _sanitize(text: str) -> str:

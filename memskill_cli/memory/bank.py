@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from memskill_cli.errors import MemoryBankError
-from memskill_cli.memory import int8_prefilter
+from memskill_cli.memory.lexical import LexicalIndex, Ranking, analyzer
 from memskill_cli.memory.stored_bank import SPACES, BankStore, Space, StoredBank
 from memskill_cli.types import Action, Matrix, MemoryItem, MemoryVersion, Provenance, Retrieved, Vector
 
 _MIN_CAPACITY = 64
-_MIN_REDUCTION = 8  # the prefilter must leave fewer than 1/8 of the rows: copying more takes longer than reading all
 
 
 class MemoryBank:
@@ -28,11 +27,14 @@ class MemoryBank:
     Item ids count up from ``m000001`` and are never reused. Vectors must have unit length (or be all zeros, for a text
     without features) and one dimension per space. Not thread-safe.
 
+    ``language`` is that of the texts, for BM25.
+
     ``metadata`` is what the last :meth:`save` was given; None if the bank was never saved.
     """
 
-    def __init__(self, bank_id: str, *, store: BankStore | None = None) -> None:
+    def __init__(self, bank_id: str, *, store: BankStore | None = None, language: str = "english") -> None:
         self.bank_id = bank_id
+        self.language = language
         self.metadata: dict[str, str] | None = None
         self._store = store
         self._items: dict[str, MemoryItem] = {}
@@ -41,6 +43,7 @@ class MemoryBank:
         self._by_row: list[MemoryItem] = []  # contains deleted items, whose rows are never found
         self._rows: dict[str, int] = {}
         self._tables: dict[Space, VectorTable] = {space: VectorTable(f"{bank_id}: {space}") for space in SPACES}
+        self._lexical: LexicalIndex | None = None  # made by the first search that needs it
 
     def __len__(self) -> int:
         return len(self._items)
@@ -82,6 +85,7 @@ class MemoryBank:
         for space, vector in checked.items():
             self._tables[space].replace(self._rows[item_id], vector)
         self._items[item_id] = self._by_row[self._rows[item_id]] = item
+        self._index_terms(self._rows[item_id], item)
         return item
 
     def delete(self, item_id: str, provenance: Provenance) -> None:
@@ -93,6 +97,8 @@ class MemoryBank:
         row = self._rows.pop(item_id)
         for table in self._tables.values():
             table.drop(row)
+        if self._lexical is not None:
+            self._lexical.remove(row)
         if len(self._by_row) > max(_MIN_CAPACITY, 2 * len(self._items)):
             self._compact()
 
@@ -100,6 +106,22 @@ class MemoryBank:
         """The top k items by cosine similarity to ``vector`` (D,), best first, ties in order of insertion."""
         rows, scores = self._tables[space].search(vector, k)
         return list(map(Retrieved, [self._by_row[row] for row in rows], scores))
+
+    def search(self, ranking: Ranking, text: str, vector: Vector, k: int, space: Space) -> list[Retrieved]:
+        """The top k items for a text and its embedding ``vector`` (D,), best first, ties in order of insertion.
+
+        ``dense`` ranks by cosine similarity, ``lexical`` by BM25 over the items with their dates and speakers,
+        ``hybrid`` by the sum of both, each standardised over all items.
+        """
+        if ranking == "dense":
+            return self.retrieve(vector, k, space)
+        rows = np.fromiter(self._rows.values(), np.intp, len(self._rows))
+        if not len(rows):
+            return []
+        scores = self._terms_index().scores(analyzer(self.language).terms(text), len(self._by_row))[rows]
+        if ranking == "hybrid":
+            scores = standardise(scores) + standardise(self._tables[space].scores(vector)[rows])
+        return [Retrieved(self._by_row[rows[i]], float(scores[i])) for i in top_k(scores, k)]
 
     def vectors(self, item_ids: Sequence[str], space: Space) -> Matrix:
         """The vectors of items, (N, D), in the order of ``item_ids``. D is 0 if nothing was ever inserted."""
@@ -133,9 +155,9 @@ class MemoryBank:
         return StoredBank(self.bank_id, dict(metadata or {}), self._next_number, self.items, self.deleted, vectors)
 
     @classmethod
-    def of(cls, stored: StoredBank, store: BankStore | None = None) -> MemoryBank:
+    def of(cls, stored: StoredBank, store: BankStore | None = None, language: str = "english") -> MemoryBank:
         """The bank with this content."""
-        bank = cls(stored.bank_id, store=store)
+        bank = cls(stored.bank_id, store=store, language=language)
         for row, item in enumerate(stored.items):
             bank._append(item, stored.vectors["state"][row], stored.vectors["retrieval"][row])
         bank._deleted = {item.item_id: item for item in stored.deleted}
@@ -149,6 +171,7 @@ class MemoryBank:
         self._items[item.item_id] = item
         self._rows[item.item_id] = len(self._by_row)
         self._by_row.append(item)
+        self._index_terms(self._rows[item.item_id], item)
 
     def _checked(self, state: Vector, retrieval: Vector) -> dict[Space, Vector]:
         """Check both vectors before either table changes, so that the tables stay consistent."""
@@ -161,6 +184,18 @@ class MemoryBank:
             table.keep(kept)
         self._by_row = list(self._items.values())
         self._rows = {item_id: row for row, item_id in enumerate(self._items)}
+        self._lexical = None
+
+    def _terms_index(self) -> LexicalIndex:
+        if self._lexical is None:
+            self._lexical = LexicalIndex()
+            for item_id, row in self._rows.items():
+                self._index_terms(row, self._items[item_id])
+        return self._lexical
+
+    def _index_terms(self, row: int, item: MemoryItem) -> None:
+        if self._lexical is not None:
+            self._lexical.put(row, analyzer(self.language).bag(item.described))
 
 
 class VectorTable:
@@ -172,7 +207,6 @@ class VectorTable:
         self._alive = np.zeros(0, np.bool_)  # (capacity,)
         self._count = 0  # rows in use, including dropped ones
         self._dropped = 0
-        self._index: int8_prefilter.Int8Index | None = None
 
     def checked(self, vector: Vector) -> Vector:
         """The vector (D,) as float32. MemoryBankError if its shape or length is wrong."""
@@ -198,8 +232,6 @@ class VectorTable:
 
     def replace(self, row: int, vector: Vector) -> None:
         self._matrix[row] = vector
-        if self._index:
-            self._index.mark_changed(row)
 
     def drop(self, row: int) -> None:
         self._alive[row] = False
@@ -210,42 +242,31 @@ class VectorTable:
         self._matrix = self._matrix[rows]
         self._alive = np.ones(len(rows), np.bool_)
         self._count, self._dropped = len(rows), 0
-        self._index = None
 
     def take(self, rows: list[int]) -> Matrix:
         return self._matrix[rows]
+
+    def scores(self, vector: Vector) -> npt.NDArray[np.float64]:
+        """The cosines of all rows, dropped ones too, with ``vector``: (rows,)."""
+        return np.vecdot(self._matrix[: self._count], self.checked(vector)).astype(np.float64)
 
     def search(self, vector: Vector, k: int) -> tuple[list[int], list[float]]:
         """The top k rows and their cosines, best first, ties by row number.
 
         ``vecdot`` computes one dot product per row: equal vectors get bitwise equal scores in every row, which a matrix
         product does not guarantee. It also uses no threads. The threads of a matrix product wait for each other, which
-        takes 8 ms instead of 0.5 ms for 10,000 rows on a busy machine. (The prefilter uses threads from 32,768 rows.)
+        takes 8 ms instead of 0.5 ms for 10,000 rows on a busy machine.
         """
         k = min(k, self._count - self._dropped)
         if k <= 0:
             return [], []
-        vector = self.checked(vector)
-        rows = self._prefilter(vector, k)
-        if rows is not None:
-            scores = np.vecdot(self._matrix[rows], vector)
-        else:
-            scores = np.vecdot(self._matrix[: self._count], vector)
-            if self._dropped:
-                scores[~self._alive[: self._count]] = -np.inf
+        scores = np.vecdot(self._matrix[: self._count], self.checked(vector))
+        if self._dropped:
+            scores[~self._alive[: self._count]] = -np.inf
         kth = len(scores) - k
         best = (scores >= np.partition(scores, kth)[kth]).nonzero()[0]  # more than k with ties at the end
         best = best[(-scores[best]).argsort(kind="stable")[:k]]
-        return (best if rows is None else rows[best]).tolist(), scores[best].tolist()
-
-    def _prefilter(self, vector: Vector, k: int) -> npt.NDArray[np.intp] | None:
-        """Candidate rows that contain the top k, ascending, without dropped rows; None to search all rows."""
-        if self._count < int8_prefilter.MIN_ROWS or not int8_prefilter.is_supported():
-            return None
-        self._index = self._index or int8_prefilter.Int8Index(*self._matrix.shape)
-        dropped = (~self._alive[: self._count]).nonzero()[0]
-        rows = self._index.candidates(self._matrix[: self._count], dropped, vector, k)
-        return rows if len(rows) < self._count / _MIN_REDUCTION else None
+        return best.tolist(), scores[best].tolist()
 
     def _grow(self, dim: int) -> None:
         capacity = max(_MIN_CAPACITY, 2 * self._count)
@@ -253,7 +274,24 @@ class VectorTable:
         alive = np.zeros(capacity, np.bool_)
         if self._count:
             matrix[: self._count], alive[: self._count] = self._matrix, self._alive
-        self._matrix, self._alive, self._index = matrix, alive, None
+        self._matrix, self._alive = matrix, alive
+
+
+def standardise(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Scores minus their mean, divided by their population standard deviation; zeros if all are equal."""
+    spread = scores.std()
+    return (scores - scores.mean()) / spread if spread > 1e-12 else np.zeros(len(scores))
+
+
+def top_k(scores: npt.NDArray[np.float64], k: int) -> list[int]:
+    """The positions of the k highest scores, best first, ties by position."""
+    k = min(k, len(scores))
+    if k <= 0:
+        return []
+    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+    best = (scores >= threshold).nonzero()[0]  # more than k with ties at the end
+    chosen: list[int] = best[(-scores[best]).argsort(kind="stable")[:k]].tolist()
+    return chosen
 
 
 def _valid_unicode(text: str) -> str:

@@ -1,6 +1,6 @@
 """Distributes texts over the cores of a CPU, or in batches on a GPU.
 
-``encoder_models`` explains why there are no padded batches on a CPU.
+sentence-transformers only has padded batches; ``encoder_models`` explains why there are none on a CPU.
 """
 
 from __future__ import annotations

@@ -229,11 +229,30 @@ def _head(bank: StoredBank) -> dict[str, Any]:
 
 def _digest(bank: StoredBank) -> str:
     """sha256 of the content of a bank."""
-    facts = (bank.metadata, bank.next_number, bank.items, bank.deleted)
-    sha = hashlib.sha256(orjson.dumps(facts, option=orjson.OPT_SORT_KEYS))
+    lists = [[_facts(item) for item in items] for items in (bank.items, bank.deleted)]
+    sha = hashlib.sha256(orjson.dumps((dict(sorted(bank.metadata.items())), bank.next_number, *lists)))
     for space in SPACES:
         sha.update(np.ascontiguousarray(bank.vectors[space], "<f4").tobytes())
     return sha.hexdigest()
+
+
+def _facts(item: MemoryItem) -> dict[str, Any]:
+    return {"item_id": item.item_id, "text": item.text, "history": [_entry(version) for version in item.history]}
+
+
+def _entry(version: MemoryVersion) -> dict[str, Any]:
+    """A version as JSON. Date and speakers are left out where there are none: earlier versions did not have them, and
+    the digests of their banks stay valid."""
+    origin = version.provenance
+    known = {name: value for name, value in (("date", origin.date), ("speakers", origin.speakers)) if value}
+    provenance = {
+        "trace_id": origin.trace_id,
+        "span_index": origin.span_index,
+        "skills": origin.skills,
+        "step": origin.step,
+        **known,
+    }
+    return {"action": version.action, "text": version.text, "provenance": provenance}
 
 
 def _metadata(item: MemoryItem, order: int) -> dict[str, Any]:
@@ -245,7 +264,7 @@ def _metadata(item: MemoryItem, order: int) -> dict[str, Any]:
         "span_index": latest.span_index,
         "step": latest.step,
         "skills": ", ".join(latest.skills),
-        "history": orjson.dumps(item.history).decode(),
+        "history": orjson.dumps([_entry(version) for version in item.history]).decode(),
     }
 
 
@@ -256,7 +275,14 @@ def _row(item_id: str, text: str, metadata: dict[str, Any], vector: Sequence[flo
 
 def _version(entry: dict[str, Any]) -> MemoryVersion:
     origin = entry["provenance"]
-    provenance = Provenance(origin["trace_id"], origin["span_index"], tuple(origin["skills"]), origin["step"])
+    provenance = Provenance(
+        origin["trace_id"],
+        origin["span_index"],
+        tuple(origin["skills"]),
+        origin["step"],
+        origin.get("date", ""),
+        tuple(origin.get("speakers", ())),
+    )
     return MemoryVersion(Action(entry["action"]), entry["text"], provenance)
 
 

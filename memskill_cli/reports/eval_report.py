@@ -1,7 +1,7 @@
 """``report.html`` of an evaluation.
 
 Scores with intervals, comparison with the paper and with other methods, the worst queries with their retrieved
-memories, and the cost per query.
+memories, links to the pages of the traces (:mod:`.trace_pages`), and the cost per query.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from memskill_cli.reports.failure_examples import Scored, examples
 from memskill_cli.reports.paper_results import Comparison, Setup, compare
 from memskill_cli.reports.run_files import Files, Row, count, counts, get_dict, get_str, number, pair
 from memskill_cli.reports.score_charts import IntervalRow
+from memskill_cli.reports.trace_pages import write_trace_pages
 
 MEASURES = (("f1", "token F1"), ("judge", "LLM judge"), ("success_rate", "success rate"))
 """Scores from 0 to 1: (name in ``summary.json``, title)."""
@@ -79,7 +80,9 @@ class Scores:
 
 
 def write_eval_report(folder: Path) -> Path:
-    """Write ``report.html`` to an evaluation's folder, from its files and those of its run. Returns its path.
+    """Write ``report.html`` and ``traces/`` to an evaluation's folder, from its files and those of its run.
+
+    Returns the path of the report.
 
     Raises OSError if it cannot be written.
     """
@@ -91,11 +94,12 @@ def write_eval_report(folder: Path) -> Path:
     comparison = compare(setup)
     chosen = examples(files, scored)
     neighbours = _neighbours(folder, summary)
+    heading = _heading(summary) or folder.name
     facts = {
         "id": folder.name,
         "run": run.folder.name,
         "system": get_str(summary, "system"),
-        "heading": _heading(summary) or folder.name,
+        "heading": heading,
         "caveats": _caveats(summary),
         "summary": summary,
         "scores": _scores(summary, comparison),
@@ -108,6 +112,7 @@ def write_eval_report(folder: Path) -> Path:
         "neighbour_charts": _neighbour_charts(neighbours),
         "distributions": _distributions([row for row in scored if row.category != ABSTENTION]),
         "examples": chosen,
+        "traces": write_trace_pages(files, heading, settings),
         "held": sum(example.rank > 0 for example in chosen.worst),
         "costs": _costs(run, folder.name, len(scored)),
         "answered": len(scored),

@@ -9,7 +9,7 @@ from memskill_cli.reports.run_files import count, counts, get_dict
 
 
 def executor_notes(summary: Mapping[str, Any]) -> list[str]:
-    """Lines about replies that were unreadable or cut, and about rejected actions; none if there were no problems."""
+    """Lines about unreadable and cut replies, and about rejected and changed actions; none if there were none."""
     executor = get_dict(summary, "executor")
     replies = f"of {count(executor, 'replies')} executor replies"
     lines = []
@@ -23,4 +23,7 @@ def executor_notes(summary: Mapping[str, Any]) -> list[str]:
     if rejected := counts(executor, "rejected"):
         reasons = ", ".join(f"{number:g} {reason}" for reason, number in sorted(rejected.items()))
         lines.append(f"actions rejected: {reasons}")
+    if protected := counts(executor, "protected"):
+        rules = ", ".join(f"{number:g} {rule}" for rule, number in sorted(protected.items()))
+        lines.append(f"actions changed or refused by memory.protect: {rules}")
     return lines

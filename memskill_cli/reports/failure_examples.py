@@ -117,7 +117,7 @@ def examples(files: Files, scored: Sequence[Scored]) -> Examples:
     unscored = [row for row in scored if score_of(row) is None]
     chosen = _worst_first(imperfect)[:MOST]
     wanted = {row.at: row for row in (*chosen, *unscored[:FAILED])}
-    found = {at: _example(row, wanted[at]) for at, row in enumerate(files.rows("results.jsonl")) if at in wanted}
+    found = {at: example_of(row, wanted[at]) for at, row in enumerate(files.rows("results.jsonl")) if at in wanted}
     return Examples(
         [found[row.at] for row in chosen if row.at in found],
         len(imperfect),
@@ -138,19 +138,20 @@ def _worst_first(rows: Sequence[Scored]) -> list[Scored]:
     return [row for _, row in sorted(keyed, key=lambda pair: pair[0])]
 
 
-def _example(row: Row, scored: Scored) -> Example:
+def example_of(row: Row, scored: Scored, most: int = RETRIEVED) -> Example:
+    """The query of one row with all details, and with at most ``most`` of its retrieved memories."""
     gold_answers = texts(row, "truths")
     memories = [
         ShownMemory(get_str(m, "text"), number(m, "score"), _holds(get_str(m, "text"), gold_answers))
         for m in get_dicts(row, "retrieved")
     ]
     rank = next((position for position, memory in enumerate(memories, 1) if memory.holds), 0)
-    more = len(memories) - len(memories[:RETRIEVED])
+    more = len(memories) - len(memories[:most])
     moves = [
         EnvStep(get_str(m, "command"), get_str(m, "observation"), m.get("valid") is not False)
         for m in get_dicts(row, "transcript")
     ]
-    return Example(row, scored, gold_answers, memories[:RETRIEVED], more, moves, rank)
+    return Example(row, scored, gold_answers, memories[:most], more, moves, rank)
 
 
 def _holds(text: str, gold_answers: Sequence[str]) -> bool:

@@ -1,6 +1,6 @@
-"""One episode: read a trace span by span with the skill bank fixed, then ask its memory the queries (section 3).
+"""One episode: build a memory from a trace, span by span, with a fixed skill bank; then answer the queries (section 3).
 
-Evaluation reads and asks in the same way, with another way to choose skills.
+Evaluation uses the same code and chooses skills in other ways.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from memskill_cli.agent.answerer import make_retriever
 from memskill_cli.agent.controller import SelectSkills, make_state
 from memskill_cli.agent.executor import Executor
 from memskill_cli.datasets.registry import get
 from memskill_cli.memory.bank import MemoryBank
+from memskill_cli.memory.retrieval import index_sources, make_retriever, ranking_of
 from memskill_cli.rollout.context import RolloutContext
 from memskill_cli.rollout.kinds import answer_query, prefetch_queries
-from memskill_cli.rollout.rewards import episode_reward, process_reward, reward_of, step_shares
+from memskill_cli.rollout.rewards import episode_reward, process_reward, reward_of, score_queries, step_shares
+from memskill_cli.scoring.evidence import EvidenceMap
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.skill import Skill
 from memskill_cli.types import (
@@ -25,16 +26,18 @@ from memskill_cli.types import (
     Episode,
     ExecutorResult,
     Query,
+    QueryResult,
     Retrieved,
     SkillSelection,
     Span,
     Step,
+    StepTrace,
     Vector,
 )
 
 
 def no_progress() -> None:
-    """For callers who do not watch."""
+    """The progress callback of callers that show no progress."""
 
 
 async def build_memory(
@@ -47,14 +50,14 @@ async def build_memory(
     *,
     evaluating: bool = False,
 ) -> list[Step]:
-    """Read ``spans`` in order into ``bank``; the steps, their episode reward still to come.
+    """Read ``spans`` in order into ``bank``. The steps have their process reward; the episode reward is added later.
 
-    Spans depend on each other through the memory they leave, so a trace is a chain of calls, unless several spans are
-    read at the same time (``memory.parallel_spans``). When ``evaluating``, a noop skill that was chosen is not shown to
-    the executor, and where nothing else was chosen there is no call.
+    Each span is read with the memories of the spans before it, so the calls of a trace run one after the other, unless
+    several spans are read at the same time (``memory.parallel_spans``). When ``evaluating``, a chosen noop skill is not
+    shown to the executor, and if no other skill was chosen the executor is not called.
     """
     executor = Executor(context.llm, context.encoders, context.memory, get(context.dataset).prompt_style)
-    # While the executor's model reads one span, the next ones are encoded.
+    # The next spans are encoded while the executor model processes the current one.
     context.encoders.state.prefetch([span.text for span in spans])
     steps = []
     for first in range(0, len(spans), context.memory.parallel_spans):
@@ -64,15 +67,18 @@ async def build_memory(
         ]
         proposals = await asyncio.gather(*(_propose(executor, looked, evaluating) for looked in group))
         for looked, proposed in zip(group, proposals, strict=True):
+            before = len(bank)
             execution = await executor.apply(bank, looked.span, looked.shown, looked.skills, proposed)
+            chosen = tuple((skill.name, skill.action) for skill in looked.skills)
+            trace = StepTrace(looked.span.trace_id, looked.span.index, chosen, before, len(bank))
             own = process_reward({skill.action for skill in looked.skills}, execution, len(spans), context.reward)
-            steps.append(Step(looked.state, looked.choice, execution, own))
+            steps.append(Step(looked.state, looked.choice, execution, own, trace=trace))
             advance()
     return steps
 
 
 class _Observed(NamedTuple):
-    """A span with what was retrieved and chosen for it."""
+    """A span with the memories retrieved and the skills chosen for it."""
 
     span: Span
     state: Vector
@@ -84,9 +90,9 @@ class _Observed(NamedTuple):
 async def _observe(
     context: RolloutContext, span: Span, skills: SkillBank, choose: SelectSkills, bank: MemoryBank
 ) -> _Observed:
-    """Steps 1 to 4 of section 3: retrieve, make the state, choose."""
+    """Steps 1 to 4 of section 3: encode the span, retrieve memories, make the state, choose skills."""
     vector = (await context.encoders.state.aencode([span.text]))[0]
-    shown = bank.retrieve(vector, context.memory.num_memories, "state")
+    shown = bank.search(ranking_of(context.memory), span.text, vector, context.memory.num_memories, "state")
     memories = bank.vectors([found.item.item_id for found in shown], "state")
     state = make_state(vector, memories, fuse=context.memory.pooling, tau=context.memory.tau)
     choice = choose(state)
@@ -108,23 +114,59 @@ async def run_episode(
     choose: SelectSkills,
     advance: Callable[[], None] = no_progress,
 ) -> Episode:
-    """One trace read once, with the reward each step has earned.
+    """Build a memory from one trace, answer ``queries``, and give each step its reward.
 
-    The memory bank lives and dies with the episode. Raises ModelError if a call fails for good: an episode whose
-    score is unknown is no episode, and the run is resumed rather than taught by it.
+    The memory bank exists only during the episode. Raises ModelError if a model call fails after all retries: an
+    episode without a score must not train the controller, so the run stops and can be resumed.
     """
-    trace_id = spans[0].trace_id
-    bank = MemoryBank(trace_id)
-    prefetch_queries(context, queries, len(spans))
-    steps = await build_memory(context, spans, skills, choose, bank, advance)
     scoring = reward_of(context.reward)
-    retrieve = make_retriever(bank, context.encoders, context.memory)
-    answers = await asyncio.gather(
-        *(answer_query(context, retrieve, query, judged=scoring.needs_judge) for query in queries)
-    )
-    reward = episode_reward(answers, scoring)
-    shares = step_shares(reward, steps, context.reward)
+    read = await read_and_answer(context, spans, queries, skills, choose, advance)
+    steps, answers, bank = read.steps, read.answers, read.bank
+    scored = score_queries(answers, scoring, spans)
+    reward = episode_reward(scored)
+    shares = step_shares(reward, steps, context.reward, scored)
     earned = tuple(
         dataclasses.replace(step, reward=share + step.process_reward) for step, share in zip(steps, shares, strict=True)
     )
-    return Episode(trace_id, earned, tuple(answers), reward, memories=len(bank))
+    return Episode(spans[0].trace_id, earned, tuple(answers), reward, memories=len(bank))
+
+
+class Reading(NamedTuple):
+    """A trace that was read, and the answers to queries about it."""
+
+    steps: Sequence[Step]
+    answers: Sequence[QueryResult]
+    bank: MemoryBank
+
+
+async def read_and_answer(
+    context: RolloutContext,
+    spans: Sequence[Span],
+    queries: Sequence[Query],
+    skills: SkillBank,
+    choose: SelectSkills,
+    advance: Callable[[], None] = no_progress,
+    *,
+    evaluating: bool = False,
+) -> Reading:
+    """Build a memory from one trace (see :func:`build_memory`) and answer ``queries``, scored as the reward needs.
+
+    Where the data name the evidence of a query, its answer says where the evidence was lost. Raises ModelError if a
+    model call fails after all retries.
+    """
+    bank = MemoryBank(spans[0].trace_id, language=context.memory.language)
+    prefetch_queries(context, queries, len(spans))
+    steps = await build_memory(context, spans, skills, choose, bank, advance, evaluating=evaluating)
+    sources = await index_sources(spans, context.encoders, context.memory)
+    retrieve = make_retriever(bank, context.encoders, context.memory, sources)
+    judged = reward_of(context.reward).needs_judge
+    answers = await asyncio.gather(*(answer_query(context, retrieve, query, judged=judged) for query in queries))
+    evidence = EvidenceMap(spans, bank.items, bank.deleted, sources is not None)
+    return Reading(steps, [_with_failure(answer, evidence) for answer in answers], bank)
+
+
+def _with_failure(answer: QueryResult, evidence: EvidenceMap) -> QueryResult:
+    named = answer.query.evidence
+    if not named or answer.error:
+        return answer
+    return dataclasses.replace(answer, failure=evidence.failure(named, answer.retrieved))

@@ -1,23 +1,25 @@
 """Rewards of queries, episodes and steps (section 5 of the method).
 
 A *reward* scores one query; R, the episode reward, is the mean over the queries of an episode. A *credit assignment*
-divides R among the steps of the episode. A step's reward is its share plus its own process reward. Rewards and credit
-assignments are extension points (docs/extending.md).
+divides R among the steps of the episode: a function of R and the steps, or a :class:`QueryCredit`, which is also given
+each query's score and the steps that wrote what was retrieved for it. A step's reward is its share plus its own process
+reward. Rewards and credit assignments are extension points (docs/extending.md).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from memskill_cli.config import DesignerConfig, RewardConfig
 from memskill_cli.config.extension_points import CREDITS, REWARDS
 from memskill_cli.errors import ModelError, PluginError
+from memskill_cli.scoring.evidence import spans_of
 from memskill_cli.scoring.plugin_errors import plugin_errors
-from memskill_cli.types import Action, ExecutorResult, QueryResult, Step
+from memskill_cli.types import Action, ExecutorResult, QueryResult, Span, Step
 
 NOOP_DISCOUNT = 0.2
 """Factor of the process reward when the only action that matches the chosen skills is NOOP."""
@@ -65,10 +67,31 @@ class JudgeReward(Reward):
 Credit = Callable[[float, Sequence[Step], RewardConfig], Sequence[float]]
 """Takes the episode reward, the T steps of the episode and the settings; returns T shares."""
 
+
+class ScoredQuery(NamedTuple):
+    """A query of an episode that has a score."""
+
+    result: QueryResult
+    score: float
+    """From 0 to 1. The mean over the queries of an episode is its reward R."""
+    writers: frozenset[int] = frozenset()
+    """The steps, counted from 0, that wrote the memories retrieved for it. A retrieved source has none."""
+
+
+class QueryCredit(ABC):
+    """A credit assignment that also uses the queries. The class, or an instance, is registered like a function."""
+
+    @abstractmethod
+    def shares(
+        self, reward: float, steps: Sequence[Step], queries: Sequence[ScoredQuery], settings: RewardConfig
+    ) -> Sequence[float]:
+        """T shares of R = ``reward`` for the T ``steps``. ``queries`` are those with a score, at least one."""
+
+
 register_reward = REWARDS.named
 """``@register_reward("name")`` over a :class:`Reward` makes it ``reward.kind = "name"``."""
 register_credit = CREDITS.named
-"""``@register_credit("name")`` over a :data:`Credit` makes it ``reward.credit = "name"``."""
+"""``@register_credit("name")`` over a :data:`Credit` or :class:`QueryCredit` makes it ``reward.credit = "name"``."""
 
 
 def reward_of(settings: RewardConfig) -> Reward:
@@ -84,25 +107,50 @@ def score_result(reward: Reward, result: QueryResult) -> float | None:
         return reward.of(result)
 
 
-def episode_reward(answers: Sequence[QueryResult], reward: Reward) -> float:
-    """R: the mean score of the queries that have one. Raises ModelError if none has."""
-    known = [score for answer in answers if (score := score_result(reward, answer)) is not None]
+def score_queries(answers: Sequence[QueryResult], reward: Reward, spans: Sequence[Span]) -> list[ScoredQuery]:
+    """The answers that have a score, with the steps that wrote what was retrieved. Step t read ``spans[t]``.
+
+    Raises ModelError if no answer has a score.
+    """
+    steps = {span.index: step for step, span in enumerate(spans)}
+    known = [
+        ScoredQuery(answer, score, _writers(answer, steps))
+        for answer in answers
+        if (score := score_result(reward, answer)) is not None
+    ]
     if not known:
         raise ModelError(
             f"none of {len(answers)} answers could be scored: {answers[0].error if answers else 'no queries'}",
             hint="completed work is kept; run the same command with --resume to continue",
         )
-    return float(np.mean(known))
+    return known
 
 
-def step_shares(reward: float, steps: Sequence[Step], settings: RewardConfig) -> list[float]:
+def _writers(answer: QueryResult, steps: Mapping[int, int]) -> frozenset[int]:
+    spans = set[int]().union(*(spans_of(found.item) for found in answer.retrieved))
+    return frozenset(steps[index] for index in spans if index in steps)
+
+
+def episode_reward(queries: Sequence[ScoredQuery]) -> float:
+    """R: the mean score."""
+    return float(np.mean([query.score for query in queries]))
+
+
+def step_shares(
+    reward: float, steps: Sequence[Step], settings: RewardConfig, queries: Sequence[ScoredQuery] = ()
+) -> list[float]:
     """The share of R that each step gets, by ``reward.credit``.
 
     PluginError if the credit assignment raises an exception, or if it does not give one share for each step.
     """
-    credit: Credit = CREDITS.get(settings.credit)
+    part = CREDITS.get(settings.credit)
+    credit: Credit | QueryCredit = part() if isinstance(part, type) and issubclass(part, QueryCredit) else part
     with plugin_errors(credit, f"an episode of {len(steps)} steps"):
-        shares = [float(share) for share in credit(reward, steps, settings)]
+        if isinstance(credit, QueryCredit):
+            given = credit.shares(reward, steps, queries, settings)
+        else:
+            given = credit(reward, steps, settings)
+        shares = [float(share) for share in given]
     if len(shares) != len(steps):
         raise PluginError(
             f"credit assignment {settings.credit} gives {len(shares)} shares for {len(steps)} steps",
@@ -140,6 +188,9 @@ def process_reward(chosen: set[Action], execution: ExecutorResult, steps: int, c
     - No action: 0.
     - S and D have no type in common: -q.
     - Otherwise: q |S & D| / |S | D|, which is q for S = D. If NOOP is the only common type, times ``NOOP_DISCOUNT``.
+
+    With ``memory.protect``, what was finally applied counts: an UPDATE that became an INSERT is an INSERT, a refused
+    DELETE has failed, and an INSERT of what a memory says already is an INSERT.
     """
     quality, failure = config.process_reward_scale / steps, config.process_penalty_scale / steps
     done = {action.action for action in execution.applied}

@@ -40,8 +40,9 @@ class Checkpoint:
     """State after ``num_updates`` inner epochs.
 
     ``state`` has ``dim``, ``skill_dim`` and ``hidden`` of the controller, ``window_start`` (inner epoch where the
-    exploration window began), ``hard_cases`` as rows, and ``rewards`` of the stage's inner epochs so far (None in
-    format 1, where they are only in ``metrics.jsonl``).
+    exploration window began), ``hard_cases`` as rows, ``rewards`` of the stage's inner epochs so far (None in
+    format 1, where they are only in ``metrics.jsonl``), and ``held_out``: the scores of held-out questions at the end
+    of a stage that they judge, else None.
     """
 
     num_updates: int

@@ -56,6 +56,7 @@ class RunDir:
         self.stages = path / "stages"
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self.steps = path / "steps.jsonl"
         self.hard_cases = path / "hard_cases.jsonl"
         self.usage = path / "usage.jsonl"
         self.memory = path / "memory"

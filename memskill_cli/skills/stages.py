@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,41 @@ _FIELDS: dict[str, Any] = {
     "kept": bool | None,
     "parent": int | None,
 }
+Scores = dict[str, float | None]
+"""Scores of held-out questions by query id; None for an answer without a score."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The comparison of a change (challenger) with the best bank before it (champion) on held-out questions.
+
+    ``queries`` is the number of questions that both have a score for, ``champion`` and ``challenger`` are their mean
+    scores, ``difference`` is the mean of (challenger − champion), and ``ci95`` is its interval.
+    """
+
+    queries: int
+    difference: float
+    ci95: tuple[float, float]
+    kept: bool
+    champion: float
+    challenger: float
+
+    def describe(self) -> str:
+        """One line for display and for the designer, with scores from 0 to 1."""
+        low, high = self.ci95
+        return (
+            f"{self.queries} held-out questions: {self.challenger:.3f} with the change, {self.champion:.3f} without; "
+            f"difference {self.difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
+        )
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Gate:
+        """Raises KeyError, TypeError or ValueError for a row that is not one of ``dataclasses.asdict``."""
+        low, high = map(float, row["ci95"])
+        if not isinstance(row["kept"], bool):
+            raise TypeError(f"gate.kept is {row['kept']!r}")
+        numbers = {name: float(row[name]) for name in ("difference", "champion", "challenger")}
+        return cls(queries=int(row["queries"]), ci95=(low, high), kept=row["kept"], **numbers)
 
 
 @dataclass(frozen=True)
@@ -36,6 +71,8 @@ class Stage:
     ``reward`` and ``kept`` are None until the stage is judged; ``kept`` is True if it beat every earlier stage.
     ``change`` is empty if nothing was changed; ``rationale`` is the reason for the change or for its absence.
     ``parent`` is the number of the stage that was changed, ``checkpoint`` that of the checkpoint that was judged.
+    ``gate`` is set if held-out questions judged the change. ``held_out`` has the scores of those questions with this
+    stage's bank and checkpoint; None if it was not compared.
     """
 
     number: int
@@ -47,6 +84,8 @@ class Stage:
     rationale: str = ""
     kept: bool | None = None
     parent: int | None = None
+    gate: Gate | None = None
+    held_out: Scores | None = None
 
     @property
     def outcome(self) -> str:
@@ -91,6 +130,8 @@ def write(folder: Path, stage: Stage) -> None:
             "rationale": stage.rationale,
             "kept": stage.kept,
             "parent": stage.parent,
+            **({"gate": asdict(stage.gate)} if stage.gate else {}),
+            **({"held_out": stage.held_out} if stage.held_out is not None else {}),
             "bank": stage.bank.to_dict(),
         },
     )
@@ -109,12 +150,22 @@ def read(file: Path) -> Stage:
                 raise TypeError(f"{name} is {row[name]!r}")
         if path_of(file.parent, row["stage"]).name != file.name:
             raise ValueError(f"it is stage {row['stage']}")
+        gate = Gate.from_dict(row["gate"]) if row.get("gate") is not None else None
         bank = SkillBank.from_json(content.decode(), str(file), at=("bank",))
-        return Stage(number=row["stage"], bank=bank, **{name: row[name] for name in _FIELDS if name != "stage"})
+        known = {name: row[name] for name in _FIELDS if name != "stage"}
+        return Stage(number=row["stage"], bank=bank, gate=gate, held_out=_held_out(row.get("held_out")), **known)
     except OSError as error:
         raise RunError(f"{file}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file}: not a stage file: {error}") from None
+
+
+def _held_out(scores: Any) -> Scores | None:
+    if scores is None:
+        return None
+    if not isinstance(scores, dict) or not all(isinstance(score, float | int | None) for score in scores.values()):
+        raise TypeError("held_out is not a table of scores")
+    return scores
 
 
 def read_all(folder: Path) -> list[Stage]:
@@ -130,17 +181,28 @@ def best(stages: Sequence[Stage]) -> Stage | None:
     return next((stage for stage in reversed(stages) if stage.is_best), None)
 
 
+def best_before(folder: Path, number: int) -> Stage | None:
+    """The best of the stages before stage ``number``; None if none of them has been judged."""
+    return best(mark_best([stage for stage in read_all(folder) if stage.number < number]))
+
+
 def mark_best(stages: Sequence[Stage]) -> list[Stage]:
     """The same stages, with only the last winner marked as best.
 
-    A stage wins if its reward is higher than all earlier ones, or if an evaluation judged it (``reward`` is None) and
-    kept its non-empty change.
+    A stage wins if its gate kept it; without a gate, if its reward is higher than that of the winner before it, or if
+    an evaluation judged it (``reward`` is None) and kept its non-empty change.
     """
     best_number, best_reward = None, -math.inf
     for stage in stages:
-        if stage.kept and stage.change if stage.reward is None else stage.reward > best_reward:
+        if _wins(stage, best_reward):
             best_number, best_reward = stage.number, best_reward if stage.reward is None else stage.reward
     return [replace(stage, is_best=stage.number == best_number) for stage in stages]
+
+
+def _wins(stage: Stage, best_reward: float) -> bool:
+    if stage.gate is not None:
+        return stage.gate.kept
+    return bool(stage.kept and stage.change) if stage.reward is None else stage.reward > best_reward
 
 
 def first_unjudged(stages: Sequence[Stage], after: int) -> Stage | None:

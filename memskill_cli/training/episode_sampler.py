@@ -1,7 +1,9 @@
 """Which spans are read and which queries are asked in each training episode.
 
 On a dataset of questions an episode has one trace and a sample of its questions. On a dataset of tasks it has a batch
-of expert trajectories and a batch of tasks to play. All draws depend only on (seed, outer, inner, episode).
+of expert trajectories and a batch of tasks to play. All draws depend only on (seed, outer, inner, episode). For an
+algorithm that compares episodes of one trace, the episodes of a group have the same draws. At the start of a run, a
+curriculum (``curriculum.py``) may shorten what is read.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from memskill_cli.envs.trajectories import (
 from memskill_cli.errors import UsageError
 from memskill_cli.rollout.kinds import kind_of
 from memskill_cli.rollout.rewards import reward_of
+from memskill_cli.training.algorithms import group_size
+from memskill_cli.training.curriculum import Curriculum
 from memskill_cli.training.query_sampling import sample_queries
 from memskill_cli.types import Query, Span, Trace
 from memskill_cli.utils.seeding import batch_indices, seed_from
@@ -69,6 +73,8 @@ class QASampler:
         self, settings: Config, traces: Sequence[Trace], notice: Callable[[str], None] = lambda text: None
     ) -> None:
         self._settings, self._traces = settings, traces
+        self._group_size = group_size(settings.train)
+        self._curriculum = Curriculum(settings.train)
         self._spans: dict[int, list[Span]] = {}
 
     def __len__(self) -> int:
@@ -76,12 +82,13 @@ class QASampler:
 
     def episode(self, outer: int, inner: int, episode: int) -> EpisodeSpec:
         settings, how = self._settings, self._settings.train
-        batch = batch_indices(how.batch_size, len(self._traces), outer * how.inner_epochs + inner, settings.seed)
-        trace = self._traces[batch[episode]]
+        groups = how.batch_size // self._group_size
+        batch = batch_indices(groups, len(self._traces), outer * how.inner_epochs + inner, settings.seed)
+        number = batch[episode // self._group_size]
+        trace = self._traces[number]
+        spans, queries = self._curriculum.select(outer, inner, self._spans_of(number, trace), trace.queries)
         drawn = (settings.seed, trace.trace_id, outer, inner)
-        return EpisodeSpec(
-            self._spans_of(batch[episode], trace), sample_queries(trace.queries, settings.reward.query_ratio, drawn)
-        )
+        return EpisodeSpec(spans, sample_queries(queries, settings.reward.query_ratio, drawn))
 
     def _spans_of(self, number: int, trace: Trace) -> list[Span]:
         """The spans of a trace, computed once."""
@@ -95,6 +102,8 @@ class EnvSampler:
 
     def __init__(self, settings: Config, traces: Sequence[Trace], notice: Callable[[str], None]) -> None:
         self._settings, how = settings, settings.env
+        self._group_size = group_size(settings.train)
+        self._curriculum = Curriculum(settings.train)
         self._games = by_type(traces)
         self._sizes = Sizes((how.trajectories_min, how.trajectories_max), (how.tasks_min, how.tasks_max), how.same_type)
         if few := undersized_types(self._games, self._sizes):
@@ -105,12 +114,13 @@ class EnvSampler:
         return sum(map(len, self._games.values()))
 
     def episode(self, outer: int, inner: int, episode: int) -> EpisodeSpec:
-        settings = self._settings
-        rng = random.Random(seed_from(settings.seed, "pair", outer, inner, episode))  # noqa: S311 - not for secrets
+        settings, group = self._settings, episode // self._group_size
+        rng = random.Random(seed_from(settings.seed, "pair", outer, inner, group))  # noqa: S311 - not for secrets
         pair = draw_pair(self._games, self._sizes, rng)
-        read = merge_trajectories(f"trajectories-{outer}-{inner}-{episode}", settings.dataset, "train", pair.read)
+        read = merge_trajectories(f"trajectories-{outer}-{inner}-{group}", settings.dataset, "train", pair.read)
         spans = kind_of(settings.dataset).spans(read, settings.train)
-        return EpisodeSpec(spans, [query for game in pair.play for query in game.queries])
+        tasks = [query for game in pair.play for query in game.queries]
+        return EpisodeSpec(*self._curriculum.select(outer, inner, spans, tasks))
 
 
 SAMPLERS: Mapping[str, Callable[[Config, Sequence[Trace], Callable[[str], None]], EpisodeSampler]] = {

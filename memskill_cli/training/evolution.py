@@ -1,10 +1,11 @@
 """Stages, snapshots and rollback: the outer loop in which the designer evolves the bank (section 7 of the method).
 
 A stage with a higher reward than all stages before it becomes the best, and the designer's next change is made to its
-bank. Any other stage is rolled back: bank, statistics and hard cases become those of the best stage again, and the
-change is added to the list of changes that did not help, which the designer is shown. A cycle without a change is in
-that list too, with its reason, because a model at temperature 0 would give the same reply to the same prompt. No change
-is made after which there is no training that could judge it.
+bank. With ``designer.gate = "val"``, held-out questions decide about a change instead (gate.py). Any other stage is
+rolled back: bank, statistics and hard cases become those of the best stage again, and the change is added to the list
+of changes that did not help, which the designer is shown. A cycle without a change is in that list too, with its
+reason, because a model at temperature 0 would give the same reply to the same prompt. No change is made after which
+there is no training that could judge it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from memskill_cli.llm.models import is_embedded
 from memskill_cli.memory.encoders import CachedEncoder
 from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
-from memskill_cli.skills.stages import Stage
+from memskill_cli.skills.stages import Gate, Scores, Stage
 
 EMBEDDED_CHARS = 8000
 """Maximum characters of hard cases shown to the embedded model, which has a context window of 8192 tokens."""
@@ -47,8 +48,19 @@ class Evolution:
         if not stages.path_of(self.folder, 0).exists():
             stages.write(self.folder, Stage(0, bank))
 
-    def close(self, bank: SkillBank, rewards: Sequence[float], checkpoint: int) -> Stage:
-        """Judge the stage of ``bank`` by its inner-epoch ``rewards``. It is kept if it is better than all before it."""
+    def close(
+        self,
+        bank: SkillBank,
+        rewards: Sequence[float],
+        checkpoint: int,
+        *,
+        gate: Gate | None = None,
+        held_out: Scores | None = None,
+    ) -> Stage:
+        """Judge the stage of ``bank``: by ``gate`` if there is one, else by its inner-epoch ``rewards``.
+
+        By rewards, it is kept if it is better than all before it. ``held_out`` are its scores of held-out questions.
+        """
         known = stages.read_all(self.folder)
         opened = next((stage for stage in known if stage.number == bank.stage), Stage(bank.stage, bank))
         closed = dataclasses.replace(
@@ -56,6 +68,8 @@ class Evolution:
             bank=bank.copy(),
             reward=stages.stage_reward(rewards, self.config.judged_share),
             checkpoint=checkpoint,
+            gate=gate,
+            held_out=held_out,
         )
         before = [stage for stage in known if stage.number < bank.stage]
         wins = stages.mark_best([*before, closed])[-1].is_best
@@ -173,5 +187,6 @@ def attempts(known: Sequence[Stage]) -> list[FailedEdit]:
         elif stage.kept is False:
             before = [s.reward for s in known if s.number < stage.number and s.reward is not None]
             summary, changes = stage.change.get("summary", ""), tuple(stage.change.get("changes", ()))
-            found.append(FailedEdit(stage.number, summary, changes, stage.reward, max(before, default=None)))
+            measured = stage.gate.describe() if stage.gate else ""
+            found.append(FailedEdit(stage.number, summary, changes, stage.reward, max(before, default=None), measured))
     return found

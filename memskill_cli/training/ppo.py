@@ -93,7 +93,7 @@ class PolicyUpdate:
     """The objects that an algorithm updates in place, and its inputs other than the episodes.
 
     Weights and tensors are on ``device``. ``generator`` is seeded for this inner epoch and is the only source of
-    randomness.
+    randomness. ``group_size``: the number of successive episodes that read the same trace; 1 if there are no groups.
     """
 
     controller: Controller
@@ -103,6 +103,7 @@ class PolicyUpdate:
     settings: PPOConfig
     generator: torch.Generator
     device: str
+    group_size: int = 1
 
 
 def update_policy(episodes: Sequence[Episode], policy: PolicyUpdate) -> PPOStats:

@@ -12,12 +12,17 @@ from memskill_cli.types import Query
 
 
 def sample_queries(queries: Sequence[Query], ratio: float, key: tuple[int | str, ...]) -> list[Query]:
+    """A stratified sample of the scored queries: ⌈ratio·n⌉ of n, drawn as by :func:`draw_queries`."""
+    scored = sum(query.scored for query in queries)
+    return draw_queries(queries, math.ceil(Fraction(str(ratio)) * scored), key)  # exact, so that ⌈0.07·100⌉ is 7
+
+
+def draw_queries(queries: Sequence[Query], number: int, key: tuple[int | str, ...]) -> list[Query]:
     """A stratified sample of the scored queries, in their order.
 
-    Of n scored queries it takes max(#categories, ⌈ratio·n⌉): one of each category, the rest in proportion to the size
-    of the categories, by largest remainder (ties: category name). The draw depends on the SHA-256 of ``key`` (such as
-    seed, trace id, outer, inner) and the query id, so it is the same in every process and for every order of the
-    queries.
+    It takes max(#categories, ``number``), at most all: one of each category, the rest in proportion to the size of the
+    categories, by largest remainder (ties: category name). The draw depends on the SHA-256 of ``key`` (such as seed,
+    trace id, outer, inner) and the query id, so it is the same in every process and for every order of the queries.
     """
     by_category: defaultdict[str, list[Query]] = defaultdict(list)
     for query in queries:
@@ -25,20 +30,20 @@ def sample_queries(queries: Sequence[Query], ratio: float, key: tuple[int | str,
             by_category[query.category].append(query)
     sizes = {category: len(group) for category, group in sorted(by_category.items())}
     chosen: set[str] = set()
-    for category, count in _allocate(sizes, ratio).items():
+    for category, count in _allocate(sizes, number).items():
         drawn = sorted(by_category[category], key=lambda query: _hash_rank(key, query.query_id))[:count]
         chosen.update(query.query_id for query in drawn)
     return [query for query in queries if query.query_id in chosen]
 
 
-def _allocate(sizes: dict[str, int], ratio: float) -> dict[str, int]:
+def _allocate(sizes: dict[str, int], number: int) -> dict[str, int]:
     """The number of queries of each category: one, and a share of the rest in proportion to its size.
 
     Shares are rounded by largest remainder (ties: category name). No share exceeds the size of its category; the
-    surplus goes to the other categories in the same order. The arithmetic is exact, so that ⌈0.07·100⌉ is 7.
+    surplus goes to the other categories in the same order.
     """
     total = sum(sizes.values())
-    rest = max(len(sizes), math.ceil(Fraction(str(ratio)) * total)) - len(sizes)
+    rest = min(total, max(len(sizes), number)) - len(sizes)
     counts = dict.fromkeys(sizes, 1)
     shares = {category: divmod(rest * size, total) for category, size in sizes.items()}
     for category, (share, _) in shares.items():

@@ -35,6 +35,7 @@ def resume(trainer: Trainer) -> None:
         )
     inner_epochs = trainer.settings.train.inner_epochs
     trainer.rows = _kept_metrics(run.metrics, trainer.num_updates, inner_epochs, notice)
+    _drop_steps(run.steps, trainer.num_updates, inner_epochs)
     if found is not None and found.state["rewards"] is None:
         outer = (trainer.num_updates - 1) // inner_epochs
         trainer.rewards = [row["episode_reward_mean"] for row in trainer.rows if row["outer"] == outer]
@@ -65,6 +66,15 @@ def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
     )
     trainer.pool = HardCasePool.from_rows(settings.designer, found.state["hard_cases"])
     trainer.rewards = found.state["rewards"] or []
+    trainer.scores = found.state.get("held_out")
+
+
+def _drop_steps(file: Path, done: int, inner_epochs: int) -> None:
+    """Remove the lines after the first ``done`` inner epochs, and damaged lines, from ``steps.jsonl``."""
+    if file.exists():
+        numbered = ((metrics.epoch_index(row, inner_epochs), row) for row in files.read_jsonl(file))
+        kept = [row for number, row in numbered if number is not None and number < done]
+        files.write_atomic(file, b"".join(map(files.to_json, kept)))
 
 
 def _kept_metrics(file: Path, done: int, inner_epochs: int, notice: Callable[[str], None]) -> list[dict[str, Any]]:

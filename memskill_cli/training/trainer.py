@@ -10,6 +10,7 @@
             store the queries that were answered wrong                              agent/hard_cases.py
             write metrics, then a checkpoint                                        metrics.py, runs/checkpoint.py
         judge the stage by the last quarter of its rewards                          skills/stages.py
+        (or its change by held-out questions)                                       gate.py
 
 Every random draw is seeded from (seed, outer, inner, episode), and the results of episodes are used in batch order.
 So the result of a run does not depend on concurrency, and it is the same after an interruption and resume (resume.py).
@@ -34,14 +35,18 @@ from memskill_cli.distributed.base import Engine, LocalEngine
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.rollout.context import RolloutContext
 from memskill_cli.rollout.rewards import reward_of, score_result
+from memskill_cli.rollout.step_rows import step_row
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
+from memskill_cli.skills.stages import Scores
 from memskill_cli.training import metrics, ppo
-from memskill_cli.training.algorithms import algorithm
+from memskill_cli.training.algorithms import algorithm, group_size
 from memskill_cli.training.episode_sampler import EpisodeSampler, EpisodeSpec
 from memskill_cli.training.evolution import Evolution
+from memskill_cli.training.gate import ValGate
+from memskill_cli.training.held_out import HeldOut
 from memskill_cli.training.train_episode import EpisodeCallbacks, PolicySnapshot, run_training_episode
 from memskill_cli.types import Episode
 from memskill_cli.utils import devices, files
@@ -71,11 +76,14 @@ class Trainer:
         designer: Designer | None,
         callbacks: TrainCallbacks,
         engine: Engine | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
         self.run, self.settings, self.context, self.ledger = run, settings, context, ledger
         self.sampler, self.bank, self.designer, self.callbacks = sampler, bank, designer, callbacks
         self.engine = engine or LocalEngine(context)
         self.evolution = Evolution(run.stages, settings.designer, lambda text: self.callbacks.notice(text))
+        notice = self.evolution.notice
+        self.gate = ValGate(held_out, run.stages, run.checkpoints, self.engine, context.encoders, notice)
         self.pool = HardCasePool(settings.designer)
         encoders, hidden = context.encoders, settings.controller.hidden
         self.controller = Controller.seeded(encoders.state.dim, hidden, settings.seed, skill_dim=encoders.of_skills.dim)
@@ -86,6 +94,7 @@ class Trainer:
         self.rewards: list[float] = []  # mean episode rewards of the inner epochs of this stage so far
         self.rows: list[dict[str, Any]] = []  # metrics of all inner epochs so far
         self.best: int | None = None  # the best stage's checkpoint
+        self.scores: Scores | None = None  # of held-out questions, at the end of a stage that they judge
 
     @property
     def total(self) -> int:
@@ -96,6 +105,10 @@ class Trainer:
     def stage_epochs(self) -> int:
         """The number of inner epochs of a stage."""
         return self.settings.train.inner_epochs * self.settings.designer.every
+
+    @property
+    def _at_stage_end(self) -> bool:
+        return self.num_updates % self.stage_epochs == 0 or self.num_updates == self.total
 
     def spans_ahead(self) -> int:
         """The number of spans in all remaining episodes, for a progress bar."""
@@ -120,7 +133,11 @@ class Trainer:
             stats = self._update_policy(episodes, outer, inner, skills_SD)
             self._update_hard_cases(episodes)
             self.num_updates += 1
+            self.scores = None
+            if self._at_stage_end:  # before the line of metrics, which reports what it cost
+                self.scores = await self.gate.measure_challenger(self.bank, self.controller, self.num_updates)
             effort = metrics.EpochUsage(before, self.ledger.usage(), time.monotonic() - began)
+            self._write_steps(outer, inner, episodes[0])
             row = metrics.metrics_row(outer, inner, self.bank, episodes, stats, effort)
             self.rows.append(row)
             self.rewards.append(row["episode_reward_mean"])
@@ -139,6 +156,8 @@ class Trainer:
             self._roll_back()
         stage = stages.first_unjudged(stages.read_all(self.run.stages), self.bank.stage) or await self._new_stage()
         if stage is not None:
+            if stage.change:
+                await self.gate.measure_champion(stage.number, self.controller, self.num_updates)
             self.bank, self.exploration_start, self.rewards = stage.bank.copy(), self.num_updates, []
         return stage is not None
 
@@ -156,7 +175,8 @@ class Trainer:
         champion = stages.best(stages.read_all(self.run.stages))
         if champion is None or champion.number == self.bank.stage or champion.checkpoint is None:
             return
-        self.callbacks.notice(f"stage {self.bank.stage} has no higher reward: rolled back to stage {champion.number}")
+        loss = self.gate.describe_loss(self.bank.stage)
+        self.callbacks.notice(f"stage {self.bank.stage} {loss}: rolled back to stage {champion.number}")
         self.bank = champion.bank.copy()
         found = checkpoint.load_latest(self.run.checkpoints, self.callbacks.notice, upto=champion.checkpoint)
         if found is not None:
@@ -209,6 +229,7 @@ class Trainer:
                 self.settings.ppo,
                 generator,
                 device,
+                group_size(self.settings.train),
             )
             stats = algorithm(self.settings.train.algorithm)(episodes, policy)
         # Skills get the reward of the whole episode: the reward of a step depends more on its position in the episode
@@ -226,6 +247,12 @@ class Trainer:
         new_S = torch.tensor([name in self.bank.new for name in self.bank.names])
         return Exploration(new_S, how.new_skill_min_prob, fade)
 
+    def _write_steps(self, outer: int, inner: int, episode: Episode) -> None:
+        """Append the steps of an inner epoch's first episode to ``steps.jsonl``. The other episodes are left out."""
+        rows = [{"outer": outer, "inner": inner, "episode": 0, **step_row(step)} for step in episode.steps]
+        for row in rows:
+            files.append_line(self.run.steps, row, durable=row is rows[-1])
+
     def _save(self) -> None:
         state = {
             "dim": self.context.encoders.state.dim,
@@ -234,6 +261,7 @@ class Trainer:
             "window_start": self.exploration_start,
             "rewards": self.rewards,
             "hard_cases": self.pool.rows(),
+            "held_out": self.scores,
         }
         weights, adam = self.controller.state_dict(), checkpoint.optimizer_tensors(self.optimizer)
         contents = checkpoint.Checkpoint(self.num_updates, weights, adam, self.bank, state)
@@ -250,12 +278,13 @@ class Trainer:
 
         If a run is killed before this is done, it is done when the run is resumed.
         """
-        at_end = self.num_updates % self.stage_epochs == 0 or self.num_updates == self.total
+        at_end = self._at_stage_end
         if at_end or self.best is None:
             known = stages.read_all(self.run.stages)
             judged = any(_is_judged(stage, self.num_updates) for stage in known if stage.number == self.bank.stage)
             if at_end and self.rewards and not judged:
-                self.evolution.close(self.bank, self.rewards, self.num_updates)
+                decision = self.gate.decision(self.bank, self.scores)
+                self.evolution.close(self.bank, self.rewards, self.num_updates, gate=decision, held_out=self.scores)
                 known = stages.read_all(self.run.stages)
             champion = stages.best(known)
             self.best = champion.checkpoint if champion else None

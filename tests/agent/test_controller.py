@@ -207,6 +207,9 @@ def test_the_shift_fades_and_is_what_the_choice_was_drawn_with() -> None:
     assert drawn.log_prob == pytest.approx(
         naive_log_prob((z + drawn.exploration_bonus * new).tolist(), drawn.skills), abs=1e-5
     )
+    powers = np.exp((z + drawn.exploration_bonus * new).detach().double().numpy())
+    expected = [powers[skill] / powers.sum() for skill in drawn.skills]
+    assert drawn.probabilities == pytest.approx(expected, abs=1e-6), "of the distribution that was drawn from"
 
 
 def test_the_state_is_the_span_beside_the_fused_memories() -> None:

@@ -16,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memskill_cli.agent.designer import Designer, FailedEdit, Proposal, SkillEdit, Style, apply
+from memskill_cli.agent.designer_context import describe_attempts, describe_cases
 from memskill_cli.agent.designer_parsing import parse_analysis, parse_refinement
 from memskill_cli.agent.hard_cases import HardCase
 from memskill_cli.agent.skill_edits import placeholder, safe_name, validate_edits
 from memskill_cli.config import DesignerConfig
 from memskill_cli.errors import ModelError, SkillBankError, UnreadableReplyError
+from memskill_cli.scoring.evidence import FAILURES
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.skills.skill import NAME, Skill, SkillStats
@@ -123,6 +125,35 @@ def test_the_designer_sees_cases_and_skills(tmp_path: Path) -> None:
         assert skill.body not in analysis
         assert skill.body in last
     assert "1 change" in last
+
+
+def test_where_evidence_was_lost_is_told_only_where_it_is_known() -> None:
+    without = describe_cases(CASES, "conversational", 20, 10_000)
+    assert "Evidence" not in without
+    told = {}
+    for stage in FAILURES:
+        known = [[replace(CASES[0][0], stage=stage)], CASES[1]]
+        first, second = describe_cases(known, "conversational", 20, 10_000).split("Group 2")
+        (line,) = [line for line in first.splitlines() if line.startswith("Evidence: ")]
+        told[stage] = line.removeprefix("Evidence: ")
+        assert first.replace(line + "\n", "") + "Group 2" + second == without, "nothing else changes"
+    assert told == {
+        "not_stored": "was not stored in memory",
+        "lost": "was stored, then overwritten or deleted",
+        "not_retrieved": "was stored, not retrieved",
+        "not_used": "was retrieved, not used in the answer",
+    }
+
+
+def test_what_held_out_questions_showed_is_told_in_place_of_rewards() -> None:
+    rewards = FailedEdit(2, "Pets.", ({**ADD, "description": None, "body": None},), 0.6, 0.5)
+    assert describe_attempts([rewards], 10_000).startswith(
+        "Stage 2, tried, did not help (reward 0.6000, the best without it 0.5000): Pets.\n"
+    )
+    measured = replace(rewards, measured="60 held-out questions: worse")
+    assert describe_attempts([measured], 10_000).startswith(
+        "Stage 2, tried, did not help (60 held-out questions: worse): Pets.\n"
+    )
 
 
 def test_embodied_wording(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -35,15 +36,27 @@ class Desk:
     prompts: list[str] = field(default_factory=list)
 
     def run(
-        self, reply: Script, skills: Sequence[str] = ("insert", "update", "delete"), **memory: int
+        self,
+        reply: Script,
+        skills: Sequence[str] = ("insert", "update", "delete"),
+        span: str = SPAN.text,
+        **memory: int,
     ) -> ExecutorResult:
-        """Execute once; memories are shown in the reverse of the bank's order, so that places are not ids."""
+        """Execute once; memories are shown in the reverse of the bank's order, so that places are not ids. Actions are
+        applied as in the paper, unless ``protect`` is given."""
         with MockLLMServer({"executor": reply}) as server:
-            done = asyncio.run(self._execute(server.url, skills, MemoryConfig(**memory)))
+            done = asyncio.run(
+                self._execute(
+                    server.url,
+                    skills,
+                    dataclasses.replace(SPAN, text=span),
+                    MemoryConfig(**{"protect": False, **memory}),
+                )
+            )
         self.prompts = [request.text for request in server.requests]
         return done
 
-    async def _execute(self, url: str, skills: Sequence[str], memory: MemoryConfig) -> ExecutorResult:
+    async def _execute(self, url: str, skills: Sequence[str], span: Span, memory: MemoryConfig) -> ExecutorResult:
         encoder = load_encoder("hashing", cache_dir=None)
         llm = llm_client(url)
         try:
@@ -52,7 +65,7 @@ class Desk:
                 self.bank.insert(text, vector, vector, Provenance("talk", 0, ("insert",), 0))
             shown = self.bank.retrieve(np.zeros(encoder.dim, np.float32), 4, "state")[::-1]
             executor = Executor(llm, EncoderPair(encoder, encoder), memory)
-            return await executor.execute(self.bank, SPAN, shown, [SEEDS[name] for name in skills])
+            return await executor.execute(self.bank, span, shown, [SEEDS[name] for name in skills])
         finally:
             await llm.aclose()
             encoder.close()
@@ -179,3 +192,48 @@ def test_the_prompt_has_the_chosen_skills_in_order_the_memories_and_the_span() -
     text = callbacks.prompts[0]
     assert text.index("### update") < text.index("### insert") < text.index(OLD[0]) < text.index("Miso the cat")
     assert "### delete" not in text
+
+
+def test_a_careless_reply_loses_no_memory() -> None:
+    """Hashed words: the cosine of texts without a common word is near 0."""
+    reply = """{"actions": [
+        {"action": "update", "index": 0, "memory": "Miso is a cat."},
+        {"action": "update", "index": 3, "memory": "Ana lives in Porto."},
+        {"action": "delete", "index": 1},
+        {"action": "insert", "memory": "ana has a dog"},
+        {"action": "insert", "memory": "Miso is a cat!"}]}"""
+    desk = Desk()
+    done = desk.run(reply, protect=True)
+    assert desk.texts == ["Ana lives in Porto.", *OLD[1:], "Miso is a cat."]
+    assert done.protected == {
+        ActionStatus.UPDATE_TO_INSERT: 1,
+        ActionStatus.UNSUPPORTED_DELETE: 1,
+        ActionStatus.SEEN_AGAIN: 2,
+    }
+    assert done.rejected == {ActionStatus.UNSUPPORTED_DELETE: 1}
+    assert [action.action for action in done.applied] == [Action.INSERT, Action.UPDATE, Action.INSERT, Action.INSERT]
+    assert done.attempted == 5
+    assert [(change.item_id, change.text, change.before) for change in done.changes] == [
+        ("m000005", "Miso is a cat.", ""),
+        ("m000001", "Ana lives in Porto.", OLD[0]),
+        ("m000002", OLD[1], OLD[1]),
+        ("", "Miso is a cat!", "Miso is a cat!"),
+    ]
+
+
+def test_a_memory_seen_again_derives_from_both_spans() -> None:
+    desk = Desk()
+    desk.run("ACTION: INSERT\nMEMORY: Ana has a dog.\n\nACTION: INSERT\nMEMORY: ana has a dog", protect=True)
+    seen = desk.bank.items[1]
+    assert [(version.action, version.text) for version in seen.history] == [
+        (Action.INSERT, OLD[1]),
+        (Action.UPDATE, OLD[1]),
+    ], "noted once for a span"
+    assert [version.provenance.span_index for version in seen.history] == [0, SPAN.index]
+
+
+def test_a_supported_delete_is_applied() -> None:
+    desk = Desk()
+    done = desk.run("ACTION: DELETE\nINDEX: 1", protect=True, span="Ana: I do not like tea any more.")
+    assert desk.texts == [OLD[0], OLD[1], OLD[3]]
+    assert not done.protected

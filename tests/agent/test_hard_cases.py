@@ -123,10 +123,25 @@ def test_a_pool_from_rows_keeps_to_the_settings() -> None:
     assert [item.query_id for item in pool.cases] == ["q2"]
 
 
-@pytest.mark.parametrize("change", [{"truths": None}, {"score": "high"}, {"extra": 1}, {"fails": None}, {"epoch": "x"}])
+@pytest.mark.parametrize(
+    "change", [{"truths": None}, {"score": "high"}, {"extra": 1}, {"fails": None}, {"epoch": "x"}, {"stage": 1}]
+)
 def test_a_row_that_is_none_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RunError, match="not a hard case"):
         HardCasePool.from_rows(CONFIG, [{**case("q1").to_row(), **change}])
+
+
+def test_where_the_evidence_was_lost_is_that_of_the_last_failure() -> None:
+    pool = HardCasePool(CONFIG)
+    pool.observe([answer("q1", 0.0, failure="lost"), answer("q2", 0.0)], 1, *F1)
+    assert [item.stage for item in pool.cases] == ["lost", ""]
+    pool.observe([answer("q1", 0.0, failure="not_used")], 2, *F1)
+    assert [item.stage for item in HardCasePool.from_rows(CONFIG, pool.rows()).cases] == ["not_used", ""]
+    older = {name: value for name, value in case("q1").to_row().items() if name != "stage"}
+    assert HardCase.from_row(older) == case("q1"), "a row of an older version"
+    silent = HardCasePool(replace(CONFIG, evidence=False))
+    silent.observe([answer("q1", 0.0, failure="lost")], 1, *F1)
+    assert silent.cases[0].stage == "", "as published: the designer is told nothing"
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from([None, 0.0, 0.49, 0.5, 1.0])), max_size=40))

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from memskill_cli.app.evaluate import EvalProgress
-from memskill_cli.app.evolve import CycleResult, EvolveOptions, evolve
+from memskill_cli.app.evolve import CycleResult, EvolveOptions, decide_by, evolve, failures
 from memskill_cli.app.runtime import ProviderAccess
+from memskill_cli.config import load
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills import stages
 from memskill_cli.testing.server import MockLLMServer
 from memskill_cli.testing.server import Request as Asked
+from memskill_cli.utils import files
 
 from ..toy_models import designed, read_or_answered
 from ..training.resume_harness import Lives
@@ -67,3 +69,25 @@ def test_what_a_training_left_waiting_without_a_change_is_passed_over(lives: Liv
     stages.write(run.stages, stages.Stage(1, bank, rationale="no reason was given", parent=0))
     assert by_hand(lives, run, judge_on="val").stage.number == 2
     assert stages.first_unjudged(stages.read_all(run.stages), 0) is None
+
+
+def test_failures_of_an_evaluation_say_where_the_evidence_was_lost() -> None:
+    row = {"query_id": "q", "trace_id": "t", "category": "1", "question": "Where?", "truths": ["there"]}
+    row |= {"prediction": "here", "retrieved": [], "f1": 0.0, "judge": None, "error": ""}
+    rows = [row, {**row, "evidence": {"refs": ["s:1"], "recall": {}, "stage": "not_stored"}}]
+    assert [case.stage for case in failures(rows, load())] == ["", "not_stored"]
+    assert [case.stage for case in failures(rows, load(preset="paper"))] == ["", ""]
+
+
+@pytest.mark.parametrize(("gate", "kept"), [("rewards", True), ("val", False)])
+def test_judging_on_a_split_is_by_the_rule_of_the_run(tmp_path: Path, gate: str, kept: bool) -> None:
+    """Better in the mean, but not surely: it is kept only where means alone decide."""
+    summaries = []
+    for name, scores in (("before", (0.5, 0.5)), ("after", (1.0, 0.4))):
+        (tmp_path / name).mkdir()
+        lines = [{"query_id": f"q{i}", "f1": score} for i, score in enumerate(scores)]
+        (tmp_path / name / "results.jsonl").write_bytes(b"".join(map(files.to_json, lines)))
+        summaries.append({"folder": str(tmp_path / name), "f1": sum(scores) / 2})
+    found = decide_by("f1", summaries, load(overrides={"designer.gate": gate}), ("f1", "judge"))
+    assert found[0] is kept
+    assert (found[1] is None) is (gate == "rewards")

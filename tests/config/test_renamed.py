@@ -21,7 +21,6 @@ from memskill_cli.config.renamed import (
 )
 from memskill_cli.errors import UsageError
 
-
 MOVED = {
     f"{old}.{name.partition('.')[2]}": name
     for old, new in SECTIONS.items()
@@ -123,6 +122,23 @@ def test_a_dataset_of_a_plug_in_may_use_an_old_name(monkeypatch: pytest.MonkeyPa
     assert (found.steps, found.workers) == (7, 3)
 
 
+def test_group_relative_is_grpo_with_a_batch_of_different_traces() -> None:
+    """As the algorithm was when it had that name: a run that has it in its config.toml goes on as it began."""
+    warnings: list[str] = []
+    typed = load(sets=["train.algorithm=group-relative"], warn=warnings.append).train
+    assert (typed.algorithm, typed.group_size) == ("grpo", 1)
+    assert len(warnings) == 1
+    assert "train.algorithm = group-relative is now called train.algorithm = grpo, train.group_size = 1" in warnings[0]
+    run = from_dict({"train": {"algorithm": "group-relative", "batch_size": 3}}).train
+    assert (run.algorithm, run.group_size, run.batch_size, run.curriculum) == ("grpo", 1, 3, 0)
+    both = load(sets=["train.algorithm=group-relative", "train.group_size=2"]).train
+    assert (both.algorithm, both.group_size) == ("grpo", 2)
+    assert current_sections({"train": {"algorithm": "group-relative"}}) == {
+        "train": {"algorithm": "grpo", "group_size": 1}
+    }
+    assert load(sets=["train.algorithm=grpo"]).train.group_size == 4
+
+
 def test_digests_use_the_former_names() -> None:
     assert former_name("eval", "num_skills") == "top_k"
     assert former_name("memory", "num_memories") == "top_k"
@@ -139,5 +155,6 @@ def test_a_later_setting_counts_in_a_digest_when_it_is_not_what_version_01_did()
 
 
 @pytest.mark.parametrize(("name", "value"), ADDED.items())
-def test_a_later_setting_is_by_default_what_version_01_did(name: str, value: Any) -> None:
-    assert value_of(load(), name) == value
+def test_a_run_of_version_01_keeps_what_it_did(name: str, value: Any) -> None:
+    """Its config.toml has no later settings. Their defaults may differ from what version 0.1 did."""
+    assert value_of(from_dict({"memory": {"top_k": 7}}), name) == value

@@ -129,10 +129,28 @@ def test_adversarial_questions_are_kept_but_not_scored(tmp_path):
     assert [q.gold_answers for q in trace.queries[2:]] == [("Yes",), ("No",)]
 
 
-@pytest.mark.parametrize("evidence", [[], ["D8:6; D9:17"], ["D"], ["D:11:26"], None, 7])
-def test_evidence_is_not_looked_at(tmp_path, evidence):
+@pytest.mark.parametrize(
+    ("evidence", "refs"),
+    [
+        (["D1:1"], ("session_1:0",)),
+        (["D1:2; D1:1"], ("session_1:1", "session_1:0")),
+        (["D:01:2", "D1:2"], ("session_1:1",)),
+        (["D8:6", "D"], ()),
+        ([], ()),
+        (None, ()),
+        (7, ()),
+    ],
+)
+def test_evidence_names_turns_however_it_is_written(tmp_path, evidence, refs):
     (trace, *_), _ = read(tmp_path, record(lambda made: made["qa"][0].update(evidence=evidence)))
-    assert len(trace.queries) == 2
+    assert [query.evidence for query in trace.queries] == [refs, ()]
+
+
+def test_evidence_counts_only_the_turns_that_are_kept(tmp_path):
+    said = [{"dia_id": "D1:1", "text": " "}, {"dia_id": "D1:2", "text": "A cat."}]
+    (trace, *_), _ = read(tmp_path, record(lambda made: (turns(*said)(made), made["qa"][0].update(evidence=["D1:2"]))))
+    assert trace.queries[0].evidence == ("session_1:0",)
+    assert trace.sessions[0].turns[0].text == "A cat."
 
 
 def test_a_question_asked_twice_has_two_ids(tmp_path):

@@ -80,6 +80,19 @@ def test_a_record_is_a_trace_with_one_question_and_each_session_keeps_its_date(t
     assert notes == ["all 1 records are taken as test"]
 
 
+def test_evidence_is_the_marked_turns_and_answer_sessions_without_one(tmp_path):
+    (marked,), _ = read(tmp_path, record())
+    assert marked.queries[0].evidence == ("s1:0",)
+    (both,), _ = read(tmp_path, record(answer_session_ids=["s1", "s2"]))
+    assert both.queries[0].evidence == ("s1:0", "s2")
+    (silent,), _ = read(
+        tmp_path, record(lambda made: made["haystack_sessions"][0].insert(0, {"role": "user", "content": ""}))
+    )
+    assert silent.queries[0].evidence == ("s1:0",), "a turn without text is not counted"
+    (none,), _ = read(tmp_path, record(lambda made: made.pop("answer_session_ids")))
+    assert none.queries[0].evidence == ("s1:0",)
+
+
 @pytest.mark.parametrize("mode", ["turn", "turn-pair", "full-session", "fixed-length"])
 def test_every_span_says_the_date_of_its_session(tmp_path, mode):
     (trace,), _ = read(tmp_path, record())

@@ -134,6 +134,59 @@ def test_paragraph_splits_where_a_document_starts():
     ]  # fmt: skip
 
 
+def refs(mode, *sessions: Session, **options) -> list[list[str]]:
+    spans = split_spans(trace(*(sessions or TALK)), mode, **options)
+    return [[source.ref for source in span.sources] for span in spans]
+
+
+def test_a_span_names_the_turns_that_it_has_a_part_of():
+    assert refs("turn") == [["session_1:0"], ["session_1:1"], ["session_1:2"], ["session_2:0"]]
+    assert refs("turn-pair") == [["session_1:0", "session_1:1"], ["session_1:2"], ["session_2:0"]]
+    assert refs("full-session") == [["session_1:0", "session_1:1", "session_1:2"], ["session_2:0"]]
+
+
+def test_a_window_names_the_turns_that_it_cuts():
+    text = "Ann: Hi\nBob: Hello\nAnn: A cat!"
+    spans = split_spans(trace(TALK[0]), "fixed-length", chunk_size=5, chunk_overlap=0)
+    for span in spans:
+        shown = span.text.partition("]\n")[2]
+        start = text.index(shown)
+        inside = [
+            f"session_1:{i}"
+            for i, line in enumerate(text.split("\n"))
+            if text.index(line) < start + len(shown) and text.index(line) + len(line) > start
+        ]
+        assert [source.ref for source in span.sources] == inside
+    assert len(spans) > 2
+
+
+def test_a_source_has_date_speaker_and_text_of_its_turn():
+    source = split_spans(trace(*TALK), "turn")[2].sources[0]
+    assert (source.ref, source.date, source.speaker, source.text) == ("session_1:2", DAY1, "Ann", "A cat!")
+    assert source.session == "session_1"
+    assert split_spans(trace(*TALK), "turn")[2].date == DAY1
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=6000).filter(str.strip))
+@settings(max_examples=60, deadline=None)
+def test_a_long_turn_is_kept_in_parts_that_join_to_it(text):
+    (span,) = split_spans(trace(Session("s", "", (Turn("Ann", text),))), "full-session")
+    joined = "".join(source.text for source in span.sources)
+    assert "".join(joined.split()) == "".join(text.split())
+    assert all(len(source.text) <= 1200 for source in span.sources)
+    if len(span.sources) > 1:
+        assert [source.ref for source in span.sources] == [f"s:0.{i}" for i in range(len(span.sources))]
+
+
+def test_documents_of_one_turn_are_sources_of_their_own():
+    (span,) = split_spans(trace(plain("Document 1:\nA cat\n\nDocument 2:\nA dog")), "full-session")
+    assert [source.text for source in span.sources] == ["Document 1:\nA cat", "Document 2:\nA dog"]
+
+
+def test_sessions_with_one_label_have_refs_of_their_own():
+    assert refs("full-session", TALK[1], TALK[1]) == [["session_2:0"], ["session_2#2:0"]]
+
+
 def test_paragraph_is_for_document_sets_only():
     with pytest.raises(UsageError, match="the text has none"):
         split_spans(trace(*TALK), "paragraph")

@@ -121,10 +121,12 @@ def test_an_evaluation_elsewhere_has_the_same_rows_and_memories(
         summary = rig.method(method)
         assert (RemoteEngine.pools > before) == (name == "there")
         known = {key: summary[key] for key in summary.keys() - {"usage", "seconds"}}
-        found.append((known, rig.rows(), list(files.read_jsonl(rig.folder / "memories.jsonl"))))
+        read = [row | {"seconds": 0} for row in files.read_jsonl(rig.folder / "steps.jsonl")]
+        assert bool(read) == (method in ("memskill", "random-skills"))
+        found.append((known, rig.rows(), read, list(files.read_jsonl(rig.folder / "memories.jsonl"))))
     here, there = found
-    assert here[:2] == there[:2]
-    assert sorted(here[2], key=str) == sorted(there[2], key=str)
+    assert here[:3] == there[:3]
+    assert sorted(here[3], key=str) == sorted(there[3], key=str)
 
 
 @pytest.mark.usefixtures("far")

@@ -26,6 +26,8 @@ AT_ONCE = 4
 """Calls in flight at most, and so questions lost with a kill at most."""
 LENGTH = ["--outer-epochs", "3", "--inner-epochs", "2", "--batch-size", "2", "--top-k", "2", "--evolve"]
 FLAGS = [*LENGTH, "--concurrency", str(AT_ONCE), "--set", "train.keep_checkpoints=2", "--api-key", "none"]
+# The small world that answers here reads memories alone.
+FLAGS += ["--set", "designer.gate=rewards", "--set", "memory.sources=false", "--set", "memory.protect=false"]
 OF_THE_MACHINE = {"seconds", "llm_calls", "cached_calls", "cost_usd"}
 """Of metrics: what may differ between a run that was killed and one that was not."""
 BLUR = "## Purpose\nBLUR what is said.\n\n## How to apply\nLeave everything out."

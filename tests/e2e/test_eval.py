@@ -83,7 +83,8 @@ def test_the_files_are_what_the_contract_says(evaluated: Evaluated) -> None:
     assert (written["run"], written["checkpoint"], written["errors"]) == ("a", "000002", {})
     assert written["seconds"] > 0
     found = rows(evaluated.done, evaluated.home)
-    assert all(row.keys() == ROW for row in found)
+    assert all(row.keys() == ROW | {"evidence"} for row in found if row.get("evidence"))
+    assert all(row.keys() == ROW for row in found if not row.get("evidence"))
     assert all(row["retrieved"] and row["retrieved"][0].keys() == {"id", "text", "score"} for row in found)
     assert all(0 <= row["f1"] <= 1 and row["judge"] in (0, 0.5, 1) and row["error"] == "" for row in found)
 

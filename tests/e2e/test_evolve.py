@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,7 @@ class Place:
 
     def train(self, *more: str, outer: int = 3, code: int = 0) -> Any:
         models = [f"models.{role}=openai/world-{role}" for role in ("executor", "answer", "judge", "designer")]
+        models += ["designer.gate=rewards", "memory.sources=false"]  # the small world's answers read memories only
         flags = [part for text in models for part in ("--set", text)]
         shape = ["--span-mode", "turn", "--top-k", "1", "--outer-epochs", str(outer), "--inner-epochs", "4"]
         fast = ["--set", "ppo.learning_rate=0.003", "--encoder", "hashing", "--retriever", "hashing"]
@@ -225,6 +227,47 @@ def test_judging_goes_by_what_the_run_is_rewarded_with(home: Any) -> None:
         assert scores["after"]["judge"] > scores["before"]["judge"]
         assert cycle["kept"] is True
         assert place.stage(1)["is_best"] is True
+
+
+class Eager(World):
+    """The small world with an executor that follows all skills it is shown, not only one."""
+
+    def __call__(self, request: Request) -> str:
+        skills, _, span = request.messages[-1]["content"].partition("<span>")
+        if request.role != "executor":
+            return super().__call__(request)
+        who, kind, value = re.search(r"(\w+)'s (\w+) is (\w+)", span).groups()  # type: ignore[union-attr]
+        known = kind == "job" or "ALLERGY" in skills
+        return f"ACTION: INSERT\nMEMORY: {who} {kind} {value}" if known else "ACTION: NOOP"
+
+
+def test_val_questions_judge_a_change_and_its_skill_is_measured_without_it(home: Any) -> None:
+    with place_in(home, Eager(HELP)) as place:
+        flags = ["--set", "designer.gate=val", "--set", "eval.num_skills=9"]
+        place.train(*flags, "--top-k", "9", outer=2)
+        first, helpful = place.stage(0), place.stage(1)
+        assert (sum(first["held_out"].values()), sum(helpful["held_out"].values())) == (1.0, 2.0)
+        assert helpful["gate"] == {
+            "queries": 2,
+            "difference": 0.5,
+            "ci95": [0.0, 1.0],
+            "kept": True,
+            "champion": 0.5,
+            "challenger": 1.0,
+        }
+        assert helpful["is_best"]
+        before = tree(place.run / "stages")
+        (effect,) = place.do("evolve", "--run", "evo", "--attribution", "val")["effects"]
+        assert effect == {
+            "skill": "allergies",
+            "score": "f1",
+            "queries": 2,
+            "difference": 0.5,
+            "ci95": [0.0, 1.0],
+        }
+        assert tree(place.run / "stages") == before
+        refused = place.do("evolve", "--attribution", "val", "--dry-run", code=2)
+        assert "cannot be combined" in refused.err
 
 
 def test_what_evolve_cannot_do_is_said(home: Any) -> None:

@@ -156,6 +156,17 @@ def test_history(home):
     ]
     assert (stages[1]["added"], stages[1]["refined"], stages[1]["removed"]) == (["moves"], ["update"], [])
     assert stages[2]["removed"] == ["moves"]
+    assert [stage["gate"] for stage in stages] == [None] * 3
+
+
+def test_history_has_what_held_out_questions_showed(home):
+    path = home / "runs/evolved/stages/stage-002.json"
+    gate = {"queries": 60, "difference": -0.018, "ci95": [-0.061, 0.022], "kept": False}
+    gate |= {"champion": 0.33, "challenger": 0.312}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "gate": gate}))
+    out = " ".join(memskill("--history", cwd=home).stdout.replace("│", " ").split())
+    assert "60 held-out questions: 0.312 with the change, 0.330 without; difference -0.018" in out
+    assert json.loads(memskill("--history", "--json", cwd=home).stdout)["stages"][2]["gate"] == gate
 
 
 def test_diff(home):

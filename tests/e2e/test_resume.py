@@ -46,7 +46,7 @@ def test_damaged_checkpoints_are_named_and_gone_back_from(prepared: Home) -> Non
         assert best.code == 0, best.err
         told = " ".join(best.err.split())
         assert "000003/controller.safetensors" in told
-        assert "its skills are chosen by the controller of checkpoint 000002" in told
+        assert "with the controller of checkpoint 000002" in told
 
         # As if it had been killed after the last checkpoint.
         record = json.loads((run / "run.json").read_text())

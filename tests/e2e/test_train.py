@@ -93,7 +93,9 @@ def test_a_run_directory_is_what_the_contract_says(trained: Trained) -> None:
     names = {p.name for p in path.iterdir() if not p.name.startswith(".")}
     files = {"run.json", "config.toml", "skill_bank.json", "metrics.jsonl", "usage.jsonl"}
     assert files | {"stages", "checkpoints", "logs"} <= names
-    assert names <= files | {"stages", "checkpoints", "logs", "hard_cases.jsonl", "memory", "evals", "report.html"}
+    assert names <= files | {
+        *("stages", "checkpoints", "logs", "hard_cases.jsonl", "steps.jsonl", "memory", "evals", "report.html")
+    }
     record = json.loads((path / "run.json").read_text())
     assert {"format", "memskill", "dataset", "data_digest", "seed", "status", "created", "updated"} <= record.keys()
     manifest = json.loads((trained.home.path / "data" / "locomo" / "manifest.json").read_text())

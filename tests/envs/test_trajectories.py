@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memskill_cli.datasets.spans import count_tokens
 from memskill_cli.envs.trajectories import (
     Sizes,
     by_type,
@@ -20,6 +19,7 @@ from memskill_cli.envs.trajectories import (
 )
 from memskill_cli.errors import DataError
 from memskill_cli.types import Query, Session, Trace, Turn
+from memskill_cli.utils.tokens import count_tokens
 
 SIZES = Sizes((40, 60), (5, 8), 1.0)
 

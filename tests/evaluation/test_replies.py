@@ -97,12 +97,15 @@ def test_executor_replies_are_counted_by_what_became_of_them(tmp_path: Path) -> 
 
     rig = Rig(tmp_path, limits__concurrency=1, eval__judge=False)
     summary = rig.evaluate(reply)
-    assert summary["executor"] == {"replies": 2, "unreadable": 1, "cut": 1, "rejected": {"cut": 1}}
+    assert summary["executor"] == {"replies": 2, "unreadable": 1, "cut": 1, "rejected": {"cut": 1}, "protected": {}}
     assert summary["memories"] == 1
     told = " ".join(executor_notes(summary))
     assert "1 of 2 executor replies could not be read" in told
     assert "1 of 2 executor replies were cut by the token limit" in told
     assert "actions rejected: 1 cut" in told
+    assert "memory.protect" not in told
+    (told,) = executor_notes({"executor": {"protected": {"seen_again": 3, "update_to_insert": 1}}})
+    assert told == "actions changed or refused by memory.protect: 3 seen_again, 1 update_to_insert"
 
 
 def test_the_counts_of_a_memory_that_is_taken_up_again_stay(tmp_path: Path) -> None:

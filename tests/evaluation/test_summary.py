@@ -97,12 +97,20 @@ def test_replies_of_the_executor_are_counted_where_one_was_asked_for() -> None:
     steps = [
         step(done),
         step(ExecutorResult((), {ActionStatus.BAD_INDEX: 1}, cut=True)),
+        step(ExecutorResult((), {}, protected={ActionStatus.SEEN_AGAIN: 2})),
+        step(ExecutorResult((), {}, protected={ActionStatus.SEEN_AGAIN: 1, ActionStatus.UPDATE_TO_INSERT: 1})),
         step(ExecutorResult((), {}, unreadable=True)),
         step(ExecutorResult((), {}, unreadable=True)),
         step(replace(done, asked=False)),
     ]
     counts = executor_counts(steps)
-    assert counts == {"replies": 4, "unreadable": 2, "cut": 1, "rejected": {"bad_index": 3, "too_long": 1}}
+    assert counts == {
+        "replies": 6,
+        "unreadable": 2,
+        "cut": 1,
+        "rejected": {"bad_index": 3, "too_long": 1},
+        "protected": {"seen_again": 3, "update_to_insert": 1},
+    }
     assert list(counts["rejected"]) == ["bad_index", "too_long"], "sorted by the names of the reasons"
 
 

@@ -24,6 +24,7 @@ from memskill_cli.errors import (
     UsageError,
 )
 from memskill_cli.llm.client import LLMClient
+from memskill_cli.testing.http import tokens
 from memskill_cli.testing.server import Fault, MockLLMServer, Request
 from memskill_cli.utils.files import read_jsonl
 
@@ -356,6 +357,31 @@ def test_equal_questions_at_once_share_one_call(bench: Bench) -> None:
         assert len(server.requests) == 1
     assert {reply.text for reply in replies} == {"hello to same"}
     assert sum(reply.cached for reply in replies) == 19
+
+
+def test_a_reply_tells_its_tokens_and_seconds_and_a_cached_one_took_no_time(bench: Bench) -> None:
+    asked, said = tokens("What is new?"), tokens("hello to What is new?")
+    with MockLLMServer(hello, latency=0.1) as server:
+        first, shared = bench.ask(server.url, "What is new?", "What is new?", cache=True)
+        (cached,) = bench.ask(server.url, cache=True)
+        (uncached,) = bench.ask(server.url)
+    assert [reply.usage[:2] for reply in (first, shared, cached, uncached)] == [(asked, said)] * 4
+    assert min(first.usage.seconds, uncached.usage.seconds) > 0.1
+    assert shared.usage.seconds == cached.usage.seconds == 0
+
+
+def test_the_tokens_of_a_reply_that_could_not_be_read_are_counted_too(bench: Bench) -> None:
+    with MockLLMServer({"judge": ["seven", "7", "eight", "nine"]}) as server:
+        ask = lambda llm: llm.ask("judge", question(JUDGE), parse=number)  # noqa: E731
+        usage = [bench.run(server.url, ask, cache=True).usage for _ in range(2)]
+        with pytest.raises(UnreadableReplyError) as failed:
+            bench.run(server.url, ask)
+        prompts = [tokens(request.text) for request in server.requests]
+    assert [one[:2] for one in usage] == [(prompts[0] + prompts[1], tokens("seven") + tokens("7"))] * 2
+    assert usage[0].seconds > usage[1].seconds == 0
+    assert failed.value.prompt_tokens == prompts[2] + prompts[3]
+    assert failed.value.completion_tokens == tokens("eight") + tokens("nine")
+    assert failed.value.seconds > 0
 
 
 def test_one_asker_giving_up_leaves_the_others_their_reply(bench: Bench) -> None:

@@ -75,6 +75,58 @@ def test_retrieve_is_brute_force_after_any_changes(changes, k):
             assert [(hit.item.item_id, hit.item.text) for hit in found] == mirror.best(query, k, space)
 
 
+WORDS = ("harbour", "cat", "porto", "sister")
+WORDY = st.tuples(
+    st.sampled_from(["insert", "insert", "insert", "update", "delete"]),
+    st.integers(0, 10_000),
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=4),
+    st.sampled_from(range(len(RETRIEVAL))),
+)
+
+
+@given(st.lists(WORDY, min_size=1, max_size=80), st.lists(st.sampled_from(WORDS), min_size=1, max_size=3))
+@settings(max_examples=100, deadline=None)
+def test_lexical_and_hybrid_search_do_not_depend_on_how_the_bank_came_about(changes, asked):
+    """A bank that was searched all along ranks like a new one with the same items."""
+    bank, question = MemoryBank("trace"), " ".join(asked)
+    for step, (change, pick, words, r) in enumerate(changes):
+        text, items = " ".join(words), bank.items
+        if change == "insert" or not items:
+            bank.insert(text, STATE[0], RETRIEVAL[r], origin(step))
+        elif change == "update":
+            bank.update(items[pick % len(items)].item_id, text, STATE[0], RETRIEVAL[r], origin(step))
+        else:
+            bank.delete(items[pick % len(items)].item_id, origin(step))
+        bank.search("lexical", question, RETRIEVAL[0], 3, "retrieval")
+    fresh = MemoryBank.of(bank.stored())
+    for ranking in ("lexical", "hybrid"):
+        found = bank.search(ranking, question, RETRIEVAL[0], 99, "retrieval")
+        assert found == fresh.search(ranking, question, RETRIEVAL[0], 99, "retrieval")
+        assert len(found) == len(bank)
+
+
+def test_hybrid_is_the_sum_of_both_standardised():
+    bank = MemoryBank("trace")
+    for text, r in (("a cat in porto", 0), ("a cat", 1), ("my sister", 1), ("the harbour of porto", 2)):
+        bank.insert(text, STATE[0], RETRIEVAL[r], origin())
+    scores = []
+    for ranking in ("dense", "lexical"):
+        by_id = {hit.item.item_id: hit.score for hit in bank.search(ranking, "cat", RETRIEVAL[1], 9, "retrieval")}
+        values = np.array([by_id[item.item_id] for item in bank.items])
+        scores.append((values - values.mean()) / values.std())
+    found = {hit.item.item_id: hit.score for hit in bank.search("hybrid", "cat", RETRIEVAL[1], 9, "retrieval")}
+    assert [found[item.item_id] for item in bank.items] == pytest.approx(list(sum(scores)), abs=1e-6)
+
+
+def test_lexical_search_sees_the_date_and_the_speakers():
+    bank = MemoryBank("trace")
+    for step, (day, speaker) in enumerate([("8 May 2023", "Ivo"), ("9 June 2023", "Mara")]):
+        about = Provenance("trace", step, (), step, day, (speaker,))
+        bank.insert("has a cat", STATE[0], RETRIEVAL[0], about)
+    first = [bank.search("lexical", asked, RETRIEVAL[0], 1, "retrieval")[0].item.item_id for asked in ("Mara", "May")]
+    assert first == ["m000002", "m000001"]
+
+
 def test_retrieve_is_brute_force_in_many_dimensions_and_after_compaction():
     rng = np.random.default_rng(0)
     bank, mirror = MemoryBank("trace"), Mirror()

@@ -1,6 +1,6 @@
-"""A pytest plugin for the tests of a mutant: the quickest first, as the first failure is enough.
+"""A pytest plugin for the tests of a mutant: the fastest tests run first, because one failure is enough.
 
-What is imported only when it is needed is imported here: once, before the processes of the mutants are forked.
+Modules that memskill imports only when they are needed are imported here, once, before mutants are forked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sklearn.feature_extraction.text  # noqa: F401
 import snowballstemmer  # noqa: F401
 import torch
 
-from memskill_cli.datasets.spans import count_tokens
+from memskill_cli.utils.tokens import count_tokens
 
 count_tokens("")  # loads the tokenizer
 torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # the first optimizer imports 800 modules

@@ -62,6 +62,7 @@ AREAS = (
     Area(
         (
             "rollout/rewards",
+            "rollout/evidence_credit",
             "rollout/episode",
             "rollout/kinds",
             "rollout/question_answering",
@@ -70,6 +71,7 @@ AREAS = (
         ),
         (
             "rollout/test_rewards.py",
+            "rollout/test_evidence_credit.py",
             "rollout/test_episode.py",
             "rollout/test_kinds.py",
             "scoring/test_plugin_errors.py",
@@ -77,9 +79,16 @@ AREAS = (
         ),
     ),
     Area(
-        ("training/episode_sampler", "training/query_sampling", "envs/trajectories", "utils/seeding"),
+        (
+            "training/episode_sampler",
+            "training/curriculum",
+            "training/query_sampling",
+            "envs/trajectories",
+            "utils/seeding",
+        ),
         (
             "training/test_episode_sampler.py",
+            "training/test_curriculum.py",
             "training/test_query_sampling.py",
             "envs/test_trajectories.py",
             "utils/test_seeding.py",

@@ -13,7 +13,7 @@ import pytest
 
 from memskill_cli.agent.hard_cases import HardCase
 from memskill_cli.config.loading import from_dict
-from memskill_cli.config.renamed import RENAMED
+from memskill_cli.config.renamed import ADDED, RENAMED
 from memskill_cli.testing.server import MockLLMServer
 from memskill_cli.utils import files
 
@@ -67,8 +67,8 @@ def test_settings_of_the_run_are_what_they_were(before: str, now: str) -> None:
     with zipfile.ZipFile(ARCHIVE) as archive:
         table = tomllib.loads(archive.read("runs/old/config.toml").decode())
     section, _, name = before.partition(".")
-    config = getattr(from_dict(table), section)
-    assert getattr(config, now.partition(".")[2]) == table[section][name]
+    current, _, inner = now.partition(".")
+    assert getattr(getattr(from_dict(table), current), inner) == table[section][name]
 
 
 def test_the_skill_bank_is_shown(old: Home) -> None:
@@ -108,9 +108,10 @@ def test_data_prepared_before_are_used(old: Home) -> None:
 
 def test_cached_replies_are_used_and_old_names_of_settings(old: Home, server: MockLLMServer) -> None:
     """The same training under another name asks nothing: same data, prompts, encodings and choices. The names of
-    settings are those of version 0.1, once as a flag and once in a file."""
+    settings are those of version 0.1, once as a flag and once in a file; later settings have that version's values."""
+    then = [part for name, value in ADDED.items() for part in ("--set", f"{name}={json.dumps(value).strip(chr(34))}")]
     (old.path / "mine.toml").write_text("[memory]\ntop_k = 20\n\n[ppo]\nclip = 0.2\n")
-    done = good(old.memskill(*TRAIN, "--run", "again", "--set", "train.top_k=2", "--config", "mine.toml"))
+    done = good(old.memskill(*TRAIN, "--run", "again", "--set", "train.top_k=2", "--config", "mine.toml", *then))
     assert server.requests == []
     for name in ("train.num_skills", "memory.num_memories", "ppo.clip_coef"):
         assert done.err.count(f"now called {name};") == 1

@@ -15,7 +15,7 @@ from memskill_cli.reports.run_report import write_run_report
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.skills.stages import Stage
 
-from .conftest import Made, Seen, call, metrics, result, with_skill
+from .conftest import Made, Seen, call, metrics, result, with_skill, write_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -84,10 +84,29 @@ def full_evaluation(made: Made) -> Path:
     return write_eval_report(folder)
 
 
-@pytest.fixture(params=["run", "evaluation", "begun"])
+def full_trace(made: Made) -> Path:
+    """The page of a trace with hostile words in all its texts."""
+    skills = [{"name": f"{LONG}_{n}", "action": "update", "probability": 0.2} for n in range(7)]
+    changes = [{"action": "update", "id": "m000001", "text": HOSTILE, "before": HOSTILE}]
+    changes += [{"action": "insert", "id": UNBROKEN, "text": UNBROKEN}, {"action": "delete", "id": UNBROKEN}]
+    row = {"trace_id": "t", "text": HOSTILE, "skills": skills, "actions": changes, "rejected": {UNBROKEN: 1}}
+    counts = {"memories_before": 10**9, "memories_after": 10**9, "prompt_tokens": 10**9, "sources": [UNBROKEN]}
+    report = full_evaluation(made)
+    lost = {"refs": [UNBROKEN] * 3, "recall": {"5": 0.5, "10": 1.0}, "stage": "not_retrieved"}
+    rows = [result(at, at % 2 / 2, None, question=HOSTILE, evidence=lost, error=HOSTILE) for at in range(5)]
+    write_jsonl(report.parent / "results.jsonl", rows)
+    write_jsonl(report.parent / "steps.jsonl", [{**row, **counts, "span": at} for at in range(30)])
+    write_eval_report(report.parent)
+    (file,) = (report.parent / "traces").iterdir()
+    return file
+
+
+@pytest.fixture(params=["run", "evaluation", "begun", "trace"])
 def file(request: pytest.FixtureRequest, made: Made) -> Path:
     if request.param == "begun":
         return write_run_report(made.path)
+    if request.param == "trace":
+        return full_trace(made)
     return full_run(made) if request.param == "run" else full_evaluation(made)
 
 

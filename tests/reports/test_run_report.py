@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from typing import Any
@@ -11,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memskill_cli.reports.run_report import write_run_report
+from memskill_cli.skills import stages
 from memskill_cli.skills.seeds import seed_bank
-from memskill_cli.skills.stages import Stage
+from memskill_cli.skills.stages import Gate, Stage
 from memskill_cli.utils import files
 
 from .conftest import Made, Page, call, metrics, with_skill
@@ -52,7 +54,11 @@ def test_what_was_learned_is_told(trained: Made) -> None:
 
 @pytest.mark.parametrize(
     ("dataset", "kind", "told"),
-    [("locomo", "f1", "(token F1)"), ("locomo", "judge", "the judge)"), ("alfworld", "f1", "the games played")],
+    [
+        ("locomo", "f1", "(token F1)"),
+        ("locomo", "judge", "the judge)"),
+        ("alfworld", "f1", "the games of each episode that were won"),
+    ],
 )
 def test_the_reward_is_named(trained: Made, dataset: str, kind: str, told: str) -> None:
     (trained.path / "run.json").write_bytes(files.to_json({"dataset": dataset, "status": "finished"}))
@@ -69,6 +75,15 @@ def test_the_lineage_has_what_changed_and_why(trained: Made) -> None:
     assert "+ Keep where it was." in added
     assert "+ Keep the dog&#39;s name." in added
     assert source.count('class="row minus"') == 0, "nothing was taken away from the stage it was made from"
+
+
+def test_what_held_out_questions_showed_is_told(trained: Made) -> None:
+    told = "60 held-out questions: 0.312 with the change, 0.330 without"
+    assert told not in Page(write_run_report(trained.path)).text
+    file = trained.path / "stages" / "stage-002.json"
+    gate = Gate(60, -0.018, (-0.061, 0.022), False, champion=0.33, challenger=0.312)
+    trained.staged(dataclasses.replace(stages.read(file), gate=gate))
+    assert told in Page(write_run_report(trained.path)).text
 
 
 def test_the_bill_is_by_role_and_by_key(trained: Made) -> None:

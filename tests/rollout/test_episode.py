@@ -31,7 +31,7 @@ from memskill_cli.rollout.question_answering import add_judge_score
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.training.episode_sampler import EpisodeSpec
 from memskill_cli.training.train_episode import EpisodeCallbacks, PolicySnapshot, run_training_episode
-from memskill_cli.types import MemoryItem, Query, QueryResult, Retrieved, SkillSelection, Span, Vector
+from memskill_cli.types import MemoryItem, Query, QueryResult, Retrieved, SkillSelection, Source, Span, Vector
 
 from ..factories import rollout_context
 
@@ -187,7 +187,7 @@ def test_an_index_means_the_memory_that_was_shown_there() -> None:
             noted(text) if "Ada" in text.partition("Someone says")[2] else "ACTION: UPDATE\nINDEX: 0\nMEMORY: Changed."
         )
 
-    steps, bank, _ = reading(Models(executor=reply), (INSERT, UPDATE))
+    steps, bank, _ = reading(Models(executor=reply), (INSERT, UPDATE), memory=MemoryConfig(protect=False))
     assert [len(step.execution.applied) for step in steps] == [1, 1, 1]
     (item,) = [found.item for found in bank.retrieve(np.zeros(len(steps[0].state) // 2, np.float32), 5, "state")]
     assert item.text == "Changed."
@@ -504,3 +504,24 @@ def test_a_lesson_is_read_with_the_controllers_choices_and_its_seed_is_all_that_
         assert step.selection == expected
         assert step.selection.exploration_bonus > 0
     assert (first.results[0].prediction, first.results[0].query.query_id) == ("bread", "q1")
+
+
+# --- evidence ----------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_says_where_its_evidence_was_lost() -> None:
+    """Of three turns the second is not written down, the third is written down and not retrieved."""
+    spans = [
+        dataclasses.replace(span, sources=(Source(f"s:{i}", "", "Someone", span.text),)) for i, span in enumerate(SPANS)
+    ]
+    models = Models(executor=lambda text: "ACTION: NOOP" if "Bo keeps" in text.partition("<span>")[2] else noted(text))
+    gold = {1: ("s:0",), 2: ("s:1",), 3: ("s:2",), 4: ()}
+    queries = [query(number, evidence=refs) for number, refs in gold.items()]
+    queries = [dataclasses.replace(one, question="Who bakes bread?") for one in queries]
+
+    async def work(context: RolloutContext) -> Any:
+        return await run_episode(context, spans, queries, SKILLS, always(INSERT, NOOP))
+
+    how = MemoryConfig(num_memories=1, sources=False, retriever="dense")
+    found = within(models, work, memory=how)
+    assert [result.failure for result in found.results] == ["not_used", "not_stored", "not_retrieved", ""]

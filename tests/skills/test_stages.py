@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,59 @@ def test_a_stage_file_holds_all_of_a_stage(tmp_path: Path) -> None:
     assert waiting == stage(8)
     assert (waiting.reward, waiting.is_best, waiting.checkpoint, waiting.change) == (None, False, None, {})
     assert (waiting.rationale, waiting.kept, waiting.parent) == ("", None, None)
+
+
+GATE = stages.Gate(60, -0.018, (-0.061, 0.022), False, champion=0.33, challenger=0.312)
+
+
+def test_what_held_out_questions_showed_is_kept_with_the_stage(tmp_path: Path) -> None:
+    scores = {"q1": 0.25, "q2": None, "q3": 1.0}
+    measured = dataclasses.replace(FULL, gate=GATE, held_out=scores)
+    stages.write(tmp_path, measured)
+    assert stages.read(tmp_path / "stage-007.json") == measured
+    content = json.loads((tmp_path / "stage-007.json").read_text("utf-8"))
+    assert content["held_out"] == scores
+    assert content["gate"] == {
+        "queries": 60,
+        "difference": -0.018,
+        "ci95": [-0.061, 0.022],
+        "kept": False,
+        "champion": 0.33,
+        "challenger": 0.312,
+    }
+    assert GATE.describe() == (
+        "60 held-out questions: 0.312 with the change, 0.330 without; difference -0.018, 95 % interval -0.061 to +0.022"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gate", {}),
+        ("gate", {**dataclasses.asdict(GATE), "kept": None}),
+        ("gate", {**dataclasses.asdict(GATE), "ci95": [0.1]}),
+        ("held_out", ["q1"]),
+        ("held_out", {"q1": "high"}),
+    ],
+)
+def test_a_damaged_gate_is_refused(tmp_path: Path, name: str, value: Any) -> None:
+    stages.write(tmp_path, FULL)
+    file = tmp_path / "stage-007.json"
+    file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), name: value}))
+    with pytest.raises(RunError, match="not a stage file"):
+        stages.read(file)
+
+
+def test_a_gate_decides_in_place_of_rewards(tmp_path: Path) -> None:
+    """After a kept change the reward to beat is that of its stage, also if an earlier one was higher."""
+    keeps = dataclasses.replace(GATE, kept=True)
+    known = [stage(0, 0.5), stage(1, 0.9, gate=GATE), stage(2, 0.3, gate=keeps), stage(3, 0.3), stage(4, 0.4)]
+    for one in known:
+        stages.write(tmp_path, one)
+    best = [next(s.number for s in stages.mark_best(known[: n + 1]) if s.is_best) for n in range(5)]
+    assert best == [0, 0, 2, 2, 4]
+    found = [stages.best_before(tmp_path, number) for number in range(5)]
+    assert [one.number if one else None for one in found] == [None, 0, 0, 2, 2]
 
 
 def test_stages_are_read_in_order(tmp_path: Path) -> None:

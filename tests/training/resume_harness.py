@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing.server import MockLLMServer, Request
 from memskill_cli.training.episode_sampler import QASampler
 from memskill_cli.training.evolution import designer_of
+from memskill_cli.training.held_out import HeldOut
 from memskill_cli.training.resume import resume
 from memskill_cli.training.trainer import TrainCallbacks, Trainer
 from memskill_cli.types import Query, Session, Trace, Turn
@@ -67,6 +69,8 @@ def settings(**overrides: Any) -> Config:
         "controller.hidden": 4,
         "ppo.learning_rate": 0.003,
         "models.retries": 0,
+        "designer.gate": "rewards",
+        "memory.sources": False,  # the small world's answers read memories only
         **{f"models.{role}": MODEL for role in ("executor", "answer", "judge", "designer")},
     }
     return load(overrides={**chosen, **{name.replace("__", "."): value for name, value in overrides.items()}})
@@ -85,10 +89,11 @@ class Lives:
         server: MockLLMServer,
         encoder: str = "hashing",
         embed_skills: Callable[..., Any] | None = None,
+        val: Sequence[Trace] = (),
         **overrides: Any,
     ) -> None:
         self.folder, self.server, self.encoder, self.settings = folder, server, encoder, settings(**overrides)
-        self.embed_skills = embed_skills
+        self.embed_skills, self.val = embed_skills, val
 
     def begin(self, name: str) -> RunDir:
         return RunDir.create(self.folder, name, self.settings, "data")
@@ -119,6 +124,7 @@ class Lives:
                 bank,
                 designer_of(llm, settings) if settings.train.evolve else None,
                 TrainCallbacks(notice=told.append),
+                held_out=HeldOut(settings, self.val) if self.val else None,
             )
             try:
                 resume(trainer)
@@ -142,6 +148,7 @@ def outcome(run: RunDir) -> dict[str, Any]:
         {name: value for name, value in row.items() if name not in OF_THE_MACHINE}
         for row in files.read_jsonl(run.metrics)
     ]
+    found["steps"] = [{**json.loads(line), "seconds": 0} for line in run.steps.read_text().splitlines()]
     found["lines"] = run.metrics.read_bytes().count(b"\n")
     found["bank"], found["hard cases"] = run.skill_bank.read_bytes(), run.hard_cases.read_bytes()
     return found

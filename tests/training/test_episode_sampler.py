@@ -1,4 +1,4 @@
-"""What an episode is made of: always the same for the same numbers, and what the benchmark's method says."""
+"""The spans and queries of episodes: the same for the same numbers, and as the paper describes for each dataset."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import random
 import pytest
 
 from memskill_cli.config import load
-from memskill_cli.datasets.spans import count_tokens
 from memskill_cli.envs.trajectories import Sizes, by_type, draw_pair
 from memskill_cli.errors import UsageError
 from memskill_cli.training.episode_sampler import (
@@ -21,8 +20,9 @@ from memskill_cli.training.episode_sampler import (
 )
 from memskill_cli.training.query_sampling import sample_queries
 from memskill_cli.types import Query, Session, Trace, Turn
+from memskill_cli.utils.tokens import count_tokens
 
-ALFWORLD = {"dataset": "alfworld", "alfworld.trajectories_min": 4, "alfworld.trajectories_max": 6}
+ALFWORLD = {"dataset": "alfworld", "env.trajectories_min": 4, "env.trajectories_max": 6}
 
 
 def talk(name: str) -> Trace:
@@ -62,6 +62,32 @@ def test_conversations_are_read_equally_often_and_asked_a_sample() -> None:
     assert episode_specs == all_of(make_sampler(settings, TALKS, lambda text: None))
 
 
+def test_the_episodes_of_a_group_read_one_trace_and_ask_the_same_queries() -> None:
+    """Three groups of two episodes have the traces and queries of three episodes without groups."""
+    sizes = {"train.inner_epochs": 3, "reward.query_ratio": 0.5}
+    grouped = load(overrides={**sizes, "train.algorithm": "grpo", "train.group_size": 2, "train.batch_size": 6})
+    alone = load(overrides={**sizes, "train.batch_size": 3})
+    single, pairs = all_of(QASampler(alone, TALKS), batch=3), all_of(QASampler(grouped, TALKS), batch=6)
+    assert pairs == [one for one in single for _ in range(2)]
+    assert len({one.spans[0].trace_id for one in pairs[:6]}) == 3
+    ignored = load(overrides={**sizes, "train.group_size": 2, "train.batch_size": 3})
+    assert all_of(QASampler(ignored, TALKS), batch=3) == single, "PPO has no groups"
+
+
+def test_the_episodes_of_a_group_read_the_same_trajectories_and_play_the_same_tasks() -> None:
+    grouped = embodied(train__algorithm="grpo", train__group_size=2, train__batch_size=4)
+    specs = [grouped.episode(1, 0, number) for number in range(4)]
+    assert specs[0] == specs[1] == embodied().episode(1, 0, 0)
+    assert specs[2] == specs[3] == embodied().episode(1, 0, 1)
+
+
+def test_trajectories_have_the_curriculum_too() -> None:
+    """Small spans, one for each trajectory: 4 to 6, of which two are read at first. All tasks are played."""
+    small = {"train__chunk_size": 5, "train__chunk_overlap": 0}
+    whole, first = embodied(**small).episode(0, 0, 0), embodied(**small, train__curriculum=3).episode(0, 0, 0)
+    assert first == EpisodeSpec(whole.spans[:2], whole.queries)
+
+
 def test_another_seed_reads_conversations_in_another_order() -> None:
     orders = set()
     for seed in range(6):
@@ -74,7 +100,7 @@ def test_another_seed_reads_conversations_in_another_order() -> None:
 
 
 def test_conversations_are_cut_as_the_settings_say() -> None:
-    """Windows of 10 tokens that advance by 6 (a word here is a token), and no more of them than asked for."""
+    """Windows of 10 tokens with a step of 6 (here each word is a token), up to the maximum number of spans."""
     words = " ".join(["word"] * 100)
     trace = Trace("a", "locomo", "train", (Session("1", "", (Turn("Ana", words),)),), talk("a").queries)
     cutting = {"train.span_mode": "fixed-length", "train.chunk_size": 10, "train.chunk_overlap": 4}
@@ -119,7 +145,7 @@ def test_a_lesson_follows_from_seed_and_numbers_alone() -> None:
 
 
 def test_another_version_draws_the_same_pair() -> None:
-    """A run may go on under a later version: what its seed draws must not change with it."""
+    """A run can be resumed with a later version, which must draw the same for the same seed."""
     sampler = embodied(seed=42)
     sizes = Sizes((4, 6), (5, 8), 1.0)
     digest = hashlib.sha256(b"42\x1fpair\x1f1\x1f2\x1f0").hexdigest()

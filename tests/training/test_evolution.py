@@ -151,10 +151,10 @@ def test_stopping_early_after_too_many_cycles_without_a_better_stage(tmp_path: P
         lineage.change(name)
         lineage.close(reward)
         assert bool(lineage.evolution.stop_reason()) is exhausted, name
-    assert "2 cycles" in lineage.evolution.stop_reason()
+    assert "2 designer cycles" in lineage.evolution.stop_reason()
 
 
-def test_stopping_after_the_most_cycles(tmp_path: Path) -> None:
+def test_stopping_at_the_limit_of_cycles(tmp_path: Path) -> None:
     lineage = Lineage(tmp_path, max_cycles=2)
     lineage.close(0.1)
     for reward in (0.2, 0.3):

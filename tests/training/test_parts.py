@@ -11,10 +11,10 @@ import pytest
 from memskill_cli.app.evolve import failures
 from memskill_cli.config import DesignerConfig, RewardConfig, load
 from memskill_cli.config.extension_points import ALGORITHMS, CREDITS, REWARDS
-from memskill_cli.errors import PluginError
+from memskill_cli.errors import PluginError, UsageError
 from memskill_cli.rollout.rewards import Reward, register_credit, register_reward, reward_of, step_shares
 from memskill_cli.runs import checkpoint
-from memskill_cli.training.algorithms import register_algorithm
+from memskill_cli.training.algorithms import group_size, register_algorithm
 from memskill_cli.training.ppo import PPOStats
 from memskill_cli.types import Episode, ExecutorResult, QueryResult, SkillSelection, Step
 
@@ -96,8 +96,9 @@ def test_a_reward_that_needs_the_judge_is_given_its_score(tmp_path: Path) -> Non
     assert asked.count("judge") == asked.count("answer") > 0
 
 
-def test_group_relative_trains_and_goes_on(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, train__algorithm="group-relative")
+@pytest.mark.parametrize("size", [1, 2])
+def test_grpo_trains_and_goes_on(tmp_path: Path, size: int) -> None:
+    rig = Rig(tmp_path, train__algorithm="grpo", train__group_size=size)
     rows = rig.train()
     assert [(row["value_loss"], row["explained_variance"]) for row in rows] == [(0.0, 0.0)] * 2
     newest = checkpoint.load_latest(rig.run.checkpoints)
@@ -105,6 +106,41 @@ def test_group_relative_trains_and_goes_on(tmp_path: Path) -> None:
     assert newest.num_updates == 2, "the checkpoint is complete although there is no critic"
     moved = checkpoint.load(rig.run.checkpoints / "000001").controller
     assert any(not tensor.equal(moved[name]) for name, tensor in newest.controller.items())
+
+
+def test_an_algorithm_is_told_of_its_groups_only_if_it_compares_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    watched = ALGORITHMS.get("watching")
+
+    def watching(episodes: Any, policy: Any) -> PPOStats:
+        sizes.append(policy.group_size)
+        stats: PPOStats = watched(episodes, policy)
+        return stats
+
+    ALGORITHMS.register("counting", watching)
+    try:
+        for number, grouped in enumerate((False, True)):
+            monkeypatch.setattr(watching, "grouped", grouped, raising=False)
+            settings = {"train__algorithm": "counting", "train__group_size": 2, "train__inner_epochs": 1}
+            Rig(tmp_path / str(number), **settings).train()
+    finally:
+        ALGORITHMS.unregister("counting")
+    traces = [[episode.trace_id for episode in batch] for batch in Seen.episodes]
+    assert sizes == [1, 2]
+    assert [len(set(names)) for names in traces] == [2, 1], "the episodes of a group read one trace"
+    first, second = Seen.episodes[1]
+    assert [one.query for one in first.results] == [one.query for one in second.results]
+
+
+@pytest.mark.parametrize(("batch", "fitting"), [(6, 8), (2, 4)])
+def test_a_batch_that_is_no_whole_number_of_groups_is_refused(batch: int, fitting: int) -> None:
+    how = load(overrides={"train.algorithm": "grpo", "train.batch_size": batch}).train
+    with pytest.raises(UsageError, match=f"train.batch_size {batch} is not a multiple of train.group_size 4") as error:
+        group_size(how)
+    assert f"--batch-size {fitting}" in error.value.hint
+    assert group_size(load(overrides={"train.batch_size": batch}).train) == 1, "PPO has no groups"
 
 
 def test_shares_that_are_not_one_a_step_are_an_error() -> None:

@@ -26,7 +26,7 @@ import torch
 from memskill_cli.agent.controller import Controller, Exploration
 from memskill_cli.agent.controller import select_skills as choose_skills
 from memskill_cli.agent.designer import Designer
-from memskill_cli.config import RewardConfig, load
+from memskill_cli.config import ADDED, RewardConfig, load
 from memskill_cli.memory.encoder_cache import EncoderCache
 from memskill_cli.memory.encoder_pair import EncoderPair
 from memskill_cli.memory.encoder_specs import EncoderPlan
@@ -323,6 +323,7 @@ SMALL = {
     "memory.num_memories": 4,
 }
 OURS = {
+    **ADDED,  # without later additions to the paper's method
     "train.span_mode": "turn",
     "train.keep_checkpoints": 1000,
     "controller.hidden": 6,

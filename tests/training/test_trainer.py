@@ -157,6 +157,36 @@ def test_queries_are_sampled_by_seed_conversation_and_epoch(tmp_path: Path) -> N
     assert all(len(questions) == 3 * 3 for questions in asked)
 
 
+def test_the_steps_of_the_first_episode_of_each_inner_epoch_are_written(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, train__outer_epochs=2, train__span_mode="full-session")
+    metrics = rig.train()
+    rows = list(files.read_jsonl(rig.run.steps))
+    assert [(row["outer"], row["inner"], row["episode"], row["span"]) for row in rows] == [
+        (outer, inner, 0, span) for outer in range(2) for inner in range(2) for span in range(2)
+    ]
+    firsts = [QASampler(rig.settings, TRACES).episode(outer, inner, 0) for outer in range(2) for inner in range(2)]
+    assert [row["trace_id"] for row in rows] == [spec.spans[0].trace_id for spec in firsts for _ in range(2)]
+    assert all(len(row["skills"]) == 2 and 0 < row["skills"][0]["probability"] < 1 for row in rows)
+    assert all("text" not in row for row in rows), "a training has its texts in the prepared data"
+    assert sum(row["memories_after"] - row["memories_before"] for row in rows) > 0
+    assert len(rows) < sum(row["steps"] for row in metrics) == 2 * len(rows), "the other episode is left out"
+
+
+def test_resuming_drops_the_steps_after_the_checkpoint(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, train__inner_epochs=3)
+    rig.train()
+    whole = list(files.read_jsonl(rig.run.steps))
+    (rig.run.checkpoints / "000003" / "controller.safetensors").write_bytes(b"torn")
+    with rig.run.steps.open("ab") as file:
+        file.write(b'{"outer": 0, "in')
+    rig.train(only_resume=True)
+    kept = [json.loads(line) for line in rig.run.steps.read_text().splitlines()]
+    assert kept == [row for row in whole if row["inner"] < 2]
+    rig.train()
+    again = list(files.read_jsonl(rig.run.steps))
+    assert [row | {"seconds": 0} for row in again] == [row | {"seconds": 0} for row in whole]
+
+
 def test_every_trace_is_read_equally_often(tmp_path: Path) -> None:
     rig = Rig(tmp_path, train__inner_epochs=3)
     read: list[str] = []

@@ -1,7 +1,7 @@
-"""Ways of remembering that are compared in one harness: same model, retriever, judge, queries and answer prompt.
+"""The methods of making memory that `eval` compares with the same model, retriever, judge, queries and answer prompt.
 
-A method is one class (:class:`~memskill_cli.evaluation.methods.base.Method`) and its line here; its module is imported
-when it is asked for. Methods are an extension point (docs/extending.md).
+A method is a class (:class:`~memskill_cli.evaluation.methods.base.Method`) with an entry in :data:`METHODS`. Its module
+is imported when it is used. Methods are an extension point (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METHODS: Registry[type[Method]] = Registry(
 )
 
 register_method = METHODS.named
-"""``@register_method("name")`` over a :class:`Method` makes it ``--method name``."""
+"""``@register_method("name")`` makes a :class:`Method` available as ``--method name``."""
 
 
 def get(name: str) -> type[Method]:

@@ -15,7 +15,8 @@ from memskill_cli.config import Config, setting_names
 from memskill_cli.evaluation.artifact_store import MemoryCache
 from memskill_cli.evaluation.policy import EvaluatedPolicy
 from memskill_cli.rollout.context import RolloutContext
-from memskill_cli.types import RetrieveFn, Span, Trace
+from memskill_cli.scoring.evidence import EvidenceMap
+from memskill_cli.types import RetrieveFn, Span, Step, Trace
 
 PolicyDependency = Literal["controller", "skills", "seeds", "nothing"]
 """What of a run a method depends on: its controller and skills, its skills alone, the seed skills, or nothing."""
@@ -28,14 +29,25 @@ EXECUTOR = frozenset(
         "memory.max_actions",
         "memory.server",
         "memory.parallel_spans",
+        "memory.protect",
+        "memory.resolve_dates",
+        "memory.sources",
     }
 )
-"""Settings that matter to our executor only."""
+"""Settings that matter to memory that our executor writes only."""
 CONTROLLER = frozenset({"encoders.state", "encoders.skill", "memory.pooling", "memory.tau", "eval.num_skills"})
 """Settings that matter where a controller picks skills."""
 SPANS = frozenset({"eval.span_mode", "eval.chunk_size", "eval.chunk_overlap", "eval.max_spans"})
 """Settings that matter where a trace is cut into spans."""
-RETRIEVAL = frozenset({"encoders.retrieval", "memory.num_memories", "memory.retriever"})
+RETRIEVAL = frozenset(
+    {
+        "encoders.retrieval",
+        "memory.num_memories",
+        "memory.retriever",
+        "memory.language",
+        "memory.context_tokens",
+    }
+)
 """Settings that matter where memories are searched for a query."""
 TRAINING = frozenset(
     name for name in setting_names() if name.startswith(("train.", "ppo.", "reward.", "controller.", "designer."))
@@ -58,6 +70,12 @@ class MethodMemory(NamedTuple):
     where nothing is ever cut."""
     counts: Mapping[str, Any] = MappingProxyType({})
     """What else is counted of a trace, perhaps in groups; sums over traces go into the summary."""
+    evidence: EvidenceMap | None = None
+    """What its items derive from; None where that is not known."""
+    rank: RetrieveFn | None = None
+    """The best 20 for a query, whatever is shown of them: evidence recall is measured on these."""
+    steps: Sequence[Step] = ()
+    """The steps in which it was built, one for each span; () if it was stored, or is not built in steps."""
     persist: Callable[[], Awaitable[None]] | None = None
     """What is still to be written down when its queries have been asked."""
 

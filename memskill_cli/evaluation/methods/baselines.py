@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from memskill_cli.agent.answerer import answer_messages, make_retriever
+from memskill_cli.agent.answerer import answer_messages
 from memskill_cli.datasets.registry import get
-from memskill_cli.datasets.spans import count_tokens, split_spans
+from memskill_cli.datasets.spans import split_spans
 from memskill_cli.errors import UsageError
 from memskill_cli.evaluation.methods.base import (
     CONTROLLER,
@@ -21,7 +21,22 @@ from memskill_cli.evaluation.methods.base import (
     MethodMemory,
 )
 from memskill_cli.memory.bank import MemoryBank
-from memskill_cli.types import Action, MemoryItem, MemoryVersion, Provenance, Query, Retrieved, Span, Trace
+from memskill_cli.memory.retrieval import fitting, make_ranker
+from memskill_cli.memory.sources import SourceIndex
+from memskill_cli.scoring.evidence import RECALL_AT, EvidenceMap
+from memskill_cli.types import (
+    Action,
+    MemoryItem,
+    MemoryVersion,
+    Provenance,
+    Query,
+    Retrieved,
+    RetrieveFn,
+    Source,
+    Span,
+    Trace,
+)
+from memskill_cli.utils.tokens import count_tokens
 
 MARGIN = 0.9
 """Part of a window that we fill: models count tokens in their own way, we in cl100k_base."""
@@ -63,35 +78,73 @@ class FullContext(Method):
             room = _room(self.context, query)
             assert room is not None
             kept, cuts[query.query_id] = _newest(history, room)
-            return [Retrieved(_item(trace, i, session.label, text), 1.0) for i, (session, text) in enumerate(kept)]
+            return [
+                Retrieved(_item(trace.trace_id, i, session.label, text), 1.0) for i, (session, text) in enumerate(kept)
+            ]
 
         return MethodMemory(retrieve, len(history), omit_text=True, cut=cuts)
 
 
 class Rag(Method):
-    """The spans themselves, found by the retrieval encoder: memory that nobody wrote.
+    """The spans themselves, as they were said: memory that nobody wrote.
 
-    Spans are long; where the answering model's window is known, the farthest that don't fit are left out (``cut``).
+    They are ranked by ``memory.retriever``: ``dense`` and ``lexical`` look at each span alone, ``hybrid`` ranks spans
+    as :mod:`memskill_cli.memory.sources` ranks turns. Those that do not fit ``memory.context_tokens``, or the answering
+    model's window where it is known, are left out (``cut``).
     """
 
     irrelevant_settings = EXECUTOR | CONTROLLER
 
     async def build_memory(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> MethodMemory:
-        encoders, settings = self.context.rollout.encoders, self.context.settings
-        bank = MemoryBank(trace.trace_id)
-        vectors = await encoders.retrieval.aencode([span.text for span in spans])
-        for span, vector in zip(spans, vectors, strict=True):
-            bank.insert(span.text, vector, vector, Provenance(trace.trace_id, span.index, (), span.index))
+        settings = self.context.settings.memory
+        search = await (self._hybrid(spans) if settings.retriever == "hybrid" else self._ranked(trace, spans))
+        for _ in spans:
             advance()
-        nearest = make_retriever(bank, encoders, settings.memory)
         cuts: dict[str, int] = {}
 
         async def retrieve(query: Query) -> list[Retrieved]:
-            found = list(await nearest(query))
+            found = list(await search(query))[: settings.num_memories]
+            if settings.context_tokens:
+                found = fitting(found, settings.context_tokens)
             kept, cuts[query.query_id] = _fitting(found, _room(self.context, query))
             return kept
 
-        return MethodMemory(retrieve, len(bank), cut=cuts)
+        return MethodMemory(retrieve, len(spans), cut=cuts, evidence=EvidenceMap(spans, sources_kept=True), rank=search)
+
+    @property
+    def _most(self) -> int:
+        return max(*RECALL_AT, self.context.settings.memory.num_memories)
+
+    async def _ranked(self, trace: Trace, spans: Sequence[Span]) -> RetrieveFn:
+        encoders, settings = self.context.rollout.encoders, self.context.settings.memory
+        bank = MemoryBank(trace.trace_id, language=settings.language)
+        vectors = await encoders.retrieval.aencode([span.text for span in spans])
+        for span, vector in zip(spans, vectors, strict=True):
+            bank.insert(span.text, vector, vector, Provenance(trace.trace_id, span.index, (), span.index))
+        return make_ranker(bank, encoders, settings, None, self._most)
+
+    async def _hybrid(self, spans: Sequence[Span]) -> RetrieveFn:
+        encoders, settings = self.context.rollout.encoders, self.context.settings.memory
+        index = SourceIndex(encoders.retrieval, language=settings.language)
+        await index.add([_as_source(span) for span in spans])
+        items = {
+            _as_source(span).ref: _item(span.trace_id, span.index, f"span-{span.index}", span.text) for span in spans
+        }
+
+        async def search(query: Query) -> list[Retrieved]:
+            vector = (await encoders.retrieval.aencode([query.question], "query"))[0]
+            ranked = index.search("hybrid", query.question, vector, self._most)
+            return [Retrieved(items[source.ref], score) for source, score in ranked]
+
+        return search
+
+
+def _as_source(span: Span) -> Source:
+    """A span as a source; the span of one turn is that turn."""
+    if len(span.sources) == 1 and "." not in span.sources[0].ref.rpartition(":")[2]:
+        return span.sources[0]
+    session = span.sources[0].session if span.sources else ""
+    return Source(f"{session}:span-{span.index}", span.date, "", span.text)
 
 
 def window_of(site: MethodContext) -> int | None:
@@ -174,6 +227,6 @@ def _tail(tokens: Sequence[int], room: int) -> int:
     return len(tokens)
 
 
-def _item(trace: Trace, index: int, label: str, text: str) -> MemoryItem:
-    version = MemoryVersion(Action.INSERT, text, Provenance(trace.trace_id, index, (), index))
+def _item(trace_id: str, index: int, label: str, text: str) -> MemoryItem:
+    version = MemoryVersion(Action.INSERT, text, Provenance(trace_id, index, (), index))
     return MemoryItem(label, text, (version,))

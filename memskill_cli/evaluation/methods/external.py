@@ -1,8 +1,8 @@
-"""Memory systems of others, each with its own pipeline, prompts and store, on our terms.
+"""Methods that use another memory system, with its own pipeline, prompts and store.
 
-They read the same spans with the same executor model and the same retrieval encoder as everyone else, and what they
-recall goes through the same answer prompt. A finished trace's memories are written down as JSON, so that the same
-evaluation again asks nothing; a trace cut short is read again, its model calls from the cache.
+Such a system reads the same spans with the same executor model and retrieval encoder as the other methods, and the
+same answer prompt is used. The memories of a finished trace are stored as JSON, so that running the evaluation again
+makes no model calls for it. A trace that was interrupted is read again, with model replies from the cache.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from memskill_cli.types import Query, Retrieved, Span, Trace
 
 T = TypeVar("T")
 MAX_TOKENS = 2000
-"""Longest reply of the executor model to another system: what Mem0 allows itself."""
+"""Token limit of the executor model's replies to another system; the default of Mem0."""
 JSON_TEXT = r"""
 string ::= "\"" char{1,200} "\""
 char ::= [^"\\\x00-\x1F\x7F] | "\\" ["\\/bfnrt]
 """.lstrip()
-"""GBNF of a short JSON string, for the embedded model: one that repeats itself is stopped there."""
+"""GBNF grammar of a short JSON string, for the embedded model. The limit stops a model that repeats itself."""
 UNREADABLE = "unreadable_replies"
 _DATE_LINE = re.compile(r"\[([^\]\n]+)\]\n")
 
 
 class MemoryRecord(TypedDict):
-    """One memory as it is written down. ``date`` is that of its session, "" if the system keeps none beside it."""
+    """One memory in its stored form. ``date`` is the date of its session, "" if the system does not store it."""
 
     id: str
     text: str
@@ -44,26 +44,26 @@ class MemoryRecord(TypedDict):
 
 
 class ExternalStore(Protocol):
-    """One trace's memory in another system."""
+    """The memory of one trace in another system."""
 
     async def add(self, text: str, date: str) -> None:
-        """Let the system read one span. ``text`` begins with the date line, if there is one."""
+        """Read one span. ``text`` begins with a line that has the date, if there is one."""
 
     async def retrieve(self, query: Query) -> Sequence[Retrieved]: ...
 
     def items(self) -> list[MemoryRecord]:
-        """What it remembers, oldest first."""
+        """All memories, oldest first."""
 
     async def restore(self, items: Sequence[MemoryRecord]) -> None:
-        """Take in what :meth:`items` gave, without a model call. Only for a store that is still empty."""
+        """Restore the memories that :meth:`items` returned, without a model call. The store must be empty."""
 
 
 class LLMBridge:
-    """The executor model as a library may ask it. One for each trace; lives within one event loop.
+    """Access to the executor model for a memory library. There is one for each trace, used within one event loop.
 
-    Such libraries catch whatever goes wrong in a call and take it for "nothing to remember". So the first failure is
-    kept: every later call raises it at once, and :meth:`check` raises it to the harness. ``unreadable`` counts replies
-    that could not be read even when asked again; the library is then told nothing was said.
+    The libraries catch exceptions of model calls and continue as if there were nothing to remember. So the first
+    failure is stored: every later call raises it at once, and :meth:`check` raises it in the evaluation. ``unreadable``
+    counts replies that could not be read after the retry; the library gets an empty reply instead.
     """
 
     def __init__(self, llm: LLMClient) -> None:
@@ -89,26 +89,26 @@ class LLMBridge:
         return reply.value
 
     def ask_from_thread(self, messages: list[Message], parse: Callable[[str], T], grammar: str) -> T | None:
-        """The same for code that runs in another thread than the event loop."""
+        """As :meth:`ask`, for code in a thread other than that of the event loop."""
         self.check()
         return asyncio.run_coroutine_threadsafe(self.ask(messages, parse, grammar), self._loop).result()
 
     def stop(self) -> None:
-        """Nobody waits any more: let the library come to its end without another call."""
-        self.fail(ModelError("stopped while a trace was read"))
+        """Make all further calls fail, so that the library ends without another model call."""
+        self.fail(ModelError("stopped while a trace was being read"))
 
     def fail(self, error: Exception) -> None:
-        """Something went wrong that the library must not keep to itself."""
+        """Store the first failure, which the library might catch and ignore."""
         self._failure = self._failure or error
 
     def check(self) -> None:
-        """Raise what went wrong in any call so far."""
+        """Raise the stored failure, if there is one."""
         if self._failure is not None:
             raise self._failure
 
 
 class ExternalMethod(Method):
-    """A method that is another system; a subclass names its package and makes its stores."""
+    """A method that uses another memory system. A subclass names its package and makes its stores."""
 
     policy_dependency = "nothing"
     irrelevant_settings = (
@@ -143,7 +143,7 @@ class ExternalMethod(Method):
         model = LLMBridge(self.context.rollout.llm)
         store = self.store(model)
         kept = await self.context.cache.read_notes(trace.trace_id)
-        if kept is not None and kept["system"] == self._system():  # not what another version of the system wrote
+        if kept is not None and kept["system"] == self._system():  # ignore memories of another version of the system
             await store.restore(kept["memories"])
             for _ in spans:
                 advance()
@@ -167,10 +167,10 @@ class ExternalMethod(Method):
         except asyncio.CancelledError:
             model.stop()
             raise
-        except Exception as error:  # a fault of the library costs its own trace, not the evaluation
+        except Exception as error:  # a defect of the library fails this trace only
             model.check()
             what = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ModelError(f"{self.package} failed at span {span.index} of {span.trace_id}: {what}") from error
+            raise ModelError(f"{self.package} failed at span {span.index} of trace {span.trace_id}: {what}") from error
         model.check()
 
     def summary_metadata(self) -> dict[str, Any]:
@@ -181,15 +181,15 @@ class ExternalMethod(Method):
 
 
 def date_of(span: Span) -> str:
-    """The date that stands over a span, "" if there is none."""
+    """The date in the first line of a span, "" if there is none."""
     found = _DATE_LINE.match(span.text)
     return found[1] if found else ""
 
 
 def read_object(text: str, key: str) -> dict[str, Any]:
-    """The JSON object with ``key`` in a reply, chatter around it and small errors forgiven.
+    """The JSON object with ``key`` in a reply. Text around it is ignored and small errors are repaired.
 
-    That is what a provider's JSON mode would have given the library. Raises UnreadableReplyError if there is none.
+    The library would get such an object from a provider's JSON mode. Raises UnreadableReplyError if there is none.
     """
     start, end = text.find("{"), text.rfind("}")
     try:
@@ -199,7 +199,7 @@ def read_object(text: str, key: str) -> dict[str, Any]:
         value = repair_json(text[start:]) if start >= 0 and not cut else None
     if not isinstance(value, dict) or key not in value:
         raise UnreadableReplyError(f'expected one JSON object with "{key}", not {text.strip()[:80]!r}')
-    try:  # JSON can escape half a character, which no file takes, and nest deeper than anyone reads
+    try:  # JSON can contain lone surrogates, which UTF-8 cannot encode, and can be nested too deep
         whole: dict[str, Any] = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         raise UnreadableReplyError("JSON that nests too deep, or has a number too large") from None

@@ -1,8 +1,8 @@
-"""LangMem (LangChain's own memory package) as a method: its store manager and its search.
+"""LangMem (LangChain's memory package) as a method: its store manager and its search.
 
-Usually one call a span: the manager looks up memories near the span, and one reply of tool calls adds, patches and
-removes (calls that don't fit their schema are sent back for repair, as LangMem does). Memories live in LangGraph's
-store in this process; tracing is off, whatever the environment says.
+There is usually one model call for each span: the manager searches for memories similar to the span, and one reply with
+tool calls adds, changes and removes memories. LangMem sends tool calls that do not fit their schema back to the model.
+Memories are in LangGraph's store in this process. Tracing is off, even if environment variables turn it on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from memskill_cli.memory.encoders import CachedEncoder
 from memskill_cli.types import MemoryItem, Query, Retrieved
 from memskill_cli.utils import process
 
-_NAMESPACE = ("memories",)  # each trace has a store of its own, so that one name does for all
+_NAMESPACE = ("memories",)  # each trace has its own store, so all stores can use the same namespace
 
 
 class LangMem(ExternalMethod):
@@ -32,7 +32,7 @@ class LangMem(ExternalMethod):
 
 
 class LangMemStore:
-    """One trace in a LangGraph store of its own."""
+    """The memory of one trace, in its own LangGraph store."""
 
     def __init__(self, model: LLMBridge, encoder: CachedEncoder, top_k: int) -> None:
         from langmem import create_memory_store_manager
@@ -65,10 +65,10 @@ class LangMemStore:
 
 
 def _counting_store(encoder: CachedEncoder) -> Any:
-    """LangGraph's store in this process, with keys that count up.
+    """LangGraph's store in this process, with keys that are numbered in order.
 
-    LangMem draws the key of a new memory at random and shows it to the model. Counted, the same replies lead to the
-    same prompts, and so to the cache.
+    LangMem draws the key of a new memory at random and shows it to the model. With numbered keys the same replies give
+    the same prompts, whose replies are in the cache.
     """
     from langgraph.store.memory import InMemoryStore
 
@@ -89,7 +89,7 @@ def _counting_store(encoder: CachedEncoder) -> Any:
             self.last = max(self.last, int(key.removeprefix("m")))
             await super().aput(_NAMESPACE, key, value)
 
-    # The text itself is what is embedded, as by every other method, and not the JSON it is wrapped in.
+    # Embed the text only, as every other method does, and not the JSON around it.
     return CountingStore(index={"embed": EncoderEmbeddings(encoder), "dims": 0, "fields": ["content.content"]})
 
 
@@ -98,11 +98,11 @@ def _text(item: Any) -> str:
 
 
 def _load() -> None:
-    # What the packages say to each other's makers is nothing to who evaluates.
+    # This warning is for the developers of the packages and not for users of memskill.
     process.ignore_warnings("Importing Send from langgraph")
     import langmem  # noqa: F401
 
     import memskill_cli.evaluation.methods.langmem_chat  # noqa: F401
 
     for name in ("extraction", "trustcall", "langmem", "langgraph"):
-        process.silence(name)  # they log what models said
+        process.silence(name)  # they log the replies of models

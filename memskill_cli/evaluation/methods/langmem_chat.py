@@ -1,7 +1,7 @@
-"""LangChain's idea of a chat model and of an encoder, over ours. Imports langchain_core: only once it is needed.
+"""memskill's model client and encoder as a LangChain chat model and embeddings. Imports langchain_core.
 
-LangMem speaks to models in tool calls; the gateway speaks text. So the functions are described in words, and the reply
-is one JSON object that lists the calls. What is said around that, and what becomes of the calls, is LangMem's own.
+LangMem uses tool calls; the model client sends and receives text. So the prompt describes the functions in words, and
+the reply is one JSON object with a list of calls. The rest of the prompts and the execution of calls are LangMem's.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ All calls stand in this one list, in the order in which they are to be made. {ch
 These are the functions, each with the JSON schema of its arguments:
 {functions}"""
 _SESSION = re.compile(r"(?<=session_)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""LangMem names each session at random; under a fixed name a prompt that was paid for is found in the cache."""
+"""LangMem gives each session a random name. With a fixed name the same prompt is found in the cache."""
 _CALLS = (
     'call ::= "{\\"name\\": \\"" name "\\", \\"arguments\\": " object "}"\n'
-    # No function of LangMem's has more than three arguments; a small model given room repeats one to the end.
+    # Functions of LangMem have at most three arguments. Without a limit a small model repeats one.
     'object ::= "{" (string ": " value (", " string ": " value){0,2})? "}"\n'
     'array ::= "[" (value (", " value){0,3})? "]"\n'
     'value ::= object | array | string | "\\"\\"" | "-"? [0-9]{1,9} | "true" | "false" | "null"\n'
@@ -42,10 +42,10 @@ _CALLS = (
 
 
 class LLMClientChat(BaseChatModel):
-    """The executor model as LangChain sees it. Asked within the event loop only."""
+    """The executor model with LangChain's interface. It can be called within the event loop only."""
 
     model: Any
-    """An :class:`LLMBridge`; this class is one of pydantic's, which need not check it."""
+    """An :class:`LLMBridge`. The type is Any because this is a pydantic class, which would validate it."""
 
     @property
     def _llm_type(self) -> str:
@@ -55,7 +55,7 @@ class LLMClientChat(BaseChatModel):
         return self.bind(tools=[convert_to_openai_tool(tool)["function"] for tool in tools], tool_choice=tool_choice)
 
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        raise NotImplementedError("asked within the event loop only")
+        raise NotImplementedError("can be called within the event loop only")
 
     async def _agenerate(
         self,
@@ -71,13 +71,13 @@ class LLMClientChat(BaseChatModel):
         asked = as_text(messages, tools, forced=forced)
         model: LLMBridge = self.model
         calls = await model.ask(asked, _calls, _grammar(tools, forced)) or []
-        name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]  # not drawn at random: it is quoted later
+        name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]  # not random, because later prompts quote it
         numbered = [{**call, "id": f"call_{name}_{i}", "type": "tool_call"} for i, call in enumerate(calls)]
         return ChatResult(generations=[ChatGeneration(message=AIMessage(content="", tool_calls=numbered))])
 
 
 class EncoderEmbeddings(Embeddings):
-    """Our retrieval encoder as LangChain sees it. Asked within the event loop only."""
+    """The retrieval encoder with LangChain's interface. It can be called within the event loop only."""
 
     def __init__(self, encoder: CachedEncoder) -> None:
         self._encoder = encoder
@@ -89,14 +89,14 @@ class EncoderEmbeddings(Embeddings):
         return (await self._encoder.aencode([text], "query"))[0].tolist()
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        raise NotImplementedError("asked within the event loop only")
+        raise NotImplementedError("can be called within the event loop only")
 
     def embed_query(self, text: str) -> list[float]:
-        raise NotImplementedError("asked within the event loop only")
+        raise NotImplementedError("can be called within the event loop only")
 
 
 def as_text(messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]], *, forced: bool) -> list[Message]:
-    """A conversation with tool calls as one without: system first, and no role twice in a row."""
+    """Convert messages with tool calls to messages without: system first, and never the same role twice in a row."""
     functions = "\n".join(
         f"- {tool['name']}: {tool['description']}\n  {json.dumps(tool['parameters'])}" for tool in tools
     )
@@ -122,7 +122,7 @@ def as_text(messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]], *,
 
 
 def _calls(text: str) -> list[dict[str, Any]]:
-    """The calls of a reply. Whether there are such functions, and what their arguments must be, LangMem checks."""
+    """The calls in a reply. LangMem checks the names of the functions and their arguments."""
     calls = read_object(text, "calls")["calls"]
     if not isinstance(calls, list):
         raise UnreadableReplyError('"calls" must be a list')

@@ -1,9 +1,9 @@
 """Mem0 (arXiv 2504.19413) as a method: its package's own extraction, update decisions and search.
 
-Two calls a span: which facts it holds, then what to do with each beside the nearest memories (ADD, UPDATE, DELETE,
-NONE). All speakers share one store, and spans are read as one message. As in the authors' own evaluation on LoCoMo, a
-memory is shown with the date of its session. "Today" in its prompt is that date too, not the day of the evaluation.
-Vectors and history live in this process; nothing of it is sent or written anywhere.
+There are two model calls for each span: one extracts facts; the other decides what to do with each fact, given the
+nearest memories (ADD, UPDATE, DELETE, NONE). All speakers share one store, and a span is read as one message. As in the
+authors' evaluation on LoCoMo, a memory is shown with the date of its session. "Today" in Mem0's prompt is that date and
+not the day of the evaluation. Vectors and history are in this process only and are not sent or written anywhere.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from memskill_cli.types import MemoryItem, Query, Retrieved
 from memskill_cli.utils import process
 
 T = TypeVar("T")
-_USER = "trace"  # each trace has a store of its own, so that one name does for all
+_USER = "trace"  # each trace has its own store, so all stores can use the same user id
 _TODAY = re.compile(r"(Today's date is )[^\n]*")
 _FACTS = 'root ::= "{\\"facts\\": [" (string (", " string){0,7})? "]}"\n' + JSON_TEXT
 _CHANGES = (
-    # Never an empty list, which a small model would rather give: it is asked for only when there are facts to place.
+    # Never an empty list, which small models prefer: Mem0 asks only if there are facts to store.
     'root ::= "{\\"memory\\": [" entry (", " entry){0,15} "]}"\n'
     'entry ::= "{\\"id\\": \\"" [0-9]{1,3} "\\", \\"text\\": " string ", \\"event\\": \\"" event "\\"}"\n'
     'event ::= "ADD" | "UPDATE" | "DELETE" | "NONE"\n'
@@ -43,7 +43,7 @@ _CHANGES = (
 
 
 class _Library(NamedTuple):
-    """What is used of the package: its module, the folder it has here, and its prompt that asks for facts."""
+    """The parts of the package that are used: its module, its temporary folder, and its prompt for fact extraction."""
 
     main: Any
     home: str
@@ -66,14 +66,14 @@ class Mem0(ExternalMethod):
 
 
 class Mem0Store:
-    """One trace in a Mem0 of its own."""
+    """The memory of one trace, in its own Mem0 instance."""
 
     def __init__(self, model: LLMBridge, encoder: CachedEncoder, dim: int, top_k: int) -> None:
         self._model, self._encoder, self._top_k = model, encoder, top_k
         self._memory = _new_memory(dim)
         self._memory.llm = _Llm(model)
         self._memory.embedding_model = _Embedder(encoder, model)
-        self._names: dict[str, str] = {}  # Mem0 draws its ids at random; here they count up
+        self._names: dict[str, str] = {}  # Mem0's ids are random; these are numbered in order
         self._busy = asyncio.Lock()
 
     async def add(self, text: str, date: str) -> None:
@@ -89,7 +89,9 @@ class Mem0Store:
                 self._names[event["id"]] = f"m{len(self._names) + 1:06d}"
 
     async def retrieve(self, query: Query) -> list[Retrieved]:
-        await self._encoder.aencode([query.question], "query")  # in good company; the search finds it in the cache
+        await self._encoder.aencode(
+            [query.question], "query"
+        )  # encoded together with other queries; the search below finds it in the cache
         found = await self._run(lambda: self._memory.search(query.question, user_id=_USER, limit=self._top_k))
         return [
             Retrieved(MemoryItem(self._names[row["id"]], _shown(row), ()), row["score"]) for row in found["results"]
@@ -113,10 +115,10 @@ class Mem0Store:
         self._names = {key: item["id"] for key, item in zip(ids, items, strict=True)}
 
     async def _run(self, work: Callable[[], T]) -> T:
-        """``work`` in a thread of its own, one at a time.
+        """Run ``work`` in a new thread, one call at a time.
 
-        Not in asyncio's: those are few, and were all of them waiting for the gateway, it could not write its replies
-        to the cache.
+        It does not use asyncio's thread pool: if all of its threads waited for the model client, the client would have
+        no thread for writing replies to the cache.
         """
         async with self._busy:
             pool = ThreadPoolExecutor(1, thread_name_prefix="mem0")
@@ -127,13 +129,13 @@ class Mem0Store:
 
 
 class _Llm:
-    """What Mem0 calls a language model."""
+    """The executor model with Mem0's interface of a language model."""
 
     def __init__(self, model: LLMBridge) -> None:
         self._model = model
 
     def generate_response(self, messages: list[Message], response_format: Any = None, **_: Any) -> str:
-        """The reply as JSON text; "" if it could not be read, which Mem0 takes for no facts and no changes."""
+        """The reply as JSON text; "" if it could not be read, which Mem0 treats as no facts or no changes."""
         asks_facts = messages[0]["role"] == "system"
         parse, grammar = (_facts, _FACTS) if asks_facts else (_changes, _CHANGES)
         value = self._model.ask_from_thread(messages, parse, grammar)
@@ -141,7 +143,7 @@ class _Llm:
 
 
 class _Embedder:
-    """What Mem0 calls an embedder."""
+    """The retrieval encoder with Mem0's interface of an embedder."""
 
     def __init__(self, encoder: CachedEncoder, model: LLMBridge) -> None:
         self._encoder, self._model = encoder, model
@@ -149,7 +151,7 @@ class _Embedder:
     def embed(self, text: str, memory_action: str | None = None) -> list[float]:
         try:
             row = self._encoder.encode([text], "query" if memory_action == "search" else "context")[0]
-        except Exception as error:  # Mem0 would leave out the memory, and go on
+        except Exception as error:  # Mem0 would drop the memory and continue
             self._model.fail(error)
             raise
         return [float(number) for number in row]
@@ -177,7 +179,7 @@ def _shown(row: dict[str, Any]) -> str:
 
 
 def _new_memory(dim: int) -> Any:
-    """A Mem0 with a store in this process; its model and embedder are placeholders that never made a call."""
+    """A Mem0 instance with a store in this process. The model and the embedder of its settings are never called."""
     from qdrant_client import QdrantClient
 
     vectors = {"collection_name": "memories", "embedding_model_dims": dim, "client": QdrantClient(":memory:")}
@@ -193,10 +195,10 @@ def _new_memory(dim: int) -> Any:
 
 @functools.cache
 def _library() -> _Library:
-    """Mem0, imported so that it reports to nobody and keeps its folder out of the user's home.
+    """Import Mem0 without its telemetry and with a temporary folder in place of one in the user's home.
 
-    It would tell its makers of every call. Here the module that does so is never loaded; and if someone else has
-    loaded it in this process, nothing is handed to it.
+    Mem0 sends an event to its developers for every call. Here its telemetry module is replaced before it is loaded. If
+    other code in this process has already loaded it, :func:`_open_library` makes sure that Mem0 does not call it.
     """
     home = tempfile.mkdtemp(prefix="memskill-mem0-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
@@ -216,7 +218,7 @@ def _library() -> _Library:
 
 
 def _open_library() -> _Library:
-    """Load Mem0, and silence it for as long as it is used."""
+    """Load Mem0, and turn off its telemetry and its log while it is used."""
     found = _library()
     process.set_attribute(found.main, "capture_event", lambda *args, **kwargs: None)
     process.set_attribute(found.main, "mem0_dir", found.home)

@@ -1,4 +1,4 @@
-"""Memory written by an executor with skills: the method itself, and three simpler ways to choose the skills."""
+"""Memory that the executor writes with skills: MemSkill, and three methods that select skills in a simpler way."""
 
 from __future__ import annotations
 
@@ -11,48 +11,64 @@ from typing import Any, ClassVar
 
 import torch
 
-from memskill_cli.agent.answerer import make_retriever
 from memskill_cli.agent.controller import SelectSkills, select_skills
 from memskill_cli.agent.executor import executor_messages
-from memskill_cli.datasets.spans import count_tokens
 from memskill_cli.evaluation.counts import executor_counts
 from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Method, MethodMemory, PolicyDependency
 from memskill_cli.memory.bank import MemoryBank
+from memskill_cli.memory.retrieval import index_sources, make_ranker, make_retriever
 from memskill_cli.rollout.episode import build_memory
+from memskill_cli.scoring.evidence import RECALL_AT, EvidenceMap
 from memskill_cli.skills.skill import Skill
-from memskill_cli.types import SkillSelection, Span, Trace, Vector
+from memskill_cli.types import SkillSelection, Span, Step, Trace, Vector
 from memskill_cli.utils.seeding import seed_from
+from memskill_cli.utils.tokens import count_tokens
 
 SKILLS_SHARE = 0.5
-"""Part of the executor's window that :class:`AllSkills` may fill; memories, span and reply need the rest."""
+"""Share of the executor's context window that :class:`AllSkills` may fill; memories, span and reply need the rest."""
 
 
 class SkillMethod(Method):
-    """One executor call a span; a trace's bank is kept when all of it is read, and taken up again after that."""
+    """One executor call for each span. The bank of a trace is stored when the whole trace is read, and reused later."""
 
     irrelevant_settings = WINDOW
 
     @abstractmethod
     def chooser(self, trace: Trace) -> SelectSkills:
-        """How skills are chosen for the spans of ``trace``; called once for each in reading order."""
+        """The function that selects the skills for each span of ``trace``; it is called in reading order."""
 
     async def build_memory(self, trace: Trace, spans: Sequence[Span], advance: Callable[[], None]) -> MethodMemory:
         stored = await self.context.cache.read_bank(trace.trace_id)
-        bank = MemoryBank(trace.trace_id) if stored is None else MemoryBank.of(stored)
-        retrieve = make_retriever(bank, self.context.rollout.encoders, self.context.settings.memory)
+        settings, encoders = self.context.settings.memory, self.context.rollout.encoders
+        language = settings.language
+        bank = MemoryBank(trace.trace_id, language=language)
         if stored is not None:
+            bank = MemoryBank.of(stored, language=language)
+        sources = await index_sources(spans, encoders, settings)
+        steps: Sequence[Step] = ()
+        counts, persist = {}, None
+        if stored is None:
+            skills, context = self.context.policy.bank, self.context.rollout
+            steps = await build_memory(context, spans, skills, self.chooser(trace), bank, advance, evaluating=True)
+            counts = {"executor": executor_counts(steps)}
+            keep = partial(self.context.cache.write_bank, trace.trace_id)
+            persist = lambda: keep(bank.stored())  # noqa: E731
+        else:
             for _ in spans:
                 advance()
-            return MethodMemory(retrieve, len(bank))
-        skills, context = self.context.policy.bank, self.context.rollout
-        steps = await build_memory(context, spans, skills, self.chooser(trace), bank, advance, evaluating=True)
-        counts = {"executor": executor_counts(steps)}
-        keep = partial(self.context.cache.write_bank, trace.trace_id)
-        return MethodMemory(retrieve, len(bank), counts=counts, persist=lambda: keep(bank.stored()))
+        return MethodMemory(
+            make_retriever(bank, encoders, settings, sources),
+            len(bank),
+            counts=counts,
+            evidence=EvidenceMap(spans, bank.items, bank.deleted, sources is not None),
+            rank=make_ranker(bank, encoders, settings, sources, max(RECALL_AT)),
+            steps=steps,
+            persist=persist,
+        )
 
 
 class MemSkill(SkillMethod):
-    """The controller's plain top-K of the run's skills."""
+    """The top-K skills of the run by the controller, without sampling."""
 
     policy_dependency: ClassVar[PolicyDependency] = "controller"
     _choose: SelectSkills
@@ -69,16 +85,16 @@ class MemSkill(SkillMethod):
 
 
 class SeedSkills(MemSkill):
-    """The seed skills and an untrained controller, whatever the run has learned.
+    """The seed skills and an untrained controller, independent of the run.
 
-    With the published K all seeds are chosen for every span, so that the controller only decides their order.
+    With the published K all seed skills are chosen for every span, so the controller only decides their order.
     """
 
     policy_dependency: ClassVar[PolicyDependency] = "seeds"
 
 
 class RandomSkills(SkillMethod):
-    """K of the run's skills, drawn anew for each span from (seed, trace, span): at another concurrency the same."""
+    """K random skills of the run, drawn for each span from (seed, trace, span), so independent of concurrency."""
 
     policy_dependency: ClassVar[PolicyDependency] = "skills"
     irrelevant_settings = WINDOW | (CONTROLLER - {"eval.num_skills", "encoders.state"})
@@ -95,14 +111,14 @@ class RandomSkills(SkillMethod):
 
 
 class AllSkills(SkillMethod):
-    """Every skill of the run in each call, in name order; the last ones stay out when they would fill the window."""
+    """All skills of the run in each call, in name order. If the context window is too small, the last are left out."""
 
     policy_dependency: ClassVar[PolicyDependency] = "skills"
     irrelevant_settings = WINDOW | (CONTROLLER - {"encoders.state"})
 
     @cached_property
     def _fitting(self) -> int:
-        """How many skills are shown."""
+        """The number of skills that are shown."""
         skills, window = self.context.policy.bank.skills, self.context.rollout.llm.window("executor")
         sizes = [_prompt_tokens(skills[: i + 1]) for i in range(len(skills))]
         return sum(window is None or size <= SKILLS_SHARE * window for size in sizes)

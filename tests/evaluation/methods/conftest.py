@@ -1,4 +1,4 @@
-"""One evaluation's worth of surroundings for another memory system: a scripted server, an encoder, a folder."""
+"""The objects that another memory system needs for an evaluation: a scripted server, an encoder, a folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Work = Callable[[Method], Awaitable[T]]
 
 
 class SystemRig:
-    """Runs a method against a server; the folder and the cache stay from one run to the next."""
+    """Runs a method against a server. The folder and the cache are kept between runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,13 +38,13 @@ class SystemRig:
         self.roles: dict[str, int] = {}
         self.spent = 0.0
         self.advanced = 0
-        self._port = 0  # the same in every run: replies are cached by who gave them
+        self._port = 0  # the same in every run, because the cache key has the name of the provider
         self.encoder: CachedEncoder
 
     def run(
         self, name: str, work: Work[T], reply: Script = rules.reply, *, model: str = "m", max_cost: float = 0.0
     ) -> T:
-        """What ``work`` makes of the method called ``name``."""
+        """The result of ``work`` with the method called ``name``."""
         script = reply if callable(reply) else (lambda request: reply)
         with MockLLMServer(script, keys=[KEY], port=self._port) as server:
             self._port = int(server.url.split(":")[2].removesuffix("/v1"))
@@ -75,7 +75,7 @@ class SystemRig:
     def remember(
         self, name: str, spans: Sequence[Span], question: str, reply: Script = rules.reply, **more: Any
     ) -> tuple[int, list[Retrieved], dict[str, Any]]:
-        """Read ``spans`` and ask: how many memories there are, what is recalled, what the method says of itself."""
+        """Read ``spans`` and retrieve. Returns the number of memories, the retrieved ones, and the metadata."""
 
         async def work(method: Method) -> tuple[int, list[Retrieved], dict[str, Any]]:
             memory = await self.read(method, spans)

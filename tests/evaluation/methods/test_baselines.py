@@ -1,4 +1,4 @@
-"""No memory, the whole history, raw spans: what is asked, what is shown, what is cut and said to be."""
+"""No memory, the full history, raw spans: the prompts, what is cut from them, and how that is reported."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from memskill_cli.datasets.spans import count_tokens
 from memskill_cli.errors import UsageError
 from memskill_cli.types import Query, Session, Trace, Turn
+from memskill_cli.utils.tokens import count_tokens
 
 from ..harness import Rig
 
@@ -45,7 +45,7 @@ def memories(prompt: str) -> str:
 
 
 def tokens(rig: Rig) -> int:
-    """Of the longest prompt with its answer."""
+    """The number of tokens of the longest prompt with its answer."""
     return max(count_tokens(prompt) for prompt in rig.prompts("answer")) + rig.settings.models.answer_max_tokens
 
 
@@ -79,7 +79,9 @@ def test_full_context_shows_every_line_under_its_date_in_order(tmp_path: Path) -
     row = made.rows()[0]
     assert row["cut"] == 0
     assert [one["id"] for one in row["retrieved"]] == [f"session_{i}" for i in range(SESSIONS)]
-    assert all("plums" not in one["text"] and "tokens" in one["text"] for one in row["retrieved"]), "no history in rows"
+    assert all("plums" not in one["text"] and "tokens" in one["text"] for one in row["retrieved"]), (
+        "rows without history"
+    )
 
 
 @pytest.mark.parametrize("window", [700, 1000, 1500])
@@ -90,7 +92,7 @@ def test_full_context_keeps_the_newest_that_fits_and_says_what_was_cut(tmp_path:
     history = "\n".join(made.traces[0].sessions[i].turns[1].text for i in range(SESSIONS))
     for prompt in made.prompts("answer"):
         kept = [i for i in range(SESSIONS) if f" {i}." in memories(prompt)]
-        assert kept == list(range(kept[0], SESSIONS)), "the newest, without a gap"
+        assert kept == list(range(kept[0], SESSIONS)), "the newest sessions, without a gap"
         assert memories(prompt).splitlines()[0] == f"[0] [{kept[0] + 1} May 2025]", "a cut session keeps its date"
     rows = made.rows()
     assert all(0 < row["cut"] < 2 * count_tokens(history) for row in rows)
@@ -116,7 +118,7 @@ def test_rag_shows_the_nearest_spans_as_they_are(tmp_path: Path) -> None:
         assert f"Behind the {TREES[int(number)]} I grow plums." in nearest["text"]
         assert nearest["text"].startswith(f"[{int(number) + 1} May 2025]\n{row['trace_id']}: ")
         assert nearest["score"] >= other["score"]
-        assert any(nearest["text"] in prompt for prompt in made.prompts("answer")), "line breaks and all"
+        assert any(nearest["text"] in prompt for prompt in made.prompts("answer")), "with its line breaks"
 
 
 def test_rag_leaves_out_the_farthest_that_do_not_fit(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What every other memory system must do here: read by our model and encoder, fail aloud, cost nothing twice."""
+"""Requirements for every other memory system: use our model and encoder, report failures, pay for nothing twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SYSTEMS = [
     )
     for name in ("mem0", "langmem")
 ]
-CALLS = {"mem0": 2, "langmem": 1}  # of the executor's model for a span
+CALLS = {"mem0": 2, "langmem": 1}  # requests to the executor model for each span
 FACTS = ["Ana adopted a grey parrot called Figaro in Porto.", "Bo repairs 12 church organs near Lyon."]
 SPANS = [
     Span("t1", 0, f"[8 May 2023]\nAna: {FACTS[0]}\nBo: How nice!"),
@@ -54,7 +54,7 @@ def test_it_remembers_what_its_pipeline_made_of_the_replies(rig: Any, name: str)
     assert facts["unreadable_replies"] == 0
     assert re.fullmatch(r"(mem0ai|langmem) \d[\w.]+", facts["system"])
     assert {request.role for request in rig.requests} == {"executor"}
-    assert rig.roles == {"executor": len(rig.requests)}, "every call stands in the ledger"
+    assert rig.roles == {"executor": len(rig.requests)}, "the ledger has every call"
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -103,14 +103,14 @@ def test_a_trace_cut_short_pays_only_for_the_rest(rig: Any, name: str) -> None:
 @pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize("nth", [0, 1, 2])
 def test_a_call_that_fails_is_never_nothing_to_remember(rig: Any, name: str, nth: int) -> None:
-    """Both libraries catch errors of a model's calls in some places and carry on."""
+    """Both libraries catch errors of model calls in some places and continue."""
 
     def fails(request: Request) -> str | Fault:
         return Fault.server_error() if request.index >= nth else rules.reply(request)
 
     with pytest.raises(ModelError, match="server had an error"):
         rig.remember(name, SPANS, QUESTION, fails)
-    assert len(rig.requests) == nth + 1, "no use in asking on"
+    assert len(rig.requests) == nth + 1, "it makes no further call"
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -136,7 +136,7 @@ def test_what_another_version_kept_is_read_anew(rig: Any, name: str) -> None:
     file.write_text(whole.replace('"system": "', '"system": "older '))
     size, _, _ = rig.remember(name, SPANS, QUESTION)
     assert (size, file.read_text()) == (2, whole)
-    assert rig.requests == [], "the cache knows the replies"
+    assert rig.requests == [], "the replies are in the cache"
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -146,12 +146,12 @@ def test_a_damaged_file_is_named(rig: Any, name: str) -> None:
     file.write_text(file.read_text()[:50])
     with pytest.raises(MemoryBankError, match=file.name) as caught:
         rig.remember(name, SPANS, QUESTION)
-    assert "delete it" in caught.value.hint
+    assert "delete the file" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_many_traces_at_once_share_nothing(rig: Any, name: str) -> None:
-    """More of them than asyncio has threads, with a cache that needs one of those."""
+    """There are more traces than threads in asyncio's pool, and the cache needs one of these threads."""
     count = 8
 
     async def work(method: Method) -> list[list[str]]:

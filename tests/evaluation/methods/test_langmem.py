@@ -1,4 +1,4 @@
-"""LangMem beside what all systems must do: its tool calls through text, its patches and its repairs."""
+"""LangMem, in addition to the tests of all systems: its tool calls as text, its changes and its repairs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_nothing_in_a_prompt_is_drawn_at_random(rig: Any) -> None:
 
 
 def test_a_call_that_does_not_fit_goes_back_for_repair(rig: Any) -> None:
-    """Repair is the library's; the conversation it holds reaches the model as text."""
+    """The library asks for the repair; its messages reach the model as text."""
 
     def reply(request: Request) -> str:
         if "validation error" not in request.text.lower():

@@ -1,4 +1,4 @@
-"""Mem0 beside what all systems must do: its own decisions take effect, and its prompts know the session's day."""
+"""Mem0, in addition to the tests of all systems: its decisions take effect; its prompts have the session's date."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from memskill_cli.evaluation.methods.base import Method
 from memskill_cli.testing.server import Request
 from memskill_cli.types import Span
 
-# Not importorskip: imported like that it would report to its makers.
+# Not importorskip, which would import Mem0 with its telemetry.
 pytestmark = [
     pytest.mark.extra,
     pytest.mark.skipif(util.find_spec("mem0") is None, reason="memskill[mem0] not installed"),
@@ -30,7 +30,7 @@ def asks_facts(request: Request) -> bool:
 
 
 def scripted(*decisions: list[dict[str, str]]) -> Any:
-    """One fact a span; then the decisions, one list a span."""
+    """One fact for each span; then the decisions, one list for each span."""
     left = list(decisions)
 
     def reply(request: Request) -> str:
@@ -119,7 +119,7 @@ def test_a_memory_that_cannot_be_encoded_is_not_left_out(rig: Any) -> None:
 
 @pytest.mark.parametrize("first", ["", "import mem0"])
 def test_its_makers_are_told_nothing_whoever_imported_it(tmp_path: Path, first: str) -> None:
-    """In a process of its own, since a library is imported once; what it would send is caught where it would leave."""
+    """In a separate process, because a library is imported once. Its network requests would be caught and fail."""
     script = f"""
 import posthog
 posted = []

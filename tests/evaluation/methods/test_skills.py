@@ -1,4 +1,4 @@
-"""The executor's methods: which skills are shown for which span, whatever the concurrency, and whose they are."""
+"""Methods with skills: the skills that are shown for each span, for every concurrency, and where they come from."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def rig(folder: Path, **overrides: Any) -> Rig:
 
 
 def shown(rig: Rig) -> dict[str, list[str]]:
-    """The names of the skills that each span was read with, by the span's text, in the order they were shown."""
+    """The names of the skills that were shown with each span, in order, by the text of the span."""
     return {
         re.findall(r"<span>\n(.*?)\n</span>", prompt, re.S)[-1]: re.findall(r"^### (\S+)$", prompt, re.M)
         for prompt in rig.prompts("executor")
@@ -68,7 +68,7 @@ def test_the_controller_of_the_run_chooses_k_of_its_skills(tmp_path: Path) -> No
 
 
 def best_of_the_first_spans(k: int) -> dict[str, list[str]]:
-    """What the controller of :meth:`Rig.train` thinks best for the first span of each trace, when nothing is known."""
+    """The best skills by the controller of :meth:`Rig.train` for the first span of each trace, with empty memory."""
     with closing(load_encoder("hashing", cache_dir=None)) as encoder:
         controller, skills = Controller.seeded(encoder.dim, 16, 1), bank().skills
         spans = [f"[1 May 2025]\n{name}: In garden number 0 I grow 2 plums." for name in ("Ana", "Ben")]
@@ -94,8 +94,8 @@ def test_random_skills_differ_by_span_and_never_by_concurrency(tmp_path: Path) -
     drawn = shown(one)
     assert drawn == shown(many)
     assert len(drawn) == 12
-    assert all(2 <= len(set(names)) <= 3 for names in drawn.values()), "three, or two beside noop"
-    assert len({tuple(names) for names in drawn.values()}) > 6, "drawn anew for each span"
+    assert all(2 <= len(set(names)) <= 3 for names in drawn.values()), "three, or two in addition to noop"
+    assert len({tuple(names) for names in drawn.values()}) > 6, "a new draw for each span"
     assert len({name for names in drawn.values() for name in names} & set(LEARNED)) > 3
     assert summary["checkpoint"] == "none"
 
@@ -130,7 +130,7 @@ def test_where_only_noop_is_chosen_no_call_is_made(tmp_path: Path) -> None:
     made.train(SkillBank([seed_bank()["noop"]]))
     summary = made.method("memskill")
     assert made.roles() == {"answer": 2}
-    assert summary["executor"] == {"replies": 0, "unreadable": 0, "cut": 0, "rejected": {}}
+    assert summary["executor"] == {"replies": 0, "unreadable": 0, "cut": 0, "rejected": {}, "protected": {}}
     assert summary["memories"] == 0
 
 
@@ -140,5 +140,5 @@ def test_a_second_try_reads_nothing_again(tmp_path: Path, name: str) -> None:
     first = made.method(name)
     (made.folder / "results.jsonl").unlink()
     second = made.method(name)
-    assert made.roles() == {"answer": 2}, "memory was kept; only the answers were lost"
+    assert made.roles() == {"answer": 2}, "the memory was stored; only the answers were lost"
     assert second["memories"] == first["memories"] > 0
