@@ -115,13 +115,18 @@ class MemoryBank:
         """
         if ranking == "dense":
             return self.retrieve(vector, k, space)
-        rows = np.fromiter(self._rows.values(), np.intp, len(self._rows))
-        if not len(rows):
+        if not self._items:
             return []
-        scores = self._terms_index().scores(analyzer(self.language).terms(text), len(self._by_row))[rows]
+        scores = self._terms_index().scores(analyzer(self.language).terms(text), len(self._by_row))
+        rows = None  # of the items, if some rows are of deleted ones
+        if len(self._items) < len(self._by_row):
+            rows = np.fromiter(self._rows.values(), np.intp, len(self._rows))
+            scores = scores[rows]
         if ranking == "hybrid":
-            scores = standardise(scores) + standardise(self._tables[space].scores(vector)[rows])
-        return [Retrieved(self._by_row[rows[i]], float(scores[i])) for i in top_k(scores, k)]
+            cosines = self._tables[space].scores(vector)
+            scores = standardise(scores) + standardise(cosines if rows is None else cosines[rows])
+        found = top_k(scores, k)
+        return [Retrieved(self._by_row[i if rows is None else rows[i]], float(scores[i])) for i in found]
 
     def vectors(self, item_ids: Sequence[str], space: Space) -> Matrix:
         """The vectors of items, (N, D), in the order of ``item_ids``. D is 0 if nothing was ever inserted."""

@@ -1,23 +1,25 @@
 """The sources of a memory: what was said, kept as it was and searchable beside what was written about it.
 
 A source is one turn (or a part of a long one) with its date and speaker. Sources are ranked for a question by a sum of
-six features. Each was chosen, and its weight fitted, on the evidence of LoCoMo's train split (docs/retrieval.md); all
+seven features. Each was chosen, and its weight fitted, on the evidence of LoCoMo's train split (docs/retrieval.md); all
 are general facts about conversations:
 
 =============== ============================================================================ ======
-``dense``       cosine of the source and the question, standardised over all sources           0.6
-``window``      the same for the source with its two neighbours in the session                 0.65
-``lexical``     BM25; terms of up to three neighbours on each side count 0.7, 0.5 and 0.3       0.6
-``length``      logarithm of the number of characters: long turns say more                     0.65
-``speaker``     1 if the question names the speaker                                            0.75
-``reply``       1 if the source before it ends with a question mark: it is an answer           0.6
+``dense``       cosine of the source and the question, standardised over all sources        0.6
+``window``      the same for the source with its two neighbours in the session              0.45
+``lexical``     BM25; terms of up to three neighbours on each side count 0.7, 0.5 and 0.3   0.5
+``session``     BM25 of the whole session                                                   0.4
+``length``      logarithm of the number of characters: long turns say more                  0.7
+``speaker``     1 if the question names the speaker                                         1.35
+``reply``       1 if the source before it ends with a question mark: it is an answer        0.55
 =============== ============================================================================ ======
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +31,12 @@ from memskill_cli.types import Source, Vector
 
 WEIGHTS: Mapping[str, float] = {
     "dense": 0.6,
-    "window": 0.65,
-    "lexical": 0.6,
-    "length": 0.65,
-    "speaker": 0.75,
-    "reply": 0.6,
+    "window": 0.45,
+    "lexical": 0.5,
+    "session": 0.4,
+    "length": 0.7,
+    "speaker": 1.35,
+    "reply": 0.55,
 }
 NEIGHBOUR_WEIGHTS = (0.7, 0.5, 0.3)
 """Weights of the terms of the first, second and third neighbour on either side."""
@@ -50,7 +53,10 @@ class SourceIndex:
         self._bags: list[list[str]] = []
         self._own, self._windows = VectorTable(f"{label}: own"), VectorTable(f"{label}: window")
         self._lexical = LexicalIndex()
-        self._priors: Scores = np.zeros(0)  # length and reply, weighted: the same for all questions
+        self._sessions = LexicalIndex()
+        self._session_rows: dict[str, int] = {}  # by label
+        self._row_of_session = np.zeros(0, np.intp)  # of each source
+        self._lengths = self._replies = np.zeros(0)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -78,34 +84,56 @@ class SourceIndex:
                 self._windows.append(self._windows.checked(vector))
         for row in changed:
             self._lexical.put(row, self._weighted_terms(row))
-        lengths = np.array([math.log1p(len(source.text)) for source in self._order])
-        replies = np.array([self._is_reply(row) for row in range(len(self._order))], np.float64)
-        self._priors = WEIGHTS["length"] * standardise(lengths) + WEIGHTS["reply"] * replies
+        self._index_sessions({source.session for source in self._order[first:]})
+        self._lengths = standardise(np.array([math.log1p(len(source.text)) for source in self._order]))
+        self._replies = np.array([self._is_reply(row) for row in range(len(self._order))], np.float64)
+
+    def _index_sessions(self, changed: Collection[str]) -> None:
+        """Index the terms of the sessions that have new sources."""
+        rows = [self._session_rows.setdefault(source.session, len(self._session_rows)) for source in self._order]
+        self._row_of_session = np.array(rows, np.intp)
+        bags: dict[int, Counter[str]] = {self._session_rows[label]: Counter() for label in changed}
+        for row, terms in zip(rows, self._bags, strict=True):
+            if row in bags:
+                bags[row].update(terms)
+        for row, bag in bags.items():
+            self._sessions.put(row, {term: float(count) for term, count in bag.items()})
 
     def search(self, ranking: Ranking, question: str, vector: Vector, k: int) -> list[tuple[Source, float]]:
         """The ``k`` best sources for a question and its embedding ``vector`` (D,), best first, with their scores.
 
-        Ties are in order of reading. ``dense`` ranks by cosine similarity alone, ``lexical`` by BM25 alone.
+        Ties are in order of reading.
         """
         if not self._order:
             return []
-        scores = self._scores(ranking, question, vector)
+        scores = self.scores(ranking, question, vector)
         return [(self._order[row], float(scores[row])) for row in top_k(scores, k)]
 
-    def _scores(self, ranking: Ranking, question: str, vector: Vector) -> Scores:
-        rows = len(self._order)
+    def scores(self, ranking: Ranking, question: str, vector: Vector) -> Scores:
+        """The score of each source, in order of reading. ``dense`` is the cosine alone, ``lexical`` BM25 alone."""
         if ranking == "dense":
             return self._own.scores(vector)
-        lexical = self._lexical.scores(self._analyzer.terms(question), rows)
         if ranking == "lexical":
-            return lexical
-        features = {
+            return self._lexical.scores(self._analyzer.terms(question), len(self._order))
+        features = self.features(question, vector)
+        return np.sum([WEIGHTS[name] * values for name, values in features.items()], axis=0)
+
+    def features(self, question: str, vector: Vector) -> dict[str, Scores]:
+        """The features of the hybrid score, by name, each with one value for every source."""
+        return {
             "dense": standardise(self._own.scores(vector)),
             "window": standardise(self._windows.scores(vector)),
-            "lexical": standardise(lexical),
+            "lexical": standardise(self.scores("lexical", question, vector)),
+            "session": standardise(self._session_scores(question)),
+            "length": self._lengths,
             "speaker": self._named_speakers(question),
+            "reply": self._replies,
         }
-        return sum((WEIGHTS[name] * values for name, values in features.items()), self._priors)
+
+    def _session_scores(self, question: str) -> Scores:
+        """BM25 of the session of each source."""
+        by_session = self._sessions.scores(self._analyzer.terms(question), len(self._session_rows))
+        return by_session[self._row_of_session]
 
     def _named_speakers(self, question: str) -> Scores:
         """1 for the sources of speakers whom the question names; all 0 if it names all speakers or none."""

@@ -57,6 +57,18 @@ def neighbours(row: int, reach: int) -> list[tuple[int, int]]:
     return [(o, d) for o, d in near if 0 <= o < len(SOURCES) and SOURCES[o].ref.split(":")[0] == session]
 
 
+def bm25(bags: list[dict[str, float]], asked: set[str]) -> list[float]:
+    mean, scores = sum(sum(bag.values()) for bag in bags) / len(bags), []
+    for bag in bags:
+        norm, score = K1 * (1 - B + B * sum(bag.values()) / mean), 0.0
+        for term in asked:
+            df = sum(term in other for other in bags)
+            tf = bag.get(term, 0.0)
+            score += math.log(1 + (len(bags) - df + 0.5) / (df + 0.5)) * tf * (K1 + 1) / (tf + norm)
+        scores.append(score)
+    return scores
+
+
 def by_definition(encoder: CachedEncoder, question: str) -> dict[str, float]:
     terms = Analyzer().terms
     lines = [f"{s.speaker}: {s.text}" for s in SOURCES]
@@ -71,20 +83,18 @@ def by_definition(encoder: CachedEncoder, question: str) -> dict[str, float]:
             for term in terms(f"{SOURCES[other].speaker} {SOURCES[other].text}"):
                 bag[term] = bag.get(term, 0) + (1.0, *NEIGHBOUR_WEIGHTS)[distance]
         bags.append(bag)
-    mean = sum(sum(bag.values()) for bag in bags) / len(bags)
-    bm25 = []
-    for bag in bags:
-        norm, score = K1 * (1 - B + B * sum(bag.values()) / mean), 0.0
-        for term in set(terms(question)):
-            df = sum(term in other for other in bags)
-            tf = bag.get(term, 0.0)
-            score += math.log(1 + (len(bags) - df + 0.5) / (df + 0.5)) * tf * (K1 + 1) / (tf + norm)
-        bm25.append(score)
+    labels = [source.ref.split(":")[0] for source in SOURCES]
+    whole: dict[str, dict[str, float]] = {label: {} for label in labels}
+    for source, label in zip(SOURCES, labels, strict=True):
+        for term in terms(f"{source.speaker} {source.text}"):
+            whole[label][term] = whole[label].get(term, 0) + 1.0
+    by_session = dict(zip(whole, bm25(list(whole.values()), set(terms(question))), strict=True))
     named = {name for name in ("Ivo", "Mara") if name.lower() in question.lower()}
     features = {
         "dense": z(own),
         "window": z(around),
-        "lexical": z(bm25),
+        "lexical": z(bm25(bags, set(terms(question)))),
+        "session": z([by_session[label] for label in labels]),
         "length": z([math.log(1 + len(s.text)) for s in SOURCES]),
         "speaker": np.array([float(len(named) == 1 and s.speaker in named) for s in SOURCES]),
         "reply": np.array([0.0, 1.0, 0.0, 0.0, 1.0, 0.0]),
