@@ -27,7 +27,6 @@ from typing import NamedTuple
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.lexical import Analyzer
 from memskill_cli.types import Action, ActionStatus, MemoryAction, Vector
-from memskill_cli.utils.text_metrics import normalise
 
 OTHER_SHARE, OTHER_COSINE = 0.5, 0.6
 """Two texts are about different things if their common share of content words and their cosine are both below these."""
@@ -38,18 +37,23 @@ SAME_SHARE, SAME_COSINE = 0.8, 0.95
 """A text repeats a memory if it adds no content word, has this share of its content words, and this cosine with it."""
 NEIGHBOURS = 5
 """A new text is compared with this many memories, those with the highest cosines, besides those with equal words."""
-# Numbers, dates, and words that turn a statement into another one; most of them are stop words. Numbers count in any
-# language, words in English.
+# Numbers, symbols, dates, and words that turn a statement into another one; most of them are stop words. Numbers and
+# symbols count in any language, words in English.
 _DECISIVE = re.compile(
-    r"\d+(?:[.,:/]\d+)*|n['’]t\b|\b(?:"
+    r"(?-i:(?<=\w )A\b)|\d+(?:[.,:/]\d+)*|n['’]t\b|(?<!\w)-(?=\d)|(?<=\w)-(?!\w)|[^\w\s.,;:!?'\"‘’“”()\[\]…—–-]|\b(?:"
     r"no|not|never|none|neither|nor|without|cannot|hardly|former|formerly|stopped"
     r"|from|to|before|after|until|since|is|are|was|were|will|would|may|might|could|should"
+    r"|for|against|on|off|in|out|up|down|over|under|above|below|with|by|at|more|less|all|some|any|each|both|only|own"
+    r"|i|me|my|mine|you|yours?|he|him|his|she|hers?|it|its|we|us|ours?|they|them|theirs?|this|that|these|those"
     r"|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|first|second|third|once|twice"
     r"|january|february|march|april|june|july|august|september|october|november|december"
     r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|yesterday|today|tomorrow)\b",
     re.IGNORECASE,
 )
 
+
+_WORD = re.compile(r"\w+")
+_ARTICLES = frozenset({"a", "an", "the", "and"})
 
 REFUSALS = frozenset({ActionStatus.UNSUPPORTED_DELETE, ActionStatus.TOO_MANY_DELETES})
 """The rules that reject an action. The others change it."""
@@ -184,7 +188,9 @@ def is_repetition(memory: str, text: str, cosine: float, analyzer: Analyzer) -> 
 
 @lru_cache(maxsize=65536)
 def _words(text: str) -> str:
-    return " ".join(normalise(text))
+    """The words of ``text`` in lower case without articles. An "A" within the text may be a grade, so it is kept."""
+    kept = enumerate(_WORD.findall(text))
+    return " ".join(w.lower() for i, w in kept if w.lower() not in _ARTICLES or (w == "A" and i > 0))
 
 
 def _decisive(text: str) -> list[str]:

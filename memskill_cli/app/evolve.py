@@ -224,7 +224,7 @@ def decide_by(
         return (after[measure] or 0.0) > (before[measure] or 0.0), None
     name = measure if measure in scores else scores[0]
     gate = decide(_scores(before, name), _scores(after, name), settings)
-    return gate.kept, gate
+    return (gate.kept if gate else False), gate
 
 
 def _scores(summary: dict[str, Any], name: str) -> dict[str, float | None]:

@@ -29,6 +29,7 @@ from memskill_cli.datasets.base import (
 from memskill_cli.datasets.json_records import Record, stream
 from memskill_cli.datasets.paper import LLAMA, QWEN, PaperResults, other_row, paper_row
 from memskill_cli.datasets.samples import sample_path, shipped
+from memskill_cli.datasets.spans import unique_labels
 from memskill_cli.errors import DataError, UsageError
 from memskill_cli.types import Query, Session, Trace, Turn
 
@@ -156,6 +157,8 @@ class _Question(Record):
         super().__init__(f"{file}: record {index}", record, hint)
         self._odd = odd
         self._evidence: list[str] = []  # turns that are marked as having the answer
+        self._labels: list[str] = []  # of the sessions that are kept
+        self._marked: set[str] = set()  # labels of those with a marked turn
         self.trace_id = self.text(self.record, "question_id")
         self.where = f"{file}: record {index} ({self.trace_id})"
 
@@ -182,8 +185,13 @@ class _Question(Record):
         place = f"haystack_sessions[{index}]"
         turns = [self._turn(turn, f"{place}[{i}]") for i, turn in enumerate(self.expect(history, list, place))]
         said = tuple(turn for turn in turns if turn.text)
+        if said:
+            self._labels.append(label)
         kept = [raw for raw, turn in zip(history, turns, strict=True) if turn.text]
-        self._evidence += [f"{label}:{i}" for i, raw in enumerate(kept) if raw.get("has_answer") is True]
+        name = unique_labels(self._labels)[-1] if said else label  # as in the refs of its sources
+        found = [f"{name}:{i}" for i, raw in enumerate(kept) if raw.get("has_answer") is True]
+        self._evidence += found
+        self._marked |= {label} if found else set()
         self._odd["turns without text, left out"] += len(turns) - len(said)
         return Session(label, date, said)
 
@@ -210,7 +218,6 @@ class _Question(Record):
 
     def _all_evidence(self) -> tuple[str, ...]:
         """The marked turns, and the answer sessions in which no turn is marked. Call it after :meth:`sessions`."""
-        marked = {ref.rpartition(":")[0] for ref in self._evidence}
-        labels = self.record.get("answer_session_ids")
-        whole = [str(label) for label in labels if str(label) not in marked] if isinstance(labels, list) else []
-        return (*self._evidence, *whole)
+        named = self.record.get("answer_session_ids")
+        whole = [label for label in named if label in self._labels] if isinstance(named, list) else []
+        return (*self._evidence, *dict.fromkeys(label for label in whole if label not in self._marked))

@@ -7,9 +7,9 @@ A span starts with the date line of its session, if there is one. The text of a 
 from __future__ import annotations
 
 import re
-from collections import Counter
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, count
 
 from memskill_cli.errors import UsageError
 from memskill_cli.types import Session, Source, Span, SpanMode, Trace, Turn
@@ -34,13 +34,15 @@ def split_spans(
             hint="a window advances by size - overlap; set another chunk_overlap",
         )
     spans: list[Span] = []
-    labels = _unique([session.label for session in trace.sessions])
+    labels = unique_labels([session.label for session in trace.sessions])
     for session, label in zip(trace.sessions, labels, strict=True):
         said = list(_sources(session, label))
+        starts, ends = [first for first, _, _ in said], [last for _, last, _ in said]
         text = _text(session.turns)
         for start, end in _ranges(session, mode, chunk_size, chunk_overlap):
             shown = f"[{session.date}]\n{text[start:end]}" if session.date else text[start:end]
-            sources = tuple(source for first, last, source in said if first < end and last > start)
+            overlapping = said[bisect_right(ends, start) : bisect_left(starts, end)]
+            sources = tuple(source for _, _, source in overlapping)
             spans.append(Span(trace.trace_id, len(spans), shown, sources, session.date))
             if len(spans) == max_spans:
                 return spans
@@ -80,8 +82,12 @@ def _sources(session: Session, label: str) -> Iterator[tuple[int, int, Source]]:
         first = end - len(turn.text)  # behind the speaker
         for number, (left, right) in enumerate(parts):
             ref = f"{label}:{i}" if len(parts) == 1 else f"{label}:{i}.{number}"
-            source = Source(ref, session.date, turn.speaker, turn.text[left:right].strip())
-            yield (start if left == 0 else first + left), first + right, source
+            if said := turn.text[left:right].strip():
+                yield (
+                    (start if left == 0 else first + left),
+                    first + right,
+                    Source(ref, session.date, turn.speaker, said),
+                )
 
 
 def _parts(text: str) -> Iterator[tuple[int, int]]:
@@ -97,14 +103,13 @@ def _parts(text: str) -> Iterator[tuple[int, int]]:
         yield start, last
 
 
-def _unique(labels: list[str]) -> list[str]:
-    """The labels; one that occurs again gets its count behind it."""
-    seen: Counter[str] = Counter()
-    found = []
+def unique_labels(labels: list[str]) -> list[str]:
+    """The labels; one that occurs again gets the first number behind it that makes it unique."""
+    found: dict[str, None] = {}
     for label in labels:
-        seen[label] += 1
-        found.append(label if seen[label] == 1 else f"{label}#{seen[label]}")
-    return found
+        again = (f"{label}#{number}" for number in count(2))
+        found[label if label not in found else next(name for name in again if name not in found)] = None
+    return list(found)
 
 
 def _text(turns: tuple[Turn, ...]) -> str:

@@ -25,6 +25,7 @@ K1, B = 1.2, 0.75
 """Saturation of term frequencies, and normalisation by length: the usual values (Robertson and Zaragoza, 2009)."""
 Scores = npt.NDArray[np.float64]
 _WORD = re.compile(r"\w+")
+_POSSESSIVE = re.compile(r"(?<=\w)['’]s\b")
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # Japanese and Chinese, written without spaces
 _MIN_CAPACITY = 64
 
@@ -40,7 +41,7 @@ class Analyzer:
         self._stop_words = _stop_words(language)
 
     def terms(self, text: str) -> list[str]:
-        words = (word for word in _WORD.findall(text.lower().replace("'s", "")) if word not in self._stop_words)
+        words = (word for word in _WORD.findall(_POSSESSIVE.sub("", text.lower())) if word not in self._stop_words)
         return [term for word in words for term in (_pairs(word) if _UNSPACED.search(word) else [self._stem(word)])]
 
     def bag(self, text: str) -> dict[str, float]:

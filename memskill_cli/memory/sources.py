@@ -18,6 +18,7 @@ are general facts about conversations:
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
@@ -137,9 +138,8 @@ class SourceIndex:
 
     def _named_speakers(self, question: str) -> Scores:
         """1 for the sources of speakers whom the question names; all 0 if it names all speakers or none."""
-        asked = question.lower()
         names = {source.speaker for source in self._order}
-        named = {name for name in names if name and name.lower() in asked}
+        named = {name for name in names if name and re.search(rf"\b{re.escape(name)}\b", question, re.IGNORECASE)}
         if len(named) == len(names):
             return np.zeros(len(self._order))
         return np.array([source.speaker in named for source in self._order], np.float64)

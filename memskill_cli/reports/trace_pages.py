@@ -15,6 +15,7 @@ from memskill_cli.config import digest
 from memskill_cli.reports import page
 from memskill_cli.reports.failure_examples import Example, Scored, example_of
 from memskill_cli.reports.run_files import Files, Row, count, counts, get_dict, get_dicts, get_str, number, texts
+from memskill_cli.scoring.evidence import is_from
 
 MOST = 20
 """Most traces that have a page."""
@@ -93,7 +94,7 @@ class ShownSpan:
 
     def holds(self, ref: str) -> bool:
         """Whether the span has a part of this evidence: a turn, or a session."""
-        return any(own == ref or own.startswith((f"{ref}.", f"{ref}:")) for own in texts(self.row, "sources"))
+        return any(is_from(own, ref) for own in texts(self.row, "sources"))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ reward. Rewards and credit assignments are extension points (docs/extending.md).
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple
@@ -104,7 +105,13 @@ def reward_of(settings: RewardConfig) -> Reward:
 def score_result(reward: Reward, result: QueryResult) -> float | None:
     """The score of one answer, None if it has none. PluginError naming the query if the reward raises an exception."""
     with plugin_errors(reward, f"query {result.query.query_id}"):
-        return reward.of(result)
+        score = reward.of(result)
+    if score is not None and not math.isfinite(score):
+        raise PluginError(
+            f"reward {type(reward).__name__} gives {score} for query {result.query.query_id}, which is no score",
+            hint="correct the plug-in, then resume the run",
+        )
+    return score
 
 
 def score_queries(answers: Sequence[QueryResult], reward: Reward, spans: Sequence[Span]) -> list[ScoredQuery]:
@@ -151,9 +158,10 @@ def step_shares(
         else:
             given = credit(reward, steps, settings)
         shares = [float(share) for share in given]
-    if len(shares) != len(steps):
+    if len(shares) != len(steps) or not all(map(math.isfinite, shares)):
+        kind = "shares" if len(shares) != len(steps) else "shares, not all of them finite,"
         raise PluginError(
-            f"credit assignment {settings.credit} gives {len(shares)} shares for {len(steps)} steps",
+            f"credit assignment {settings.credit} gives {len(shares)} {kind} for {len(steps)} steps",
             hint="correct the plug-in, then resume the run",
         )
     return shares

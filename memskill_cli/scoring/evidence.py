@@ -100,4 +100,11 @@ def _is_kept(before: str, now: str) -> bool:
 
 def _covered(evidence: str, refs: set[str]) -> bool:
     """Whether one of ``refs`` is this turn, a part of it, or a turn of this session."""
-    return evidence in refs or any(ref.startswith((f"{evidence}.", f"{evidence}:")) for ref in refs)
+    return any(is_from(ref, evidence) for ref in refs)
+
+
+def is_from(ref: str, evidence: str) -> bool:
+    """Whether the source ``ref`` is the turn ``evidence``, a part of it, or a turn of the session ``evidence``."""
+    session, _, turn = ref.rpartition(":")
+    whole, _, part = turn.partition(".")
+    return evidence in (ref, session) or (part.isdigit() and evidence == f"{session}:{whole}")

@@ -78,7 +78,7 @@ class HeldOut:
             )
         return found
 
-    def decide(self, champion: Scores, challenger: Scores) -> Gate:
+    def decide(self, champion: Scores, challenger: Scores) -> Gate | None:
         """See :func:`decide`."""
         return decide(champion, challenger, self._settings)
 
@@ -100,15 +100,18 @@ def held_out_of(settings: Config, load: Callable[[], Sequence[Trace]], notice: C
     return HeldOut(settings, traces)
 
 
-def decide(champion: Mapping[str, float | None], challenger: Mapping[str, float | None], settings: Config) -> Gate:
-    """Compare two banks by their scores on the same questions, by query id. ModelError if they have none in common.
+def decide(
+    champion: Mapping[str, float | None], challenger: Mapping[str, float | None], settings: Config
+) -> Gate | None:
+    """Compare two banks by their scores on the same questions, by query id. None if they have no score in common:
+    then stage rewards judge the change.
 
     The interval is a percentile bootstrap of the paired differences, seeded by the run's seed.
     """
     pairs = [(champion[name], challenger.get(name)) for name in sorted(champion)]
     both = [(before, after) for before, after in pairs if before is not None and after is not None]
     if not both:
-        raise ModelError("champion and challenger have no held-out question with a score in common")
+        return None
     gains = [after - before for before, after in both]
     difference = math.fsum(gains) / len(gains)
     low, high = bootstrap_ci(gains, resamples=settings.eval.bootstrap, seed=settings.seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 
 # Not calendar's names: they change with the locale of the process.
@@ -26,14 +26,20 @@ _DAYS = {
     "yesterday": -1, "last night": -1, "tomorrow": 1, "the day before yesterday": -2, "the day after tomorrow": 2,
 }  # fmt: skip
 _UNITS = "week(?:end)?|month|year"  # not seasons: "last summer" in October is this year's for some, not for others
-_WEEKDAY = r"mon(?:day)?|tue(?:s|sday)?|wed(?:nesday)?|thu(?:rs|rsday)?|fri(?:day)?|sat(?:urday)?|sun(?:day)?"
+# Short names only where they are no other words: not "sat", "sun", "wed" and "mon".
+_WEEKDAY = r"monday|tue(?:s|sday)?|wednesday|thu(?:rs|rsday)?|fri(?:day)?|saturday|sunday"
 _COUNT = rf"\d{{1,3}}|{'|'.join(sorted(_NUMBERS, key=len, reverse=True))}|a few|few"
+_LONGER = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "half", "and")
+_NOT_BEHIND = r"(?<![\w][-.,])" + "".join(rf"(?<!\b{word} )" for word in _LONGER)
+"""The end of a longer number is no number: "1.5 years", "twenty-two years", "half a year"."""
+# ASCII: otherwise a dotless i would match an i of "tonight", and its lower case would not be found.
 _EXPRESSION = re.compile(
     rf"\b(?:(?P<day>{'|'.join(sorted(_DAYS, key=len, reverse=True))})"
     rf"|(?P<which>last|this past|past|this|next) (?:(?P<unit>{_UNITS})|(?P<weekday>{_WEEKDAY}))"
-    rf"|(?P<count>{_COUNT}) (?P<ago>day|week|weekend|month|year)s? ago)\b(?! \()",
-    re.IGNORECASE,
+    rf"|{_NOT_BEHIND}(?P<count>{_COUNT}) (?P<ago>day|week|weekend|month|year)s? ago)\b(?! \()",
+    re.IGNORECASE | re.ASCII,
 )
+_DEFAULTS = datetime(1904, 1, 1), datetime(1908, 2, 2)  # they differ in year, month and day
 _OFFSETS = {"last": -1, "this past": -1, "past": -1, "this": 0, "next": 1}
 _WORDS = {-1: "before", 0: "of", 1: "after"}
 
@@ -54,12 +60,12 @@ def parse_date(text: str) -> date | None:
     """The day that ``text`` names ("1:56 pm on 8 May, 2023", "2023/05/30 (Tue) 23:40", ISO 8601), or None."""
     from dateutil import parser
 
-    if not re.search(r"[1-9]\d{3}", text):  # without a year the library would take the present one
-        return None
     try:
-        return parser.parse(text, fuzzy=True).date()
+        # The library takes what is missing from a default. A date whose parts are all named does not depend on it.
+        first, second = (parser.parse(text, default=default, fuzzy=True).date() for default in _DEFAULTS)
     except (ValueError, OverflowError):
         return None
+    return first if first == second else None
 
 
 def short_date(text: str) -> str:

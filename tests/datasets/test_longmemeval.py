@@ -93,6 +93,23 @@ def test_evidence_is_the_marked_turns_and_answer_sessions_without_one(tmp_path):
     assert none.queries[0].evidence == ("s1:0",)
 
 
+def test_evidence_names_only_sessions_that_are_there_and_each_once(tmp_path):
+    odd = ["s2", "s2", "s9", None, {"a": 1}, 7]
+    (trace,), _ = read(tmp_path, record(answer_session_ids=odd))
+    assert trace.queries[0].evidence == ("s1:0", "s2")
+
+
+def test_evidence_of_a_session_whose_label_occurs_twice(tmp_path):
+    def change(made):
+        made["haystack_session_ids"] = ["s1", "s1"]
+        made["haystack_sessions"].reverse()
+
+    (trace,), _ = read(tmp_path, record(change))
+    assert trace.queries[0].evidence == ("s1#2:0",)
+    spans = split_spans(trace, "turn")
+    assert [span.sources[0].text for span in spans if span.sources[0].ref == "s1#2:0"] == ["My cat Tuppence snores."]
+
+
 @pytest.mark.parametrize("mode", ["turn", "turn-pair", "full-session", "fixed-length"])
 def test_every_span_says_the_date_of_its_session(tmp_path, mode):
     (trace,), _ = read(tmp_path, record())

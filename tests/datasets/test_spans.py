@@ -185,6 +185,13 @@ def test_documents_of_one_turn_are_sources_of_their_own():
 
 def test_sessions_with_one_label_have_refs_of_their_own():
     assert refs("full-session", TALK[1], TALK[1]) == [["session_2:0"], ["session_2#2:0"]]
+    labels = [Session(label, "", (Turn("Ann", "Hi"),)) for label in ("a", "a", "a#2", "a#2", "a")]
+    found = [name for span in refs("full-session", *labels) for name in span]
+    assert found == ["a:0", "a#2:0", "a#2#2:0", "a#2#3:0", "a#3:0"]
+
+
+def test_a_turn_of_blanks_is_no_source():
+    assert refs("full-session", Session("s", "", (Turn("Ann", " "), Turn("Bob", "Hi")))) == [["s:1"]]
 
 
 def test_paragraph_is_for_document_sets_only():

@@ -54,6 +54,17 @@ def test_terms_are_stems_without_stop_words():
     assert Analyzer().terms("What are Caroline's PAINTINGS of the harbour?") == ["carolin", "paint", "harbour"]
 
 
+def test_a_quote_is_no_possessive():
+    assert Analyzer("none").terms("the 'sunset' of Bento's and Mara’s") == [
+        "the",
+        "sunset",
+        "of",
+        "bento",
+        "and",
+        "mara",
+    ]
+
+
 def test_another_language_has_its_own_stems_and_stop_words():
     assert Analyzer("german").terms("die Häuser und das Haus") == ["haus", "haus"]
 

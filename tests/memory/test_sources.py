@@ -129,5 +129,12 @@ def test_dense_is_the_cosine_of_a_source_alone(encoder: CachedEncoder) -> None:
     assert found == pytest.approx({s.ref: float(v @ asked) for s, v in zip(SOURCES, lines, strict=True)}, abs=1e-6)
 
 
+@pytest.mark.parametrize(("question", "named"), [("Whose mother is it?", ""), ("What did IVO do?", "Ivo")])
+def test_a_name_within_a_word_is_no_speaker(encoder: CachedEncoder, question: str, named: str) -> None:
+    talk = [Source(f"s:{i}", "", speaker, "text") for i, speaker in enumerate(("Ivo", "Mo", ""))]
+    features = indexed(encoder, talk).features(question, encoder.encode([question], "query")[0])
+    assert features["speaker"].tolist() == [float(bool(named) and source.speaker == named) for source in talk]
+
+
 def test_nothing_read_finds_nothing(encoder: CachedEncoder) -> None:
     assert search(indexed(encoder), encoder, "cat") == {}

@@ -43,6 +43,9 @@ def test_a_session_is_found_by_any_of_its_turns_and_a_turn_by_any_of_its_parts()
     assert known.recall(["s1"], shown(turn("s11:1")), 1) == 0.0
     assert known.recall(["s1:1"], shown(turn("s1:1.4")), 1) == 1.0
     assert known.recall(["s1:1"], shown(turn("s1:11")), 1) == 0.0
+    assert known.recall(["a"], shown(turn("a.b:0")), 1) == 0.0, "another session"
+    assert known.recall(["a:1"], shown(turn("a:1:0")), 1) == 1.0, "a turn of the session a:1"
+    assert known.recall(["a:1"], shown(turn("a:1.x")), 1) == 0.0
 
 
 def test_the_stages():

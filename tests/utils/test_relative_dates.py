@@ -44,10 +44,23 @@ def test_an_expression_is_followed_by_its_meaning(text: str, meaning: str):
     assert resolve_dates(f"I saw it {text}, Mel.", SAID) == f"I saw it {text} ({meaning}), Mel."
 
 
-@pytest.mark.parametrize("text", ["last summer", "lastly", "the last year's model is here", "may", "I sat", "agoweek"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("last summer", "lastly", "may", "I sat", "agoweek", "we last sat down", "this sun is hot", "next wed them"),
+        *("twenty-two years ago", "twenty two years ago", "1.5 years ago", "half a year ago", "1,000 days ago"),
+        *(
+            "a year and a half ago",
+            "one and a year ago",
+            "ton\u0131ght",
+            "la\u017ft week",
+            "ye\u017fterday",
+            "\u0663 days ago",
+        ),
+    ],
+)
 def test_what_has_no_single_meaning_stays(text: str):
-    expected = text.replace("last year", "last year (2022)")
-    assert resolve_dates(text, SAID) == expected
+    assert resolve_dates(text, SAID) == text
 
 
 def test_a_year_turns():
@@ -61,7 +74,10 @@ def test_what_is_resolved_stays_so():
     assert resolve_dates(once, SAID) == once
 
 
-@pytest.mark.parametrize("said", ["", "session 5", "Monday", "soon", "99999-99-99"])
+@pytest.mark.parametrize(
+    "said",
+    ["", "session 5", "Monday", "soon", "99999-99-99", "May 2023", "2023", "Session 2001", "8 May", "2023年5月8日"],
+)
 def test_without_a_date_nothing_changes(said: str):
     assert resolve_dates("I went yesterday.", said) == "I went yesterday."
 
