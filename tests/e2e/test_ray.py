@@ -71,8 +71,8 @@ class Nodes:
                 os.kill(pid, signal.SIGKILL)
 
     def jobs(self, raylet: int) -> int:
-        """Workers of ours on a node that have something to do: Ray names a process by what it does."""
-        return sum(_parent(pid) == raylet for pid in _pids("ray::Worker.run"))
+        """Workers of ours on a node, each with a trace in this test: Ray names a process by the method that it runs."""
+        return sum(_parent(pid) == raylet for pid in _pids("ray::Worker."))
 
 
 def _pids(name: str, among: str = "") -> list[int]:
