@@ -21,6 +21,7 @@ PRESETS: dict[str, Settings] = {
         "train.num_skills": 1,
         "controller.include_noop": False,  # each of these few spans contains something to remember
         "memory.num_memories": 6,
+        "memory.context_tokens": 250,  # the embedded model reads 80 prompt tokens a second
         "memory.max_actions": 6,
         "reward.query_ratio": 0.3,
         "eval.span_mode": "full-session",
