@@ -82,12 +82,9 @@ def _sources(session: Session, label: str) -> Iterator[tuple[int, int, Source]]:
         first = end - len(turn.text)  # behind the speaker
         for number, (left, right) in enumerate(parts):
             ref = f"{label}:{i}" if len(parts) == 1 else f"{label}:{i}.{number}"
-            if said := turn.text[left:right].strip():
-                yield (
-                    (start if left == 0 else first + left),
-                    first + right,
-                    Source(ref, session.date, turn.speaker, said),
-                )
+            source = Source(ref, session.date, turn.speaker, turn.text[left:right].strip())
+            if source.text:
+                yield start if left == 0 else first + left, first + right, source
 
 
 def _parts(text: str) -> Iterator[tuple[int, int]]:

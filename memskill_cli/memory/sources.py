@@ -4,15 +4,15 @@ A source is one turn (or a part of a long one) with its date and speaker. Source
 seven features. Each was chosen, and its weight fitted, on the evidence of LoCoMo's train split (docs/retrieval.md); all
 are general facts about conversations:
 
-=============== ============================================================================ ======
-``dense``       cosine of the source and the question, standardised over all sources        0.6
-``window``      the same for the source with its two neighbours in the session              0.45
-``lexical``     BM25; terms of up to three neighbours on each side count 0.7, 0.5 and 0.3   0.5
-``session``     BM25 of the whole session                                                   0.4
-``length``      logarithm of the number of characters: long turns say more                  0.7
-``speaker``     1 if the question names the speaker                                         1.35
-``reply``       1 if the source before it ends with a question mark: it is an answer        0.55
-=============== ============================================================================ ======
+=========== =========================================================================== ====
+``dense``   cosine of the source and the question, standardised over all sources        0.6
+``window``  the same for the source with its two neighbours in the session              0.45
+``lexical`` BM25; terms of up to three neighbours on each side count 0.7, 0.5 and 0.3   0.5
+``session`` BM25 of the whole session                                                   0.4
+``length``  logarithm of the number of characters: long turns say more                  0.7
+``speaker`` 1 if the question names the speaker                                         1.35
+``reply``   1 if the source before it ends with a question mark: it is an answer        0.55
+=========== =========================================================================== ====
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from memskill_cli.memory.bank import VectorTable, standardise, top_k
 from memskill_cli.memory.encoders import CachedEncoder
 from memskill_cli.memory.lexical import LexicalIndex, Ranking, analyzer
+from memskill_cli.memory.vector_table import VectorTable, standardise, top_k
 from memskill_cli.types import Source, Vector
 
 WEIGHTS: Mapping[str, float] = {
@@ -49,7 +49,7 @@ class SourceIndex:
 
     def __init__(self, encoder: CachedEncoder, *, language: str = "english", label: str = "sources") -> None:
         self._encoder, self._analyzer = encoder, analyzer(language)
-        self._sources: dict[str, Source] = {}  # by ref
+        self._refs: set[str] = set()
         self._order: list[Source] = []
         self._bags: list[list[str]] = []
         self._own, self._windows = VectorTable(f"{label}: own"), VectorTable(f"{label}: window")
@@ -66,8 +66,8 @@ class SourceIndex:
         """Add the sources that are not there yet. Those of one session must come in its order."""
         first = len(self._order)
         for source in sources:
-            if source.ref not in self._sources:
-                self._sources[source.ref] = source
+            if source.ref not in self._refs:
+                self._refs.add(source.ref)
                 self._order.append(source)
                 self._bags.append(self._analyzer.terms(f"{source.speaker} {source.text}"))
         if first == len(self._order):

@@ -77,7 +77,7 @@ PAPER_SETTINGS = {
     "env.steps": 50,
 }
 """All published values, so that they replace the values of a run."""
-# Hybrid retrieval, sources and protection were measured on conversations only (docs/evaluation-and-scores.md).
+# Hybrid retrieval, sources and protection were measured on conversations only (docs/retrieval.md).
 MEMORY_SETTINGS = {
     "memory.retriever": "dense",
     "memory.sources": False,

@@ -34,7 +34,7 @@ EXECUTOR = frozenset(
         "memory.sources",
     }
 )
-"""Settings that matter to memory that our executor writes only."""
+"""Settings that matter only to memory that our executor writes."""
 CONTROLLER = frozenset({"encoders.state", "encoders.skill", "memory.pooling", "memory.tau", "eval.num_skills"})
 """Settings that matter where a controller picks skills."""
 SPANS = frozenset({"eval.span_mode", "eval.chunk_size", "eval.chunk_overlap", "eval.max_spans"})

@@ -41,9 +41,7 @@ class SkillMethod(Method):
         stored = await self.context.cache.read_bank(trace.trace_id)
         settings, encoders = self.context.settings.memory, self.context.rollout.encoders
         language = settings.language
-        bank = MemoryBank(trace.trace_id, language=language)
-        if stored is not None:
-            bank = MemoryBank.of(stored, language=language)
+        bank = MemoryBank.of(stored, language=language) if stored else MemoryBank(trace.trace_id, language=language)
         sources = await index_sources(spans, encoders, settings)
         steps: Sequence[Step] = ()
         counts, persist = {}, None
@@ -51,8 +49,7 @@ class SkillMethod(Method):
             skills, context = self.context.policy.bank, self.context.rollout
             steps = await build_memory(context, spans, skills, self.chooser(trace), bank, advance, evaluating=True)
             counts = {"executor": executor_counts(steps)}
-            keep = partial(self.context.cache.write_bank, trace.trace_id)
-            persist = lambda: keep(bank.stored())  # noqa: E731
+            persist = partial(self._store, bank)
         else:
             for _ in spans:
                 advance()
@@ -65,6 +62,9 @@ class SkillMethod(Method):
             steps=steps,
             persist=persist,
         )
+
+    async def _store(self, bank: MemoryBank) -> None:
+        await self.context.cache.write_bank(bank.bank_id, bank.stored())
 
 
 class MemSkill(SkillMethod):
