@@ -72,7 +72,8 @@ class Stage:
     ``change`` is empty if nothing was changed; ``rationale`` is the reason for the change or for its absence.
     ``parent`` is the number of the stage that was changed, ``checkpoint`` that of the checkpoint that was judged.
     ``gate`` is set if held-out questions judged the change. ``held_out`` has the scores of those questions with this
-    stage's bank and checkpoint; None if it was not compared.
+    stage's bank and checkpoint; None if it was not compared. ``opened`` is the bank at the start of a stage that was
+    trained: without the statistics of this stage, for the case that its training is done again after a crash.
     """
 
     number: int
@@ -86,6 +87,7 @@ class Stage:
     parent: int | None = None
     gate: Gate | None = None
     held_out: Scores | None = None
+    opened: SkillBank | None = None
 
     @property
     def outcome(self) -> str:
@@ -133,6 +135,7 @@ def write(folder: Path, stage: Stage) -> None:
             **({"gate": asdict(stage.gate)} if stage.gate else {}),
             **({"held_out": stage.held_out} if stage.held_out is not None else {}),
             "bank": stage.bank.to_dict(),
+            **({"opened": stage.opened.to_dict()} if stage.opened else {}),
         },
     )
 
@@ -152,8 +155,10 @@ def read(file: Path) -> Stage:
             raise ValueError(f"it is stage {row['stage']}")
         gate = Gate.from_dict(row["gate"]) if row.get("gate") is not None else None
         bank = SkillBank.from_json(content.decode(), str(file), at=("bank",))
+        opened = SkillBank.from_json(content.decode(), str(file), at=("opened",)) if row.get("opened") else None
         known = {name: row[name] for name in _FIELDS if name != "stage"}
-        return Stage(number=row["stage"], bank=bank, gate=gate, held_out=_held_out(row.get("held_out")), **known)
+        held_out = _held_out(row.get("held_out"))
+        return Stage(number=row["stage"], bank=bank, gate=gate, held_out=held_out, opened=opened, **known)
     except OSError as error:
         raise RunError(f"{file}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -70,6 +70,7 @@ class Evolution:
             checkpoint=checkpoint,
             gate=gate,
             held_out=held_out,
+            opened=opened.opened if opened.judged else opened.bank,
         )
         before = [stage for stage in known if stage.number < bank.stage]
         wins = stages.mark_best([*before, closed])[-1].is_best
@@ -156,9 +157,12 @@ class Evolution:
 
 
 def _reopened(stage: Stage, bank: SkillBank) -> Stage:
-    """``stage`` as it was before it was judged; its bank is ``bank`` if that is the bank of this stage."""
-    bank = bank.copy() if bank.stage == stage.number else stage.bank
-    return Stage(stage.number, bank, change=stage.change, rationale=stage.rationale, parent=stage.parent)
+    """``stage`` as it was before it was judged.
+
+    A file of an earlier version does not have the opened bank. Then it is ``bank`` if that is the bank of this stage.
+    """
+    opened = stage.opened or (bank.copy() if bank.stage == stage.number else stage.bank)
+    return Stage(stage.number, opened, change=stage.change, rationale=stage.rationale, parent=stage.parent)
 
 
 def stage_of(bank: SkillBank, proposal: Proposal, number: int) -> Stage:

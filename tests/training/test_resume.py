@@ -25,6 +25,7 @@ from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills import stages
 from memskill_cli.testing.server import MockLLMServer, Request
 from memskill_cli.training import ppo
+from memskill_cli.training.trainer import Trainer
 from memskill_cli.utils import files
 
 from .resume_harness import Killed, Lives, filmed, outcome, reply, restored
@@ -222,6 +223,24 @@ def test_what_is_damaged_is_named_and_what_is_made_again_is_told(lost: Filmed) -
     assert f"{run.checkpoints}/000005/controller.safetensors" in told[1]
     assert "2 inner epochs after 4 have no checkpoint and are run again" in told[2]
     assert "stages judged after inner epoch 4 are judged again: 2" in told[3]
+
+
+def test_a_stage_that_is_opened_again_twice_counts_no_use_of_a_skill_twice(
+    lost: Filmed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is read again as the next stage when the run goes back to before the stage."""
+    run = lost.at(lost.before(5))
+    flip(run.checkpoints / "000004" / "state.json")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Trainer, "train", killed)
+        lost.lives.live(run)  # goes back to inner epoch 3, within stage 1
+    flip(run.checkpoints / "000003" / "state.json")
+    lost.lives.live(run)
+    assert different(run, lost) == []
+
+
+async def killed(trainer: Trainer) -> None:
+    raise Killed
 
 
 def test_without_any_sound_checkpoint_the_first_stage_begins_anew(won: Filmed) -> None:
