@@ -62,7 +62,9 @@ if TYPE_CHECKING:
     from memskill_cli.evaluation.methods.base import MethodMemory as MethodMemory
     from memskill_cli.memory.encoder_specs import register_encoder as register_encoder
     from memskill_cli.memory.retrieval import register_retriever as register_retriever
+    from memskill_cli.rollout.rewards import QueryCredit as QueryCredit
     from memskill_cli.rollout.rewards import Reward as Reward
+    from memskill_cli.rollout.rewards import ScoredQuery as ScoredQuery
     from memskill_cli.rollout.rewards import register_credit as register_credit
     from memskill_cli.rollout.rewards import register_reward as register_reward
     from memskill_cli.runs.run_dir import RunDir as RunDir
@@ -76,8 +78,10 @@ if TYPE_CHECKING:
     from memskill_cli.types import Query as Query
     from memskill_cli.types import QueryResult as QueryResult
     from memskill_cli.types import Retrieved as Retrieved
+    from memskill_cli.types import Session as Session
     from memskill_cli.types import Span as Span
     from memskill_cli.types import Trace as Trace
+    from memskill_cli.types import Turn as Turn
     from memskill_cli.utils.registry import load_plugins as load_plugins
 
 __version__ = "0.1.0"
@@ -109,6 +113,7 @@ __all__ = [
     "PolicyUpdate",
     "PrepareOptions",
     "Query",
+    "QueryCredit",
     "QueryResult",
     "ReaderCallbacks",
     "Retrieved",
@@ -116,6 +121,8 @@ __all__ = [
     "RunDir",
     "RunError",
     "RunLockedError",
+    "ScoredQuery",
+    "Session",
     "Skill",
     "SkillBank",
     "SkillBankError",
@@ -124,6 +131,7 @@ __all__ = [
     "StoppedError",
     "Trace",
     "TrackerError",
+    "Turn",
     "UnknownModelError",
     "UnreadableReplyError",
     "UsageError",
@@ -160,13 +168,13 @@ _MODULES = {
     "evaluation.methods": "register_method",
     "evaluation.methods.base": "Method MethodMemory",
     "memory.encoder_specs": "register_encoder",
-    "rollout.rewards": "Reward register_credit register_reward",
+    "rollout.rewards": "QueryCredit Reward ScoredQuery register_credit register_reward",
     "runs.run_dir": "RunDir",
     "skills.bank": "SkillBank",
     "skills.skill": "Skill",
     "training.algorithms": "register_algorithm",
     "training.ppo": "Batch PPOStats PolicyUpdate",
-    "types": "MemoryItem Query QueryResult Retrieved Span Trace",
+    "types": "MemoryItem Query QueryResult Retrieved Session Span Trace Turn",
     "utils.registry": "load_plugins",
 }
 """The modules that define the public names."""

@@ -44,10 +44,9 @@ def ensure_prepared(dataset: str, data_dir: Path, listeners: Listeners) -> None:
         with listeners.progress() as report:
             result = prepare(dataset, data_dir=data_dir, report=report)
     except DataError as error:
-        where = "" if data_dir == Path("data") else f" --data-dir {data_dir}"
         raise DataError(
             f"{dataset} is not prepared, and preparing it failed: {error.message}",
-            hint=f"memskill prepare --dataset {dataset} --source FILE{where}   (or --sample for the small sample)",
+            hint=f"{prepare_command(dataset, data_dir, '--source', 'FILE')}   (or --sample for the small sample)",
         ) from None
     for note in result.manifest.notes:
         listeners.notice(note)

@@ -24,6 +24,7 @@ from memskill_cli.llm.client import LLMClient
 from memskill_cli.llm.embeddings import embed_texts, served_by
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
+from memskill_cli.memory.encoder_models import check_source
 from memskill_cli.memory.encoder_pair import EncoderPair
 from memskill_cli.memory.encoder_specs import is_registered, resolve_encoder
 from memskill_cli.memory.encoders import CachedEncoder, load_encoder
@@ -77,7 +78,7 @@ def check_access(settings: Config, access: ProviderAccess) -> None:
     load_litellm()  # also reads the file .env, which may contain keys
     keys, models = KeyRing.collect(access.api_keys, access.keys_file), settings.models
     found = [d for role in ROLES for d in keys.deployments(role, getattr(models, role), models.api_base)]
-    for spec in {settings.encoders.state, settings.encoders.retrieval, settings.encoders.skill} - {""}:
+    for spec in _encoder_specs(settings):
         resolve_encoder(spec, settings.encoders.device, _never_called)
         kind, _, model = spec.partition(":")
         if kind == "litellm":
@@ -89,6 +90,21 @@ def check_access(settings: Config, access: ProviderAccess) -> None:
         from memskill_cli.distributed.cluster import check_installed
 
         check_installed()
+
+
+def check_encoders(settings: Config) -> None:
+    """Raise EncoderError, before a run is created, if a model of its encoders cannot be downloaded.
+
+    An evaluation does not call this: it needs no model whose vectors are all in the cache.
+    """
+    for spec in _encoder_specs(settings):
+        for source in resolve_encoder(spec, settings.encoders.device, _never_called).sources:
+            check_source(source)
+
+
+def _encoder_specs(settings: Config) -> list[str]:
+    encoders = settings.encoders
+    return sorted({encoders.state, encoders.retrieval, encoders.skill} - {""})
 
 
 def _never_called(model: str, texts: Sequence[str]) -> Matrix:

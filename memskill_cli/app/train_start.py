@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from memskill_cli.app import train
 from memskill_cli.app.options import settings_of
 from memskill_cli.app.prepare import Listeners, ensure_prepared
-from memskill_cli.app.runtime import ProviderAccess, check_access
+from memskill_cli.app.runtime import ProviderAccess, check_access, check_encoders
 from memskill_cli.config import Config
 from memskill_cli.errors import RunError
 from memskill_cli.reports.hooks import report_run
@@ -69,6 +69,7 @@ def _created(request: TrainRequest, listeners: Listeners) -> TrainSession:
     check_installed(settings.tracker)
     ensure_prepared(settings.dataset, request.data_dir, listeners)
     check_access(settings, request.access)
+    check_encoders(settings)
     source = None
     if request.init_from:
         source = train.initial_policy(request.runs_dir, request.init_from, settings, listeners.notice)

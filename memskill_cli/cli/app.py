@@ -20,8 +20,10 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from memskill_cli import __version__
+from memskill_cli.cli.console import error_document, print_json
 from memskill_cli.cli.eval import eval_
 from memskill_cli.cli.evolve import evolve
 from memskill_cli.cli.import_ import import_
@@ -80,8 +82,18 @@ def main() -> None:
     own_process()
     code = 0
     try:
-        app()
+        code = _run_json() if "--json" in sys.argv else app()
     except SystemExit as done:
         code = done.code if isinstance(done.code, int) else 0
     signals.exit_process(code)
     sys.exit(code)
+
+
+def _run_json() -> int:
+    """Run the command line. An unknown option or an invalid value is also reported as JSON. Returns the exit code."""
+    try:
+        return app(standalone_mode=False) or 0
+    except TyperException as error:
+        typer.echo(f"error: {error.format_message()}", err=True)
+        print_json(error_document(error.format_message(), "memskill --help", error.exit_code))
+        return error.exit_code

@@ -20,6 +20,7 @@ import typer
 from memskill_cli.errors import BudgetExceededError, MemskillError, StoppedError, UsageError
 from memskill_cli.utils import signals
 from memskill_cli.utils.redaction import redact
+from memskill_cli.utils.registry import plugin_frame
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -84,11 +85,7 @@ class Console:
     def result(self, data: Any, *human: RenderableType) -> None:
         """Print the result: ``data`` with ``--json``, otherwise the renderables in ``human``."""
         if self.json:
-            import orjson
-
-            option = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-            sys.stdout.write(orjson.dumps(data, option=option, default=str).decode())
-            sys.stdout.flush()
+            print_json(data)
         else:
             for part in human:
                 self._out.print(part)
@@ -163,10 +160,26 @@ def console(json: bool, quiet: bool, debug: bool) -> Iterator[Console]:
             out._err.print(escape_markup(redact("".join(traceback.format_exception(error)))), soft_wrap=True)
         line, hint, code = explain(error)
         out._err.print(f"[bold red]error:[/bold red] {escape_markup(line)}", soft_wrap=True)
-        next_steps = [hint, signals.resume_command() if _can_continue(out, code) else ""]
-        for step in filter(None, next_steps):
+        next_steps = [step for step in (hint, signals.resume_command() if _can_continue(out, code) else "") if step]
+        for step in next_steps:
             out._err.print(f"  [dim]→[/dim] {escape_markup(step)}", soft_wrap=True)
+        if out.json:
+            print_json(error_document(line, "; ".join(next_steps), code))
         raise typer.Exit(code) from None
+
+
+def error_document(message: str, hint: str, code: int) -> dict[str, Any]:
+    """What a command that fails prints with ``--json``. ``code`` is its exit code."""
+    return {"error": {"message": message, "hint": hint, "code": code}}
+
+
+def print_json(document: Any) -> None:
+    """Write one JSON document to stdout."""
+    import orjson
+
+    option = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    sys.stdout.write(orjson.dumps(document, option=option, default=str).decode())
+    sys.stdout.flush()
 
 
 def _can_continue(out: Console, code: int) -> bool:
@@ -184,8 +197,11 @@ def explain(error: BaseException) -> tuple[str, str, int]:
         return "interrupted", "", StoppedError.exit_code
     if isinstance(error, OSError) and error.errno is not None and (explained := _explain_file_error(error)):
         return *explained, 1
+    what = f"unexpected {type(error).__name__}: {error}"
+    if place := plugin_frame(error):
+        return f"{place} failed: {what}", "correct the plug-in, then run it again; --debug shows the traceback", 1
     return (
-        f"unexpected {type(error).__name__}: {error}",
+        what,
         "this is a defect of memskill; run it again with --debug to see the traceback",
         1,
     )

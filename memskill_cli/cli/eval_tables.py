@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from memskill_cli.cli.console import escape_markup, percent
-from memskill_cli.reports.executor_replies import executor_notes
+from memskill_cli.reports.eval_notes import evidence_notes, executor_notes
 
 Summary = dict[str, Any]
 _ANSWERED = {"f1": "F1", "judge": "judge"}
@@ -19,7 +19,8 @@ _DIFFERENCES = {**_ANSWERED, "success": "success"}
 
 def one(summary: Summary) -> list[Any]:
     """The scores by category, caveats, and some answers."""
-    return [_by_category(summary), *_lines([summary]), _samples(summary), _where(summary)]
+    evidence = [escape_markup(line) for line in evidence_notes(summary)]
+    return [_by_category(summary), *evidence, *_lines([summary]), _samples(summary), _where(summary)]
 
 
 def several(summaries: Sequence[Summary], differences: Sequence[dict[str, Any]]) -> list[Any]:
@@ -58,15 +59,19 @@ def _side_by_side(summaries: Sequence[Summary]) -> Table:
     table.caption = "95 % bootstrap intervals; items: memories stored (rag: spans; full-context: sessions)"
     for name in (*(("variant",) if variants else ()), "method"):
         table.add_column(name)
-    for name in (*_headings(first), "items"):
+    k = "10"
+    recall = [summary.get("evidence_recall", {}).get(k) for summary in summaries]
+    evidence = any(share is not None for share in recall)
+    for name in (*_headings(first), *([f"evidence @{k}"] if evidence else []), "items"):
         table.add_column(name, justify="right")
     last = first["split"]
-    for summary in summaries:
+    for summary, share in zip(summaries, recall, strict=True):
         if summary["split"] != last:
             table.add_section()
             last = summary["split"]
         names = [summary["variant"]] * variants + [summary["method"]]
-        table.add_row(*names, *_cells(summary), str(summary["memories"]))
+        found = [percent(share)] if evidence else []
+        table.add_row(*names, *_cells(summary), *found, str(summary["memories"]))
     return table
 
 

@@ -12,6 +12,7 @@ import typer
 
 from memskill_cli.cli import options
 from memskill_cli.cli.console import Console, Debug, Json, Quiet, console, escape_markup, percent
+from memskill_cli.cli.resume_command import next_command, repeated
 from memskill_cli.errors import RunError, UsageError
 from memskill_cli.utils.registry import load_plugins
 
@@ -28,6 +29,7 @@ VIEW = "What to show"
 
 
 def inspect_skills(
+    ctx: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Show this skill in full.", show_default=False)] = None,
     run: options.Run = None,
     stage: Annotated[int | None, options.option("--stage", panel=VIEW, help="Show the bank of this stage.")] = None,
@@ -66,7 +68,7 @@ def inspect_skills(
         elif name is not None:
             _show_skill(out, shown, shown.bank[name])
         else:
-            _show_bank(out, shown)
+            _show_bank(out, shown, ctx)
 
 
 class _Shown(NamedTuple):
@@ -141,7 +143,7 @@ def _text(text: str, style: str = "") -> Text:
     return Text.from_markup(escape_markup(text), emoji=False, style=style)
 
 
-def _show_bank(out: Console, shown: _Shown) -> None:
+def _show_bank(out: Console, shown: _Shown, ctx: typer.Context) -> None:
     from rich.table import Table
 
     bank = shown.bank
@@ -158,7 +160,8 @@ def _show_bank(out: Console, shown: _Shown) -> None:
         reward = percent(skill.stats.mean_reward if skill.stats.uses else None)
         table.add_row(label, skill.action.value, skill.origin, str(skill.stats.uses), reward, _text(skill.description))
     out.result({**shown.facts(), **bank.to_dict()}, table)
-    out.next_command(f"memskill inspect-skills {bank.names[0]}")
+    first = max(bank.skills, key=lambda skill: (skill.stats.uses, skill.action.value == "insert"))
+    out.next_command(next_command(ctx, "inspect-skills", first.name, *repeated(ctx, "run", "stage")))
 
 
 def _show_skill(out: Console, shown: _Shown, skill: Skill) -> None:

@@ -85,7 +85,7 @@ def _next(result: PrepareResult, dataset: str, data_dir: Path, plugins: Sequence
     flags = [] if data_dir == Path("data") else ["--data-dir", str(data_dir)]
     flags += ["--preset", "demo"] if manifest.source.startswith("sample:") else []
     if get(dataset).trains and "train" not in manifest.splits:
-        return prepare_command(dataset, data_dir, *source_flags(manifest.source), "--split", "train", *plugins)
+        return prepare_command(dataset, data_dir, *source_flags(manifest.source), "--split", "train")
     if get(dataset).trains:
         return shlex.join(["memskill", "train", "--dataset", dataset, *flags, *plugins])
     if not any(split.startswith("test") for split in manifest.splits):

@@ -45,7 +45,7 @@ def next_command(ctx: typer.Context, *words: str) -> str:
 def repeated(ctx: typer.Context, *options: str) -> list[str]:
     """The words of those ``options`` that were given on the command line of ``ctx``, with their values."""
     words: list[str] = []
-    for option in filter(lambda name: _given(ctx, name), options):
+    for option in filter(lambda name: name in ctx.params and _given(ctx, name), options):
         value = ctx.params[option]
         for one in value if isinstance(value, list) else [value]:
             words += [f"--{option.replace('_', '-')}", str(one)]

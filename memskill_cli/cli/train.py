@@ -192,4 +192,5 @@ def _rewards(run: RunDir) -> str:
     """What the rewards in the table are."""
     from memskill_cli.evaluation.kinds import kind_for_report
 
-    return kind_for_report(run.manifest().dataset).reward_unit
+    kind = kind_for_report(run.manifest().dataset)
+    return f"reward: {kind.describe_reward(run.settings().reward.kind)}, x 100"

@@ -18,6 +18,7 @@ from memskill_cli.datasets.manifest import DatasetManifest
 from memskill_cli.datasets.paper import PaperResults
 from memskill_cli.errors import DataError, UsageError
 from memskill_cli.types import Query, Trace
+from memskill_cli.utils.registry import files_of
 from memskill_cli.utils.text_metrics import token_f1
 
 SPLITS = ("train", "val", "test")
@@ -155,9 +156,10 @@ class Dataset(ABC):
 
 
 def prepare_command(dataset: str, data_dir: Path | None = None, *flags: str) -> str:
-    """The ``prepare`` command for a message, quoted for the shell."""
+    """The ``prepare`` command for a message, quoted for the shell, with the plug-in file of the dataset."""
     place = [] if data_dir in (None, Path("data")) else ["--data-dir", str(data_dir)]
-    return shlex.join(["memskill", "prepare", "--dataset", dataset, *place, *flags])
+    plugins = [word for path in files_of(f"dataset {dataset}") for word in ("--plugin", str(path))]
+    return shlex.join(["memskill", "prepare", "--dataset", dataset, *place, *flags, *plugins])
 
 
 def reject_unsupported(name: str, ask: PrepareOptions, *, splits: Sequence[str] = (), limit: bool = False) -> None:

@@ -26,7 +26,7 @@ class PaperResult:
     chunk: int = CHUNK
 
     @property
-    def spans(self) -> tuple[str, ...]:
+    def spans(self) -> tuple[str, str, str]:
         """How the trace was cut into spans: mode, size and overlap."""
         return "fixed-length", str(self.chunk), str(OVERLAP)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -50,6 +52,8 @@ def write_prepared(
         tally = _write_tables(made, traces)
         if part.split and set(tally.sizes) != {part.split}:
             raise DataError(f"{part.source}: has no {part.split} traces")
+        usual = ", ".join(SPLITS)
+        notes += [f"{split!r} may be a misspelt name of a split; the usual names are {usual}" for split in _odd(tally)]
         kept = found if part.split and found and found.parts else None
         manifest = _describe(folder.name, part, sha256, tally, notes, kept, _sealed(made))
         write_json(made / MANIFEST, manifest.to_dict())
@@ -91,11 +95,26 @@ def _write_tables(folder: Path, traces: Iterable[Trace]) -> _Tally:
         tables: dict[str, TableWriter] = {}
         for trace in traces:
             if trace.split not in tables:
+                _check_split(trace)
                 tables[trace.split] = stack.enter_context(TableWriter(folder / trace.split))
             row = to_row(trace)
             tables[trace.split].write(row)
             tally.add(trace, row)
     return tally
+
+
+def _check_split(trace: Trace) -> None:
+    """Raise DataError if the split of ``trace`` is no plain name: it becomes the name of a folder."""
+    if not re.fullmatch(r"\w[\w.-]*", trace.split):
+        raise DataError(
+            f"trace {trace.trace_id}: {trace.split!r} cannot name a split", hint=f"name it {', '.join(SPLITS)}"
+        )
+
+
+def _odd(tally: _Tally) -> list[str]:
+    """The splits whose names are nearly, but not quite, one of the usual names."""
+    unusual = (split for split in tally.sizes if split not in SPLITS and not split.startswith("test-"))
+    return [split for split in unusual if difflib.get_close_matches(split, SPLITS, cutoff=0.7)]
 
 
 def _sealed(made: Path) -> dict[str, str]:

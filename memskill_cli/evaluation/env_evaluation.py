@@ -34,7 +34,6 @@ class EnvEvaluation:
     """See :class:`~memskill_cli.evaluation.kinds.EvalKind`."""
 
     scores = ("success",)
-    reward_unit = "rewards are success rates x 100"
 
     def check_methods(self, dataset: str, names: Sequence[str]) -> None:
         if wrong := [name for name in names if methods.METHODS.origin(name) == "memskill" and name not in METHODS]:

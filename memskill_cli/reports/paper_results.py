@@ -151,9 +151,9 @@ def _other_settings(setup: Setup, wanted: Mapping[str, tuple[str, str]]) -> list
 def _by_figure(setup: Setup, figure: PaperResult) -> tuple[str, ...]:
     found = []
     executor = setup.setting("models", "executor")
-    spans = tuple(setup.setting("eval", name) for name in ("span_mode", "chunk_size", "chunk_overlap"))
-    if figure.top_k and setup.settings and spans != figure.spans:
-        found.append(f"spans are {' '.join(spans)}, the paper's {' '.join(figure.spans)}")
+    spans = _spans(*(setup.setting("eval", name) for name in ("span_mode", "chunk_size", "chunk_overlap")))
+    if figure.top_k and setup.settings and spans != _spans(*figure.spans):
+        found.append(f"spans are {spans}, the paper's {_spans(*figure.spans)}")
     if figure.executor:
         for role, what in (("executor", "executor"), ("answer", "answer model")):
             ours = setup.setting("models", role)
@@ -163,8 +163,13 @@ def _by_figure(setup: Setup, figure: PaperResult) -> tuple[str, ...]:
     elif not any(_same(executor, one) for one in (LLAMA, QWEN)):
         found.append(f"the executor is {executor or 'unknown'}; memskill does not know that of these results")
     if figure.top_k and (k := setup.setting("eval", "num_skills")) not in ("", str(figure.top_k)):
-        found.append(f"{k} skills per span, in the paper {figure.top_k}")
+        found.append(f"{k} {'skill' if k == '1' else 'skills'} per span, in the paper {figure.top_k}")
     return tuple(found)
+
+
+def _spans(mode: str, size: str, overlap: str) -> str:
+    """The spans in words. Only spans of a fixed length have a size and an overlap, in tokens."""
+    return f"{mode} {size}, overlap {overlap}" if mode == "fixed-length" else mode
 
 
 def _same(ours: str, theirs: str) -> bool:

@@ -29,7 +29,7 @@ def plugin_errors(part: object, where: str) -> Iterator[None]:
         what = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
         failed = PluginError(
             f"{_function(part, error)} failed for {where}: {what}",
-            hint="correct the plug-in, then run the same command again; --debug shows the traceback",
+            hint="correct the plug-in, then continue; --debug shows the traceback",
         )
         # A note and not the cause: causes are lost when an error is sent from a Ray worker.
         failed.add_note("".join(traceback.format_exception(error)))

@@ -15,6 +15,7 @@ import inspect
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,11 @@ class Plugin:
         return self.path.name
 
 
+_PREFIX = "memskill_plugin_"
+"""Begins the module names of plug-in files."""
 _loaded: dict[Path, Plugin] = {}
+_packages: set[str] = set()
+"""The top-level packages of the entry points that were loaded."""
 _running: list[tuple[str, list[tuple[Registry[Any], str]]]] = []
 """The code that is being loaded and may register parts: a plug-in file (its sha256) or a module of an installed package
 (the package's name and version), each with the parts that it has registered so far."""
@@ -141,6 +146,7 @@ class Registry(Generic[T]):
         )  # so that parts which the module registers get the version of its package
         try:
             loaded: T = entry.load()
+            _packages.add(entry.module.partition(".")[0])
         except Exception as error:  # third-party code may raise any exception; the message must name the package
             raise PluginError(
                 f"{self.kind} {name} ({entry.value}) cannot be loaded: {_what(error)}",
@@ -153,8 +159,10 @@ class Registry(Generic[T]):
     def _entry_point(self, name: str) -> EntryPoint:
         found = self._entry_points().get(name)
         if found is None:
+            own = f"to use your own {self.kind}: --plugin FILE.py"
             near = difflib.get_close_matches(name.lower(), self.names(), n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else f"to use your own {self.kind}: --plugin FILE.py"
+            sure = difflib.get_close_matches(name.lower(), self.names(), n=1, cutoff=0.7)
+            hint = f"did you mean {near[0]}?" + ("" if sure else f" {own}") if near else own
             raise UsageError(f"no {self.kind} is called {name}; there are {', '.join(self.names())}", hint=hint)
         return found
 
@@ -187,6 +195,13 @@ def loaded_plugins() -> tuple[Plugin, ...]:
     return tuple(_loaded.values())
 
 
+def files_of(part: str) -> list[Path]:
+    """The plug-in files that registered ``part`` ("dataset x"). A path in the current folder is relative to it."""
+    here = Path.cwd()
+    found = (plugin.path for plugin in _loaded.values() if part in plugin.parts)
+    return [path.relative_to(here) if path.is_relative_to(here) else path for path in found]
+
+
 def load_plugin(file: Path) -> Plugin:
     """Run a Python file that registers parts. It is ordinary code, run with the rights of the user.
 
@@ -198,7 +213,7 @@ def load_plugin(file: Path) -> Plugin:
     if not path.is_file():
         raise PluginError(f"--plugin {file}: no such file", hint="name a Python file: --plugin my_dataset.py")
     # The same name in every process, so that objects sent to another process find their classes there.
-    name = f"memskill_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    name = f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise PluginError(f"--plugin {file}: not a Python file", hint="its name must end in .py")
@@ -220,6 +235,15 @@ def load_plugin(file: Path) -> Plugin:
         _running.pop()
     _loaded[path] = Plugin(path, digest, tuple(f"{registry.kind} {part}" for registry, part in parts))
     return _loaded[path]
+
+
+def plugin_frame(error: BaseException) -> str:
+    """The innermost function of a plug-in that ``error`` passed through: "read (my_dataset.py:12)". "" if none."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith(_PREFIX) or module.partition(".")[0] in _packages:
+            return f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}:{line})"
+    return ""
 
 
 def _sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -294,3 +295,23 @@ def test_nothing_is_written_outside_the_data_folder(data, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, data], env=env, capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
     assert list(home.rglob("*")) == []
+
+
+def written(folder: Path, *splits: str):
+    """The manifest of traces with these splits."""
+    folder.mkdir(exist_ok=True)
+    (trace,) = list(get("locomo").read(SourceFile("", SAMPLE), ReaderCallbacks()))[:1]
+    traces = [dataclasses.replace(trace, trace_id=f"t{at}", split=split) for at, split in enumerate(splits)]
+    return storing.write_prepared(folder, SourceFile("own"), "", traces, [], None)
+
+
+def test_a_split_that_is_nearly_a_usual_one_is_noted(tmp_path):
+    notes = written(tmp_path / "own", "train", "tset", "test-50", "dev").notes
+    assert notes == ["'tset' may be a misspelt name of a split; the usual names are train, val, test"]
+
+
+@pytest.mark.parametrize("split", ["../out", "", ".", "a/b", "-x"])
+def test_a_split_that_is_no_plain_name_is_refused(tmp_path, split):
+    with pytest.raises(DataError, match="cannot name a split"):
+        written(tmp_path / "own", "train", split)
+    assert [path.name for path in tmp_path.rglob("*")] == ["own"], "nothing is written"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from memskill_cli.evaluation.spec import EvalSpec
-from memskill_cli.reports.executor_replies import executor_notes
+from memskill_cli.reports.eval_notes import executor_notes
 from memskill_cli.testing import rules
 from memskill_cli.testing.replies import CutReply
 from memskill_cli.testing.server import Request
@@ -83,7 +83,7 @@ def test_a_verdict_that_is_cut_or_thought_is_none(tmp_path: Path) -> None:
     assert summary["f1"] is not None
 
 
-def test_executor_replies_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
+def test_eval_notes_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
     replies = iter(
         [
             CutReply("ACTION: INSERT\nMEMORY: Ana has 2 plum trees.\n\nACTION: INSERT\nMEMORY: Ana has 3 pl"),

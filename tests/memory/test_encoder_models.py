@@ -15,7 +15,8 @@ import pytest
 import torch
 import transformers
 
-from memskill_cli.errors import DeviceError
+from memskill_cli.errors import DeviceError, EncoderError
+from memskill_cli.memory.encoder_models import Source, check_source
 from memskill_cli.memory.encoders import load_encoder
 
 from . import berts
@@ -187,3 +188,31 @@ def test_half_the_bits_are_nearly_the_same_vectors_under_another_name(bert, tmp_
     assert (rows * whole.encode(texts)).sum(axis=1) == pytest.approx(1, abs=0.01)
     again = load_encoder(f"{spec}@bfloat16", cache_dir=None, device="cpu")
     assert np.array_equal(np.concatenate([again.encode([text]) for text in texts]), rows)
+
+
+def test_a_model_that_the_hub_cannot_give_is_known_before_it_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A folder and a model in the local cache need no request; another model needs one."""
+    asked: list[str] = []
+
+    def model_info(self: Any, name: str, **options: Any) -> None:
+        asked.append(name)
+        raise ConnectionError("the Hub is away")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    cached = tmp_path / "config.json"
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda name, *_, **__: str(cached) if name == "a/here" else None
+    )
+    check_source(Source(str(tmp_path)))
+    check_source(Source("a/here"))
+    assert asked == []
+    with pytest.raises(EncoderError, match=r"encoder a/away could not be loaded: the Hub is away"):
+        check_source(Source("a/away"))
+    assert asked == ["a/away"]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(EncoderError, match="HF_HUB_OFFLINE"):
+        check_source(Source("a/away"))
+    assert asked == ["a/away"]

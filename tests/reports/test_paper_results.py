@@ -57,7 +57,7 @@ def test_another_model_of_the_paper_has_its_own_figure() -> None:
     found = compare(setup(sets=(*own, "eval.chunk_size=256")))
     assert found.mark("f1") == pytest.approx(0.3928)
     (theirs,) = (row for row in compare(setup(sets=own)).rows if "Qwen" in row.result.executor)
-    assert theirs.differs == ("spans are fixed-length 512 64, the paper's fixed-length 256 64",)
+    assert theirs.differs == ("spans are fixed-length 512, overlap 64, the paper's fixed-length 256, overlap 64",)
     mixed = compare(setup(sets=(f"models.answer={qwen}",)))
     assert mixed.matching is None
     assert "the answer model is together_ai/Qwen" in mixed.against

@@ -231,9 +231,10 @@ def test_a_stage_that_is_opened_again_twice_counts_no_use_of_a_skill_twice(
     """Its file is read again as the next stage when the run goes back to before the stage."""
     run = lost.at(lost.before(5))
     flip(run.checkpoints / "000004" / "state.json")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train", killed)
-        lost.lives.live(run)  # goes back to inner epoch 3, within stage 1
+        with pytest.raises(Killed):
+            lost.lives.live(run)  # goes back to inner epoch 3, within stage 1
     flip(run.checkpoints / "000003" / "state.json")
     lost.lives.live(run)
     assert different(run, lost) == []

@@ -7,12 +7,13 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from memskill_cli.errors import PluginError, UsageError
 from memskill_cli.utils import registry
-from memskill_cli.utils.registry import Registry, load_plugin, load_plugins, loaded_plugins
+from memskill_cli.utils.registry import Registry, files_of, load_plugin, load_plugins, loaded_plugins, plugin_frame
 
 GROUP = "memskill.tests-of-registries"
 
@@ -241,3 +242,35 @@ def test_a_file_may_define_dataclasses(tmp_path: Path) -> None:
         "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\n"
     )
     assert load_plugin(file).parts == ()
+
+
+def test_an_exception_is_traced_to_the_plugin_it_passed_through(parts: Registry[object], tmp_path: Path) -> None:
+    file = plugin(
+        tmp_path, more="def read(path):\n    return path.split()\n\ndef outer(path):\n    return read(path)\n"
+    )
+    load_plugin(file)
+    module = next(module for name, module in sys.modules.items() if name.startswith("memskill_plugin_mine"))
+    with pytest.raises(AttributeError) as error:
+        module.outer(3)
+    assert plugin_frame(error.value) == f"read ({file}:4)", "the innermost function"
+    with pytest.raises(ZeroDivisionError) as own:
+        _ = 1 / len(())
+    assert plugin_frame(own.value) == ""
+
+
+def test_an_exception_in_an_installed_package_is_traced_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(tmp_path, monkeypatch, "def PART():\n    raise KeyError('x')\n")
+    part: Any = Registry[object]("part", GROUP, {}).get("theirs")
+    with pytest.raises(KeyError) as error:
+        part()
+    assert plugin_frame(error.value).startswith("PART (")
+
+
+def test_the_file_of_a_part_is_known_relative_to_the_current_folder(
+    parts: Registry[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_plugin(plugin(tmp_path))
+    assert files_of("part mine") == [(tmp_path / "mine.py").resolve()]
+    monkeypatch.chdir(tmp_path)
+    assert files_of("part mine") == [Path("mine.py")]
+    assert files_of("part pi") == []

@@ -1,4 +1,4 @@
-"""Notes on the executor's replies in an evaluation, for the console and for report.html."""
+"""Notes on an evaluation, for the console and for report.html: the executor's replies, and evidence."""
 
 from __future__ import annotations
 
@@ -26,4 +26,17 @@ def executor_notes(summary: Mapping[str, Any]) -> list[str]:
     if protected := counts(executor, "protected"):
         rules = ", ".join(f"{number:g} {rule}" for rule, number in sorted(protected.items()))
         lines.append(f"actions changed or refused by memory.protect: {rules}")
+    return lines
+
+
+def evidence_notes(summary: Mapping[str, Any]) -> list[str]:
+    """Evidence recall and the causes of wrong answers; none if the data name no evidence."""
+    recall, failures = counts(summary, "evidence_recall"), counts(summary, "failures")
+    lines = []
+    if recall:
+        shares = ", ".join(f"{100 * share:.1f} % @{k}" for k, share in recall.items())
+        lines.append(f"evidence recall (share of the evidence among the first k retrieved): {shares}")
+    if wrong := sum(failures.values()):
+        causes = ", ".join(f"{number:g} {cause.replace('_', ' ')}" for cause, number in failures.items())
+        lines.append(f"{wrong:g} wrong answers, by what first happened to the evidence: {causes}")
     return lines
