@@ -195,7 +195,9 @@ class _Conversation(Record):
         if silent := sum(not turn.text for turn in read):
             self.note(f"{label}: {silent} turn(s) with neither text nor caption are left out")
         ids = [str(turn.get("dia_id", "")) for turn, kept in zip(turns, read, strict=True) if kept.text]
-        self._refs |= {dia_id: f"{label}:{i}" for i, dia_id in enumerate(ids) if dia_id}
+        self._refs |= {
+            _turn_id(match): f"{label}:{i}" for i, dia_id in enumerate(ids) if (match := _TURN_ID.fullmatch(dia_id))
+        }
         return Session(label, date, tuple(turn for turn in read if turn.text))
 
     def _turn(self, turn: Any, place: str) -> Turn:
@@ -223,7 +225,7 @@ class _Conversation(Record):
         if category not in CATEGORIES:
             self.fail(f"{place}.category is {category}, expected 1..5")
         truth = self._truth(item, category, place)
-        named = [f"D{int(session)}:{int(turn)}" for session, turn in _TURN_ID.findall(str(item.get("evidence", "")))]
+        named = [_turn_id(match) for match in _TURN_ID.finditer(str(item.get("evidence", "")))]
         return Query(
             query_id=f"{self.trace_id}:{index}",
             trace_id=self.trace_id,
@@ -240,6 +242,12 @@ class _Conversation(Record):
         if name not in item:
             self.fail(f"{place} has no {name}")
         return self.answer(item[name], f"{place}.{name}")
+
+
+def _turn_id(match: re.Match[str]) -> str:
+    """A turn's id in one form: "D8:6", also for "D8:06" and "D:8:6"."""
+    session, turn = match.groups()
+    return f"D{int(session)}:{int(turn)}"
 
 
 def _shared(caption: str) -> str:

@@ -130,13 +130,15 @@ class DriverServer:
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, number: int, run: Callable[[], Awaitable[Any]], answers: _Answers) -> None:
-        content: tuple[Any, Exception | None]
+        """Run a function and answer its call, whatever happens: the worker waits without a time limit."""
+        body = self._dumps((None, RunError("the call was cancelled by the driver")))
         try:
-            content = await run(), None
-        except Exception as error:
-            content = None, self._portable(error)
-        if number:
-            answers.add(RpcAnswer(number, self._dumps(content)))
+            body = self._dumps((await run(), None))
+        except Exception as error:  # also if the value cannot be pickled
+            body = self._dumps((None, self._portable(error)))
+        finally:
+            if number:
+                answers.add(RpcAnswer(number, body))
 
     def _portable(self, error: Exception) -> Exception:
         """``error`` if it can be pickled, else a RunError with its text."""

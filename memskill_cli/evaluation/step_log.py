@@ -22,7 +22,7 @@ class StepLog:
         The new lines are the ones to keep: the stored memory is that of the last reading.
         """
         if trace_id in self._traces:
-            self._replace([row for row in files.read_jsonl(self._file) if row["trace_id"] != trace_id])
+            self._replace([row for row in self._rows() if row["trace_id"] != trace_id])
         self._traces.add(trace_id)
         for row in rows:
             files.append_line(self._file, row)
@@ -32,12 +32,16 @@ class StepLog:
         if not self._file.exists():
             return
         places = {trace_id: place for place, trace_id in enumerate(trace_ids)}
-        rows = files.read_jsonl(self._file)
-        self._replace(sorted(rows, key=lambda row: (places.get(row["trace_id"], len(places)), row["span"])))
+        self._replace(sorted(self._rows(), key=lambda row: (places.get(row["trace_id"], len(places)), row["span"])))
 
     @cached_property
     def _traces(self) -> set[str]:
-        return {row["trace_id"] for row in files.read_jsonl(self._file)}
+        return {row["trace_id"] for row in self._rows()}
+
+    def _rows(self) -> list[Row]:
+        """The lines that are not damaged."""
+        rows = files.read_jsonl(self._file)
+        return [row for row in rows if isinstance(row.get("trace_id"), str) and isinstance(row.get("span"), int)]
 
     def _replace(self, rows: Sequence[Row]) -> None:
         files.write_atomic(self._file, b"".join(map(files.to_json, rows)))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -56,8 +56,10 @@ class SourceIndex:
         self._lexical = LexicalIndex()
         self._sessions = LexicalIndex()
         self._session_rows: dict[str, int] = {}  # by label
-        self._row_of_session = np.zeros(0, np.intp)  # of each source
-        self._lengths = self._replies = np.zeros(0)
+        self._session_bags: list[Counter[str]] = []
+        self._lengths: list[float] = []
+        self._replies: list[bool] = []
+        self._columns: tuple[npt.NDArray[np.intp], Scores, Scores] | None = None
 
     def __len__(self) -> int:
         return len(self._order)
@@ -72,7 +74,7 @@ class SourceIndex:
                 self._bags.append(self._analyzer.terms(f"{source.speaker} {source.text}"))
         if first == len(self._order):
             return
-        changed = range(max(0, first - len(NEIGHBOUR_WEIGHTS)), len(self._order))
+        new, changed = range(first, len(self._order)), range(max(0, first - len(NEIGHBOUR_WEIGHTS)), len(self._order))
         windows = range(max(0, first - 1), len(self._order))
         own = await self._encoder.aencode([_line(source) for source in self._order[first:]])
         around = await self._encoder.aencode([self._window_text(row) for row in windows])
@@ -85,20 +87,29 @@ class SourceIndex:
                 self._windows.append(self._windows.checked(vector))
         for row in changed:
             self._lexical.put(row, self._weighted_terms(row))
-        self._index_sessions({source.session for source in self._order[first:]})
-        self._lengths = standardise(np.array([math.log1p(len(source.text)) for source in self._order]))
-        self._replies = np.array([self._is_reply(row) for row in range(len(self._order))], np.float64)
+        self._index_sessions(new)
+        self._lengths += [math.log1p(len(self._order[row].text)) for row in new]
+        self._replies += map(self._is_reply, new)
+        self._columns = None
 
-    def _index_sessions(self, changed: Collection[str]) -> None:
-        """Index the terms of the sessions that have new sources."""
-        rows = [self._session_rows.setdefault(source.session, len(self._session_rows)) for source in self._order]
-        self._row_of_session = np.array(rows, np.intp)
-        bags: dict[int, Counter[str]] = {self._session_rows[label]: Counter() for label in changed}
-        for row, terms in zip(rows, self._bags, strict=True):
-            if row in bags:
-                bags[row].update(terms)
-        for row, bag in bags.items():
-            self._sessions.put(row, {term: float(count) for term, count in bag.items()})
+    def _index_sessions(self, new: Sequence[int]) -> None:
+        """Index the terms of the ``new`` rows with those of their sessions."""
+        changed: set[int] = set()
+        for row in new:
+            session = self._session_rows.setdefault(self._order[row].session, len(self._session_rows))
+            if session == len(self._session_bags):
+                self._session_bags.append(Counter())
+            self._session_bags[session].update(self._bags[row])
+            changed.add(session)
+        for session in changed:
+            self._sessions.put(session, {term: float(count) for term, count in self._session_bags[session].items()})
+
+    def _fixed(self) -> tuple[npt.NDArray[np.intp], Scores, Scores]:
+        """What no question changes, of each source: the row of its session, its length, and whether it is a reply."""
+        if self._columns is None:
+            sessions = np.array([self._session_rows[source.session] for source in self._order], np.intp)
+            self._columns = sessions, standardise(np.array(self._lengths)), np.array(self._replies, np.float64)
+        return self._columns
 
     def search(self, ranking: Ranking, question: str, vector: Vector, k: int) -> list[tuple[Source, float]]:
         """The ``k`` best sources for a question and its embedding ``vector`` (D,), best first, with their scores.
@@ -121,20 +132,21 @@ class SourceIndex:
 
     def features(self, question: str, vector: Vector) -> dict[str, Scores]:
         """The features of the hybrid score, by name, each with one value for every source."""
+        _, lengths, replies = self._fixed()
         return {
             "dense": standardise(self._own.scores(vector)),
             "window": standardise(self._windows.scores(vector)),
             "lexical": standardise(self.scores("lexical", question, vector)),
             "session": standardise(self._session_scores(question)),
-            "length": self._lengths,
+            "length": lengths,
             "speaker": self._named_speakers(question),
-            "reply": self._replies,
+            "reply": replies,
         }
 
     def _session_scores(self, question: str) -> Scores:
         """BM25 of the session of each source."""
         by_session = self._sessions.scores(self._analyzer.terms(question), len(self._session_rows))
-        return by_session[self._row_of_session]
+        return by_session[self._fixed()[0]]
 
     def _named_speakers(self, question: str) -> Scores:
         """1 for the sources of speakers whom the question names; all 0 if it names all speakers or none."""

@@ -15,7 +15,7 @@ from memskill_cli.config import digest
 from memskill_cli.reports import page
 from memskill_cli.reports.failure_examples import Example, Scored, example_of
 from memskill_cli.reports.run_files import Files, Row, count, counts, get_dict, get_dicts, get_str, number, texts
-from memskill_cli.scoring.evidence import is_from
+from memskill_cli.scoring.evidence import RECALL_AT, is_from
 
 MOST = 20
 """Most traces that have a page."""
@@ -109,7 +109,7 @@ class ShownQuestion:
     def recall(self) -> str:
         """Evidence recall: "0.50 in the first 5, 1.00 in the first 10"; "" if no evidence is named."""
         recall = get_dict(get_dict(self.example.row, "evidence"), "recall")
-        found = ((k, number(recall, k)) for k in recall)
+        found = ((k, number(recall, str(k))) for k in RECALL_AT)
         return ", ".join(f"{value:.2f} in the first {k}" for k, value in found if value is not None)
 
     @property

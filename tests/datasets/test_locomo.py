@@ -322,3 +322,9 @@ def test_the_published_file():
     assert [note for note in notes if note.startswith("conv")] == [
         "conv-26: 16 dates without a session, from session_20 to 35, are ignored"
     ]
+
+
+def test_a_turn_id_with_zeros_is_the_same_turn(tmp_path):
+    said = [{"dia_id": "D1:01", "text": "A cat."}, {"dia_id": "odd", "text": "A dog."}]
+    (trace, *_), _ = read(tmp_path, record(lambda made: (turns(*said)(made), made["qa"][0].update(evidence=["D01:1"]))))
+    assert trace.queries[0].evidence == ("session_1:0",)

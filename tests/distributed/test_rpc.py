@@ -146,3 +146,20 @@ def test_an_error_that_cannot_be_pickled_is_told_by_its_text() -> None:
                 await worker.call("fail")
 
     asyncio.run(work())
+
+
+def test_every_call_is_answered_also_by_what_cannot_be_sent_or_is_cancelled() -> None:
+    async def unsendable() -> Any:
+        return lambda: None
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async def work() -> None:
+        async with connected({"unsendable": unsendable, "cancelled": cancelled}) as worker:
+            with pytest.raises(AttributeError, match="pickle"):
+                await asyncio.wait_for(worker.call("unsendable"), 30)
+            with pytest.raises(RunError, match="cancelled by the driver"):
+                await asyncio.wait_for(worker.call("cancelled"), 30)
+
+    asyncio.run(work())
