@@ -63,6 +63,7 @@ class Options(TypedDict, total=False):
     """The same as ``num_skills``, as on the command line."""
     num_memories: int | None
     mem_top_k: int | None
+    retrieval: str | None
     """The same as ``num_memories``, as on the command line."""
     judge: bool | None
     seed: int | None

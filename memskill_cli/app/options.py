@@ -22,6 +22,7 @@ SETTINGS = {
     "num_skills": "{section}.num_skills",
     "mem_top_k": "{memories}",
     "num_memories": "{memories}",
+    "retrieval": "memory.retriever",
     "reward": "reward.kind",
     "judge": "eval.judge",
     "outer_epochs": "train.outer_epochs",

@@ -84,6 +84,7 @@ def eval_(
     chunk_overlap: o.ChunkOverlap = None,
     top_k: o.TopK = None,
     mem_top_k: o.MemTopK = None,
+    retrieval: o.Retrieval = None,
     judge: o.Judge = None,
     seed: o.Seed = None,
     concurrency: o.Concurrency = None,

@@ -76,6 +76,9 @@ TopK = Annotated[int | None, option("--top-k", "--num-skills", panel=METHOD, hel
 MemTopK = Annotated[
     int | None, option("--mem-top-k", "--num-memories", panel=METHOD, help="Number of memories to retrieve.")
 ]
+Retrieval = Annotated[
+    str | None, option("--retrieval", panel=METHOD, help="Ranking of what is retrieved: dense, lexical or hybrid.")
+]
 Seed = Annotated[int | None, option("--seed", panel=METHOD, help="The seed of all random choices.")]
 Concurrency = Annotated[
     int | None, option("--concurrency", panel=LIMITS, help="Maximum number of parallel model calls.")

@@ -61,6 +61,7 @@ def train(
     chunk_overlap: o.ChunkOverlap = None,
     top_k: o.TopK = None,
     mem_top_k: o.MemTopK = None,
+    retrieval: o.Retrieval = None,
     reward: o.Reward = None,
     judge: o.Judge = None,
     evolve: o.Evolve = None,
