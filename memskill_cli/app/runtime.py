@@ -24,7 +24,7 @@ from memskill_cli.llm.client import LLMClient
 from memskill_cli.llm.embeddings import embed_texts, served_by
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
-from memskill_cli.memory.encoder_models import check_source
+from memskill_cli.memory.encoder_models import Source, check_source
 from memskill_cli.memory.encoder_pair import EncoderPair
 from memskill_cli.memory.encoder_specs import is_registered, resolve_encoder
 from memskill_cli.memory.encoders import CachedEncoder, load_encoder
@@ -100,6 +100,8 @@ def check_encoders(settings: Config) -> None:
     for spec in _encoder_specs(settings):
         for source in resolve_encoder(spec, settings.encoders.device, _never_called).sources:
             check_source(source)
+    if settings.memory.reranker:
+        check_source(Source(settings.memory.reranker))
 
 
 def _encoder_specs(settings: Config) -> list[str]:

@@ -35,6 +35,7 @@ SECTIONS = {"alfworld": "env"}
 ADDED = {
     "memory.retriever": "dense",
     "memory.language": "english",
+    "memory.reranker": "",
     "memory.sources": False,
     "memory.context_tokens": 0,
     "memory.resolve_dates": False,

@@ -67,6 +67,8 @@ class MemoryConfig:
     retriever: str = "hybrid"
     """How memories and sources are ranked: ``dense`` (cosine similarity of embeddings), ``lexical`` (BM25), ``hybrid``
     (both), or a retriever of a plug-in (for the memories of a query)."""
+    reranker: str = ""
+    """A cross-encoder that ranks the best 50 again: a name on the Hugging Face Hub or a folder; "" for none."""
     language: str = "english"
     """Language of the texts, for stems and stop words of BM25: one of Snowball's, or ``none``."""
     sources: bool = True

@@ -136,7 +136,7 @@ class Tower:
     @property
     def loaded(self) -> LoadedTower:
         if self._loaded is None:
-            with _report_load_errors(self.source.model):
+            with report_load_errors(self.source.model):
                 self._loaded = LoadedTower(self)
         return self._loaded
 
@@ -206,7 +206,7 @@ class SentenceEncoder:
     """Any sentence-transformers model."""
 
     def __init__(self, model: str, compute: ComputeConfig) -> None:
-        with _report_load_errors(model):
+        with report_load_errors(model):
             torch = devices.torch_in_one_thread()
             import transformers
             from sentence_transformers import SentenceTransformer
@@ -263,14 +263,15 @@ def check_source(source: Source) -> None:
 
     if isinstance(try_to_load_from_cache(source.model, "config.json", revision=source.revision), str):
         return
-    with _report_load_errors(source.model):
+    with report_load_errors(source.model):
         if constants.HF_HUB_OFFLINE:
             raise OSError("it is not in the local cache, and HF_HUB_OFFLINE is set")
         HfApi().model_info(source.model, revision=source.revision, timeout=10)
 
 
 @contextmanager
-def _report_load_errors(model: str) -> Iterator[None]:
+def report_load_errors(model: str) -> Iterator[None]:
+    """Turns an exception in the block into an EncoderError that names ``model``."""
     try:
         yield
     except MemskillError:

@@ -15,6 +15,7 @@ from memskill_cli.config.extension_points import RETRIEVERS
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.encoder_pair import EncoderPair
 from memskill_cli.memory.lexical import RANKINGS, Ranking
+from memskill_cli.memory.reranker import CANDIDATES, reranked
 from memskill_cli.memory.sources import SourceIndex
 from memskill_cli.types import MemoryItem, Query, Retrieved, RetrieveFn, Source, Span
 from memskill_cli.utils.relative_dates import resolve_dates, short_date
@@ -55,6 +56,15 @@ def make_ranker(
     bank: MemoryBank, encoders: EncoderPair, settings: MemoryConfig, sources: SourceIndex | None, k: int
 ) -> RetrieveFn:
     """The function that ranks ``k`` for a query, whatever a prompt has room for: the sources, else the memories."""
+    if settings.reranker:
+        find = _first_ranker(bank, encoders, settings, sources, max(k, CANDIDATES))
+        return reranked(find, settings.reranker, k)
+    return _first_ranker(bank, encoders, settings, sources, k)
+
+
+def _first_ranker(
+    bank: MemoryBank, encoders: EncoderPair, settings: MemoryConfig, sources: SourceIndex | None, k: int
+) -> RetrieveFn:
     if sources is None:
         make: RetrieverFactory = RETRIEVERS.get(settings.retriever)
         return make(bank, encoders, k)
