@@ -27,7 +27,7 @@ def several(summaries: Sequence[Summary], differences: Sequence[dict[str, Any]])
     """Variants and methods side by side, then how each method differs from the first."""
     parts: list[Any] = [_side_by_side(summaries)]
     if differences:
-        parts.append(_differences(differences))
+        parts += [_differences(differences), *_conclusions(differences)]
     apart = [_apart(summary) for summary in summaries if "abstention" in summary]
     return [*parts, *apart, *_lines(summaries), *map(_where, summaries)]
 
@@ -89,6 +89,23 @@ def _differences(differences: Sequence[dict[str, Any]]) -> Table:
         names = [entry["variant"]] * variants + [entry["method"], _DIFFERENCES[entry["score"]]]
         table.add_row(*names, str(entry["queries"]), shown, f"{entry['p']:.3f}")
     return table
+
+
+def _conclusions(differences: Sequence[dict[str, Any]]) -> list[str]:
+    """For each score, which methods are better or worse than the first, and for which the data cannot tell."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in differences:
+        low, high = entry["ci95"]
+        what = "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
+        name = f"{entry['method']} {entry['variant']}".strip()
+        groups.setdefault((_DIFFERENCES[entry["score"]], what), []).append(name)
+    first = differences[0]["first"]
+    said = {"better": f"better than {first}", "worse": f"worse than {first}"}
+    unknown = f"not distinguishable from {first} with these queries"
+    return [
+        f"{score}: {escape_markup(', '.join(names))} {said.get(what, unknown)}"
+        for (score, what), names in groups.items()
+    ]
 
 
 def _table(title: str) -> Table:
