@@ -60,6 +60,7 @@ _NOT_BELOW_0 = (
     ),
 )
 _FROM_0_TO_1 = (
+    "memory.memory_share",
     "reward.final_share",
     "ppo.gamma",
     "ppo.gae_lambda",

@@ -38,6 +38,7 @@ ADDED = {
     "memory.reranker": "",
     "memory.sources": False,
     "memory.context_tokens": 0,
+    "memory.memory_share": 0.4,
     "memory.resolve_dates": False,
     "memory.protect": False,
     "designer.gate": "rewards",

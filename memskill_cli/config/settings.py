@@ -77,6 +77,8 @@ class MemoryConfig:
     context_tokens: int = 1000
     """Tokens (cl100k_base) of memories and sources in an answer prompt, at most, and at most ``num_memories`` of
     each; 0 is no limit in tokens."""
+    memory_share: float = 0.4
+    """Share of ``context_tokens`` that memories may take, from 0 to 1; the sources get what they leave."""
     resolve_dates: bool = True
     """Whether relative dates in English turns ("yesterday") are shown with the date that they mean."""
     tau: float = 1.0

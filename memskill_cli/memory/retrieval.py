@@ -21,8 +21,6 @@ from memskill_cli.types import MemoryItem, Query, Retrieved, RetrieveFn, Source,
 from memskill_cli.utils.relative_dates import resolve_dates, short_date
 from memskill_cli.utils.tokens import count_tokens
 
-MEMORY_SHARE = 0.4
-"""Share of ``memory.context_tokens`` that memories may take; the sources get what they leave."""
 _LINE_TOKENS = 4
 """The number of an item in the prompt, and its line break."""
 
@@ -46,7 +44,7 @@ def make_retriever(
         found, said = list(await memories(query)), list(await rank_sources(query))
         if not settings.context_tokens:
             return found + said
-        shown = fitting(found, int(MEMORY_SHARE * settings.context_tokens))
+        shown = fitting(found, int(settings.memory_share * settings.context_tokens))
         return shown + fitting(said, settings.context_tokens - sum(map(_tokens, shown)))
 
     return retrieve

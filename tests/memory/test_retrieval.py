@@ -94,3 +94,9 @@ def test_what_is_ranked_does_not_depend_on_what_fits(encoders: EncoderPair) -> N
         return [one.item.item_id for one in found]
 
     assert sorted(asyncio.run(rank())) == [source.ref for source in SOURCES]
+
+
+@pytest.mark.parametrize(("share", "memories"), [(0.0, 0), (0.5, 1), (1.0, 2)])
+def test_memories_take_at_most_their_share_of_the_tokens(encoders: EncoderPair, share: float, memories: int) -> None:
+    found = shown(encoders, bank_of(encoders, "Ivo has a cat", "Ivo has a boat"), context_tokens=48, memory_share=share)
+    assert sum(one.item.item_id.startswith("m") for one in found) == memories
