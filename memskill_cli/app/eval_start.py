@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from memskill_cli.app import evaluate
+from memskill_cli.app.bundles import run_of
 from memskill_cli.app.options import settings_of
 from memskill_cli.app.prepare import Listeners, ensure_prepared
 from memskill_cli.app.runtime import ProviderAccess, check_access
@@ -58,6 +59,7 @@ def open_evaluation(request: EvalRequest, listeners: Listeners) -> EvalSession:
     Raises all errors that can be detected before the first model call.
     """
     names = spec.method_names(",".join(request.methods))
+    request = replace(request, run=run_of(request.runs_dir, request.run, request.data_dir, listeners.notice))
     path = find_run(request.runs_dir, request.run, trained=True)
     base = RunDir.open(path).settings() if path else None
     settings = for_evaluation(settings_of(request.options, "eval", listeners.warn, base))

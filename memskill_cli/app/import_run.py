@@ -81,7 +81,7 @@ def make_run(
         files.write_atomic(run.metrics, b"")
         files.write_atomic(run.hard_cases, b"")
 
-    digest = _data_digest(settings.dataset, data_dir)
+    digest = data_digest(settings.dataset, data_dir)
     return RunDir.create(runs_dir, name, settings, digest, status="finished", fill=fill)
 
 
@@ -97,7 +97,7 @@ def _controller_state(found: ReleaseCheckpoint, done: int) -> dict[str, Any]:
     }
 
 
-def _data_digest(dataset: str, data_dir: Path) -> str:
+def data_digest(dataset: str, data_dir: Path) -> str:
     """The digest of the training split, which further training needs; "" if it is not prepared."""
     try:
         manifest = load_manifest(dataset, data_dir)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memskill_cli.app import train
+from memskill_cli.app.bundles import run_of
 from memskill_cli.app.options import settings_of
 from memskill_cli.app.prepare import Listeners, ensure_prepared
 from memskill_cli.app.runtime import ProviderAccess, check_access, check_encoders
@@ -72,7 +73,8 @@ def _created(request: TrainRequest, listeners: Listeners) -> TrainSession:
     check_encoders(settings)
     source = None
     if request.init_from:
-        source = train.initial_policy(request.runs_dir, request.init_from, settings, listeners.notice)
+        name = run_of(request.runs_dir, request.init_from, request.data_dir, listeners.notice)
+        source = train.initial_policy(request.runs_dir, name or "", settings, listeners.notice)
     run = train.create_run(request.runs_dir, request.run, settings, request.data_dir, request.init_skills, source)
     return TrainSession(run, settings, finished=False)
 

@@ -23,6 +23,7 @@ import typer
 from typer.exceptions import TyperException
 
 from memskill_cli import __version__
+from memskill_cli.cli.bundles import export, pull, push
 from memskill_cli.cli.console import error_document, print_json
 from memskill_cli.cli.eval import eval_
 from memskill_cli.cli.evolve import evolve
@@ -57,6 +58,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": eval_,
     "inspect-skills": inspect_skills,
     "import": import_,
+    "export": export,
+    "push": push,
+    "pull": pull,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name, help=_unwrap(_command.__doc__))(_command)

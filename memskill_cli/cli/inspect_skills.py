@@ -51,13 +51,14 @@ def inspect_skills(
     """Show the skill bank of a run: the skills, how often each was used, and how they changed."""
     with console(json, quiet, debug) as out:
         load_plugins(plugin, out.notice)
+        from memskill_cli.app.bundles import run_of
         from memskill_cli.runs.run_dir import find_run
 
         if sum((name is not None, history, diff is not None, export is not None)) > 1:
             raise UsageError("only one of a skill's name, --history, --diff and --export can be given")
         if stage is not None and (history or diff):
             raise UsageError("--stage cannot be combined with --history or --diff")
-        found = find_run(runs_dir, run)
+        found = find_run(runs_dir, run_of(runs_dir, run, Path("data"), out.notice) if run else None)
         if history or diff:
             folder = _needed(found, runs_dir)
             _show_history(out, folder) if diff is None else _show_diff(out, folder, *diff)

@@ -121,12 +121,11 @@ def load(folder: Path) -> Checkpoint:
     done, bank, state = _state(folder / "state.json", contents["state.json"], record)
     if folder.name.isdigit() and int(folder.name) != done:
         raise CheckpointError(f"{folder}: has the state after {done} inner epochs, which differs from its name")
-    controller, optimizer = (_tensors(folder / name, contents[name]) for name in TENSORS)
-    with torch.device("meta"):  # shapes only
-        expected = Controller(2 * state["dim"], state.get("skill_dim", state["dim"]), state["hidden"]).state_dict()
-    _check_tensors(folder / TENSORS[0], controller, expected)
+    size = state["dim"], state.get("skill_dim", state["dim"]), state["hidden"]
+    controller = controller_tensors(folder / TENSORS[0], contents[TENSORS[0]], *size)
+    optimizer = _tensors(folder / TENSORS[1], contents[TENSORS[1]])
     if optimizer:  # empty before the first update
-        _check_tensors(folder / TENSORS[1], optimizer, _expected_adam(expected))
+        _check_tensors(folder / TENSORS[1], optimizer, _expected_adam(controller))
     digest = hashlib.sha256(files.to_json(record["sha256"])).hexdigest()[:12]
     return Checkpoint(done, controller, optimizer, bank, state, digest)
 
@@ -185,6 +184,15 @@ def _tensors(file: Path, content: bytes) -> dict[str, Tensor]:
         return load_tensors(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: not safetensors, the only format supported: {error}") from None
+
+
+def controller_tensors(file: Path, content: bytes, dim: int, skill_dim: int, hidden: int) -> dict[str, Tensor]:
+    """The tensors of a controller of this size, from the ``content`` of ``file``. CheckpointError if not."""
+    with torch.device("meta"):  # shapes only
+        expected = Controller(2 * dim, skill_dim, hidden).state_dict()
+    found = _tensors(file, content)
+    _check_tensors(file, found, expected)
+    return found
 
 
 def _check_tensors(file: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

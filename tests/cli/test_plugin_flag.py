@@ -12,7 +12,13 @@ import typer
 from memskill_cli.cli import resume_command
 from memskill_cli.cli.app import COMMANDS, app
 
-NEEDED = {"prepare": ["--dataset", "locomo"], "import": ["file.pt", "--run", "r"]}
+NEEDED = {
+    "prepare": ["--dataset", "locomo"],
+    "import": ["file.pt", "--run", "r"],
+    "export": ["d"],
+    "push": ["d", "hf://a/b"],
+    "pull": ["hf://a/b", "d"],
+}
 
 
 def parsed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
