@@ -31,6 +31,7 @@ from memskill_cli.cli.import_ import import_
 from memskill_cli.cli.inspect_skills import inspect_skills
 from memskill_cli.cli.prepare import prepare
 from memskill_cli.cli.process import own_process
+from memskill_cli.cli.runs import runs
 from memskill_cli.cli.train import train
 from memskill_cli.utils import signals
 
@@ -64,6 +65,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for _name, _command in COMMANDS.items():
     app.command(_name, help=_unwrap(_command.__doc__))(_command)
+app.add_typer(runs, name="runs")
 
 
 def _version(asked: bool) -> None:
