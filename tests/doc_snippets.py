@@ -37,6 +37,8 @@ from .factories import key_ring
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+OWN = ("support", "chats", "coding")
+"""The names that pages give to conversations of one's own."""
 ENDS = {"&&", "||", "|", ";", ">", ">>", "&"}
 """Where a command ends in a shell."""
 Refused = typer.BadParameter.__mro__[1]
@@ -151,7 +153,7 @@ def loaded(files: list[Path]) -> Iterator[None]:
 
 
 def _check_values(name: str, flags: dict[str, Any]) -> None:
-    if flags.get("dataset") is not None:
+    if flags.get("dataset") not in (None, *OWN):
         DATASETS.check(flags["dataset"])
     if name in SECTIONS and flags["config"] is None:
         settings_of(flags, SECTIONS[name], _refuse)

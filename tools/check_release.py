@@ -29,6 +29,8 @@ DATA = {
     "samples/locomo_sample.json": 1,
     "samples/longmemeval_sample.json": 1,
     "samples/hotpotqa_sample.json": 1,
+    "samples/conversations/conversations.jsonl": 1,
+    "samples/conversations/questions.jsonl": 1,
     "samples/alfworld/LICENSE.alfworld": 1,
     "samples/alfworld/*/game.tw-pddl": 18,
     "samples/alfworld/*/traj_data.json": 18,

@@ -14,7 +14,7 @@ from memskill_cli.app.prepare import Listeners, ensure_prepared
 from memskill_cli.app.runtime import ProviderAccess, check_access
 from memskill_cli.config import Config, for_evaluation
 from memskill_cli.datasets.prepared import load_manifest
-from memskill_cli.datasets.registry import get
+from memskill_cli.datasets.registry import find_own, get
 from memskill_cli.evaluation import spec
 from memskill_cli.evaluation.kinds import kind_of
 from memskill_cli.evaluation.spec import EvalSpec
@@ -58,6 +58,7 @@ def open_evaluation(request: EvalRequest, listeners: Listeners) -> EvalSession:
 
     Raises all errors that can be detected before the first model call.
     """
+    find_own(request.data_dir)
     names = spec.method_names(",".join(request.methods))
     request = replace(request, run=run_of(request.runs_dir, request.run, request.data_dir, listeners.notice))
     path = find_run(request.runs_dir, request.run, trained=True)

@@ -113,6 +113,11 @@ class PrepareArguments(TypedDict, total=False):
     split: Sequence[str]
     limit: int
     force: bool
+    format: str
+    questions: PathLike | None
+    roles: Sequence[str]
+    split_by: str
+    redact: bool
     data_dir: PathLike
     plugins: Sequence[PathLike]
     notice: Notice | None
@@ -120,6 +125,8 @@ class PrepareArguments(TypedDict, total=False):
 
 def prepare(dataset: str, **options: Unpack[PrepareArguments]) -> DatasetManifest:
     """Prepare a dataset in ``data_dir`` and return its manifest. If it is already prepared, nothing is written.
+
+    With a name that is no benchmark's, ``source`` are conversations of your own (docs/own-data.md).
 
     Raises DataError for a damaged file, or if the dataset is already prepared from another source; DownloadError;
     UsageError.
@@ -177,12 +184,20 @@ def _preparation(dataset: str, options: PrepareArguments) -> Work[DatasetManifes
 
     def work(notice: Notice, _: Callback) -> Coroutine[Any, Any, DatasetManifest]:
         from memskill_cli.app import prepare as app
+        from memskill_cli.datasets.own.options import AUTO, DEFAULT_ROLES, ReadOptions
 
         _load_plugins(options.get("plugins"), notice)
         wanted = app.prepare_options(
             dataset, options.get("split", ()), options.get("variant", ()), options.get("limit", 0)
         )
-        source = options.get("source")
+        source, questions = options.get("source"), options.get("questions")
+        own = ReadOptions(
+            options.get("format", AUTO),
+            None if questions is None else Path(questions).expanduser().absolute(),
+            tuple(options.get("roles", DEFAULT_ROLES)),
+            options.get("split_by", ""),
+            options.get("redact", False),
+        )
         result = app.prepare(
             dataset,
             data_dir=Path(options.get("data_dir", "data")),
@@ -190,6 +205,7 @@ def _preparation(dataset: str, options: PrepareArguments) -> Work[DatasetManifes
             sample=options.get("sample", False),
             force=options.get("force", False),
             ask=wanted,
+            own=own,
         )
         for note in result.manifest.notes:
             notice(note)

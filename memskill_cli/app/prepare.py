@@ -9,7 +9,7 @@ from pathlib import Path
 
 from memskill_cli.datasets.base import PrepareOptions, prepare_command
 from memskill_cli.datasets.prepare import PrepareProgress, prepare
-from memskill_cli.datasets.registry import get
+from memskill_cli.datasets.registry import find, find_own, get
 from memskill_cli.errors import DataError, UsageError
 
 
@@ -24,7 +24,8 @@ class Listeners:
 
 def prepare_options(dataset: str, splits: Sequence[str], variants: Sequence[str], limit: int) -> PrepareOptions:
     """The options of ``prepare``; a variant becomes the split of the same name. UsageError for invalid options."""
-    if variants and not get(dataset).variants:
+    known = find(dataset)
+    if variants and not (known and known.variants):
         raise UsageError(f"{dataset} has no variants", hint=f"leave out --variant: {prepare_command(dataset)}")
     if limit < 0:
         raise UsageError(f"--limit {limit}: the number of traces must be 0 or above")
@@ -37,6 +38,7 @@ def ensure_prepared(dataset: str, data_dir: Path, listeners: Listeners) -> None:
 
     Raises DataError with a command to use if that fails.
     """
+    find_own(data_dir)
     if (data_dir / get(dataset).name / "manifest.json").exists():
         return
     listeners.notice(f"{dataset} is not prepared in {data_dir}: preparing it first")

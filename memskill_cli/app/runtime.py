@@ -16,7 +16,7 @@ import platformdirs
 from memskill_cli.agent.env_runner import EnvRunner, chars_that_fit
 from memskill_cli.config import EMBEDDED, Config
 from memskill_cli.datasets.prepared import load_manifest
-from memskill_cli.datasets.registry import get
+from memskill_cli.datasets.registry import get, is_own
 from memskill_cli.distributed.base import Engine, LocalEngine
 from memskill_cli.llm import load_litellm
 from memskill_cli.llm.cache import ResponseCache
@@ -51,6 +51,16 @@ class ProviderAccess:
         """The folder of cached replies, embeddings and model files, which all runs share."""
         chosen = self.cache_dir or os.environ.get("MEMSKILL_CACHE_DIR") or platformdirs.user_cache_dir("memskill")
         return Path(chosen)
+
+    def cache_for(self, dataset: str) -> Path:
+        """The folder of cached replies and embeddings for a dataset: of its own for a user's own conversations, so that
+        it can be erased with them."""
+        return own_cache(self.cache, dataset) if is_own(dataset) else self.cache
+
+
+def own_cache(cache: Path, dataset: str) -> Path:
+    """The folder below ``cache`` for conversations of one's own."""
+    return cache / "own" / dataset
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,7 @@ async def open_runtime(
     register(notice, access.cache / "models")
     async with AsyncExitStack() as stack:
         cluster = stack.enter_context(_cluster(settings, notice))
-        cache = stack.enter_context(closing(ResponseCache(access.cache, notice=notice)))
+        cache = stack.enter_context(closing(ResponseCache(access.cache_for(settings.dataset), notice=notice)))
         encoders = _load_encoders(settings, access, keys, ledger, notice, stack, cluster)
         stack.push_async_callback(close_connections)
         llm = LLMClient(settings.models, settings.limits, keys=keys, ledger=ledger, cache=cache, notice=notice)
@@ -236,7 +246,7 @@ def _load_encoders(
             remote_loader = cluster.encoder(spec, encoders.device)
         encoder = load_encoder(
             spec,
-            cache_dir=access.cache,
+            cache_dir=access.cache_for(settings.dataset),
             device=encoders.device,
             embed=embed,
             cache_namespace=namespace,

@@ -13,6 +13,7 @@ from memskill_cli.app.evaluate import best_checkpoint
 from memskill_cli.app.runtime import ProviderAccess, env_root, open_runtime
 from memskill_cli.config import Config, to_dict
 from memskill_cli.datasets.arrow_tables import PreparedSplit
+from memskill_cli.datasets.base import prepare_command, source_flags
 from memskill_cli.datasets.prepared import load_manifest, load_split
 from memskill_cli.datasets.registry import get
 from memskill_cli.errors import DataError, RunError, UsageError
@@ -77,6 +78,13 @@ def create_run(
     check_reward(settings)
     group_size(settings.train)
     manifest = load_manifest(settings.dataset, data_dir)
+    if "train" not in manifest.splits and manifest.reading:
+        flags = [*source_flags(manifest.source), *manifest.reading.get("flags", [])]
+        raise DataError(
+            f"{settings.dataset} in {data_dir} has no training split, only {', '.join(manifest.splits)}",
+            hint="add questions (docs/own-data.md), then: "
+            + prepare_command(settings.dataset, data_dir, *flags, "--force"),
+        )
     if "train" not in manifest.splits:
         raise DataError(
             f"{settings.dataset} in {data_dir} has no training split, only {', '.join(manifest.splits)}",

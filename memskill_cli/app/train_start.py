@@ -13,6 +13,7 @@ from memskill_cli.app.options import settings_of
 from memskill_cli.app.prepare import Listeners, ensure_prepared
 from memskill_cli.app.runtime import ProviderAccess, check_access, check_encoders
 from memskill_cli.config import Config
+from memskill_cli.datasets.registry import find_own
 from memskill_cli.errors import RunError
 from memskill_cli.reports.hooks import report_run
 from memskill_cli.runs.run_dir import RunDir
@@ -51,6 +52,7 @@ def open_training(request: TrainRequest, listeners: Listeners) -> TrainSession:
 
     Raises all errors that can be detected before the first model call; in that case no new run is created.
     """
+    find_own(request.data_dir)
     return _reopened(request, listeners) if request.resume else _created(request, listeners)
 
 

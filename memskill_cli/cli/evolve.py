@@ -80,6 +80,7 @@ def evolve(
         from memskill_cli.app.evolve import EvolveOptions
         from memskill_cli.app.evolve import evolve as work
         from memskill_cli.app.options import settings_of
+        from memskill_cli.datasets.registry import find_own
         from memskill_cli.errors import RunError, UsageError
         from memskill_cli.runs.run_dir import RunDir, find_run
         from memskill_cli.utils import signals
@@ -92,6 +93,7 @@ def evolve(
             raise UsageError(
                 f"--cycles {cycles}: a change must be judged before the next cycle", hint="add --judge-on val"
             )
+        find_own(data_dir)
         path = find_run(runs_dir, run)
         if path is None:
             raise RunError(f"there is no run in {runs_dir} yet", hint="memskill train --dataset locomo")

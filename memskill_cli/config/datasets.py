@@ -23,6 +23,7 @@ DATASETS: Registry[Any] = Registry(
         "hotpotqa": "memskill_cli.datasets.hotpotqa:DATASET",
         "alfworld": "memskill_cli.envs.alfworld.dataset:DATASET",
     },
+    own_hint="prepare your own conversations: memskill prepare --dataset NAME --source FILE (or add --plugin FILE.py)",
 )
 """Each part is an instance or a subclass of :class:`memskill_cli.datasets.base.Dataset`."""
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 FILE = "traces.arrow"
 """The table in a split's folder: an Arrow stream."""
 BATCH = 16
-"""Rows per write. A trace of LongMemEval is half a megabyte."""
+"""Most rows per write. A trace of LongMemEval is half a megabyte."""
+BATCH_CHARS = 4_000_000
+"""Characters after which rows are written, so that a few long traces do not fill the memory."""
 
 
 class TableWriter:
@@ -30,6 +32,7 @@ class TableWriter:
         self._file = pa.OSFile(str(folder / FILE), "wb")
         self._stream = pa.ipc.new_stream(self._file, self._schema)
         self._rows: list[dict[str, Any]] = []
+        self._chars = 0
 
     def __enter__(self) -> TableWriter:
         return self
@@ -46,7 +49,8 @@ class TableWriter:
 
     def write(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
-        if len(self._rows) >= BATCH:
+        self._chars += sum(len(turn["text"]) for session in row["sessions"] for turn in session["turns"])
+        if len(self._rows) >= BATCH or self._chars >= BATCH_CHARS:
             self._flush()
 
     def _flush(self) -> None:
@@ -55,6 +59,7 @@ class TableWriter:
         if self._rows:
             self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
             self._rows.clear()
+            self._chars = 0
 
 
 def _schema() -> pa.Schema:

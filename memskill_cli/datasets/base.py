@@ -60,6 +60,8 @@ class SourceFile:
     """sha256 of the official file with which this version was tested; "" if there is none."""
     fingerprint: str = ""
     """Identifies the content of a folder, which is prepared again only if this differs. (For a file: its sha256.)"""
+    flags: tuple[str, ...] = ()
+    """Further options of ``prepare`` with which it is read, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class ReaderCallbacks:
     """Called with (items done, items in total or None), also before the first trace is yielded."""
     scratch: Path = Path()
     """A folder beside the prepared data for temporary files such as journals; removed when preparation is complete."""
+    read_progress: Callable[[int, int | None], None] = lambda done, total: None
+    """Called with (records read, records in total or None) by readers that read everything before the first trace."""
 
 
 class Dataset(ABC):
@@ -109,6 +113,8 @@ class Dataset(ABC):
     """What the MemSkill paper reports on this dataset."""
     official: Path | str = ""
     """The source that :meth:`parts` uses if none is given: a file or a URL."""
+    sample_name: str = ""
+    """The name of its sample in ``data/samples``; "": the name of the dataset."""
 
     def parts(self, source: Path | str | None, ask: PrepareOptions) -> Sequence[SourceFile]:
         """The files to read for ``source``: a file or folder (Path), a URL (str), or the official source (None).
@@ -132,6 +138,10 @@ class Dataset(ABC):
 
         Raises DataError, which names the file, the record and the field with the error.
         """
+
+    def reading(self) -> dict[str, Any]:
+        """How the source was read, for the manifest. Called after :meth:`read`. Empty for benchmarks."""
+        return {}
 
     def gold_answers(self, query: Query) -> tuple[str, ...]:
         """The reference answers for F1 and the judge. Each of them is a right answer."""

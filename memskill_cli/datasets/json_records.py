@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from memskill_cli.datasets.json_depth import DepthLimited
 from memskill_cli.errors import DataError
 
 _KINDS: dict[type, str] = {
@@ -69,7 +70,8 @@ def stream(path: Path, field: str = "") -> Iterator[Any]:
         first = file.read(64).lstrip()[:1]
         file.seek(0)
         try:
-            for value in ijson.items(file, f"item.{field}" if field else "item", use_float=True):
+            bounded = DepthLimited(file, path.name)
+            for value in ijson.items(bounded, f"item.{field}" if field else "item", use_float=True):
                 count += 1
                 yield value
         except ijson.JSONError as error:

@@ -53,6 +53,8 @@ class DatasetManifest:
     """By split, if splits are prepared separately and others may be added; {} if one file has all splits."""
     tables: dict[str, str] = field(default_factory=dict)
     """The sha256 of each split's table. Splits that were prepared by older versions have none."""
+    reading: dict[str, Any] = field(default_factory=dict)
+    """How the files were read, for conversations of one's own: kind, format, roles, options. {} for benchmarks."""
 
     def digest_of(self, split: str) -> str:
         """The digest of the content of ``split``. Preparing another split does not change it."""

@@ -53,7 +53,7 @@ def load_split(dataset: str, data_dir: Path, split: str) -> PreparedSplit:
     if split not in manifest.splits:
         raise UsageError(f"{dataset} has no split called {split}; there are {', '.join(manifest.splits)}")
     folder = data_dir / manifest.dataset / "traces" / split
-    flags = source_flags(manifest.source)
+    flags = [*source_flags(manifest.source), *manifest.reading.get("flags", [])]
     if part := manifest.parts.get(split):
         flags = [*source_flags(part.source), "--split", split]
     hint = prepare_command(dataset, data_dir, *flags, "--force")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypeVar
+
+import orjson
 
 from memskill_cli.config.datasets import DATASETS, find_dataset
 from memskill_cli.datasets.base import Dataset
+from memskill_cli.datasets.own.dataset import KIND, OwnConversations
 from memskill_cli.errors import PluginError, UsageError
 
 D = TypeVar("D", bound=Dataset | type[Dataset])
@@ -38,6 +42,34 @@ def find(name: str) -> Dataset | None:
         return get(name)
     except (UsageError, PluginError):
         return None
+
+
+def include_own(name: str) -> None:
+    """Make conversations of one's own known under ``name``, unless there is another dataset of that name."""
+    if name not in DATASETS.names():
+        DATASETS.include(name, OwnConversations(name))
+
+
+def is_own(name: str) -> bool:
+    """Whether ``name`` is a dataset that ``prepare`` made of the user's own conversations."""
+    return isinstance(find(name), OwnConversations)
+
+
+def find_own(data_dir: Path) -> list[str]:
+    """Make all conversations that are prepared in ``data_dir`` known, and return their names."""
+    found = [folder.parent.name for folder in sorted(data_dir.glob("*/manifest.json")) if _is_own(folder)]
+    for name in found:
+        include_own(name)
+    return found
+
+
+def _is_own(manifest: Path) -> bool:
+    try:
+        table = orjson.loads(manifest.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return False  # whoever uses the data is told what is wrong with them
+    reading = table.get("reading") if isinstance(table, dict) else None
+    return isinstance(reading, dict) and reading.get("kind") == KIND
 
 
 def _check(part: object, where: str) -> None:

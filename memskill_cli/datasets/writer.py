@@ -9,9 +9,9 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,11 @@ from memskill_cli.datasets.prepared import FORMAT
 from memskill_cli.errors import DataError
 from memskill_cli.types import Trace
 from memskill_cli.utils.files import sync_folder, write_json
+from memskill_cli.utils.locks import LOCK, OWNER
 
 MANIFEST = "manifest.json"
+SCRATCH = ".scratch"
+"""The folder for temporary files of readers."""
 
 
 def write_prepared(
@@ -37,13 +40,15 @@ def write_prepared(
     traces: Iterable[Trace],
     notes: list[str],
     found: DatasetManifest | None,
+    reading: Callable[[], dict[str, Any]] = dict,
 ) -> DatasetManifest:
     """Write the ``traces`` of ``part`` to ``folder`` and return the new manifest.
 
     A part with one split is added to the splits of ``found``, or replaces one of them; a part with all splits replaces
     everything. All new data are on disk before old data are removed. If the process is killed, ``folder`` has the old
     data or the new data, or for the time of a few renames fewer data, but the manifest never names missing data.
-    ``notes`` is read after the last trace. Raises DataError if there are no traces of the split of ``part``.
+    ``notes`` is read and ``reading`` is called (for the manifest) after the last trace. Raises DataError if there are
+    no traces of the split of ``part``.
     """
     for left in folder.glob(".traces-*"):  # left by a killed process
         shutil.rmtree(left)
@@ -55,7 +60,7 @@ def write_prepared(
         usual = ", ".join(SPLITS)
         notes += [f"{split!r} may be a misspelt name of a split; the usual names are {usual}" for split in _odd(tally)]
         kept = found if part.split and found and found.parts else None
-        manifest = _describe(folder.name, part, sha256, tally, notes, kept, _sealed(made))
+        manifest = replace(_describe(folder.name, part, sha256, tally, notes, kept, _sealed(made)), reading=reading())
         write_json(made / MANIFEST, manifest.to_dict())
         _put(made, folder, kept and _without(kept, part.split))
     finally:
@@ -63,19 +68,34 @@ def write_prepared(
     return manifest
 
 
+def erase(folder: Path, *more: str) -> None:
+    """Remove what :func:`write_prepared` and ``prepare`` made in ``folder``, the files ``more``, and the folder itself
+    if nothing else is in it."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for part in (folder / "traces", folder / SCRATCH, *folder.glob(".traces-*")):
+        shutil.rmtree(part, ignore_errors=True)
+    for name in (*more, LOCK, OWNER):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # not empty: there are files of the user
+        folder.rmdir()
+
+
 @dataclass
 class _Tally:
-    """Counts of the written traces. A trace in several splits counts once, except in the sizes of the splits."""
+    """Counts of the written traces. A trace in several splits, and a query of several, count once, except in the sizes
+    of the splits."""
 
     ids: set[str] = field(default_factory=set)
+    query_ids: set[str] = field(default_factory=set)
     categories: Counter[str] = field(default_factory=Counter)
     sizes: dict[str, SplitSize] = field(default_factory=dict)
     sha: Any = field(default_factory=hashlib.sha256)
 
     def add(self, trace: Trace, row: dict[str, Any]) -> None:
-        if trace.trace_id not in self.ids:
-            self.ids.add(trace.trace_id)
-            self.categories.update(query.category for query in trace.queries)
+        self.ids.add(trace.trace_id)
+        new = [query for query in trace.queries if query.query_id not in self.query_ids]
+        self.query_ids.update(query.query_id for query in new)
+        self.categories.update(query.category for query in new)
         before = self.sizes.get(trace.split, SplitSize(0, 0))
         self.sizes[trace.split] = SplitSize(before.traces + 1, before.queries + len(trace.queries))
         queries = [{name: value for name, value in query.items() if name != "evidence"} for query in row["queries"]]

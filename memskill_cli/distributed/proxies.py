@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from memskill_cli.agent.env_runner import EnvRunner
 from memskill_cli.config import EnvConfig, JudgePrompt, MemoryConfig, RewardConfig
+from memskill_cli.datasets.registry import is_own
 from memskill_cli.distributed.rpc import DriverClient
 from memskill_cli.envs.environment import DEFAULT
 from memskill_cli.llm.client import LLMClient, Reply
@@ -47,13 +48,15 @@ class WorkerConfig:
     env_pool: EnvPoolConfig | None
     plugins: tuple[Plugin, ...] = ()
     """Plug-in files of the driver; a worker must have them at the same paths."""
+    own_dataset: bool = False
+    """Whether ``dataset`` is a name that a user gave to conversations of their own."""
 
     @classmethod
     def of(cls, context: RolloutContext, games: EnvPoolConfig | None) -> WorkerConfig:
         windows = {role: context.llm.window(role) for role in ROLES}
         one_space = context.encoders.state is context.encoders.retrieval
         dims = {name: encoder.dim for name, encoder in context.encoders._asdict().items() if encoder is not None}
-        rest = context.judge_prompt, games, loaded_plugins()
+        rest = context.judge_prompt, games, loaded_plugins(), is_own(context.dataset)
         return cls(context.memory, context.reward, context.dataset, windows, one_space, dims, *rest)
 
     def context(self, driver: DriverClient) -> RolloutContext:

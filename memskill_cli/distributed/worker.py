@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
 from memskill_cli import __version__
+from memskill_cli.datasets.registry import include_own
 from memskill_cli.distributed.proxies import CallbackSpec, WorkerConfig
 from memskill_cli.distributed.rpc import DriverClient, RpcAnswer, RpcCall
 from memskill_cli.errors import MemskillError
@@ -63,6 +64,8 @@ class Worker:
         where, games = f"{socket.gethostname()} (process {os.getpid()})", self._worker_config.env_pool
         if problem := _load_plugins(self._worker_config.plugins, where):
             return Hello(__version__, where, problem)
+        if self._worker_config.own_dataset:
+            include_own(self._worker_config.dataset)
         if games and not games.root.is_dir():
             return Hello(__version__, where, f"{where} has no games folder {games.root}")
         self._driver = DriverClient(self._dumps)

@@ -28,6 +28,11 @@ class Price:
         if self.known and not self._free:
             self.known = self._read_rates()
 
+    @property
+    def rates(self) -> tuple[float, float]:
+        """US dollars for a token of a prompt, and of a reply; 0 if unknown."""
+        return self._prompt_token, self._token
+
     def range(self, characters: int, tokens: int) -> tuple[float, float]:
         """Approximate cost in US dollars of a prompt of ``characters``: without a reply, and with a reply of
         ``tokens``."""
@@ -98,3 +103,9 @@ def _is_listed(model: str) -> bool:
         return litellm.get_model_info(model).get("input_cost_per_token") is not None
     except litellm.exceptions.ModelNotMappedError:
         return False
+
+
+def token_prices(model: str) -> tuple[float, float] | None:
+    """US dollars for a token of a prompt and of a reply, from litellm's price list; None if it has no price."""
+    price = Price(Deployment("", model, "", {}))
+    return price.rates if price.known else None

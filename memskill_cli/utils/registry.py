@@ -57,13 +57,15 @@ class Registry(Generic[T]):
     """Parts of one kind by name.
 
     ``kind`` is the word for messages ("dataset"); ``group`` is the group of entry points; ``builtin`` maps a name to
-    ``module:attribute``.
+    ``module:attribute``; ``own_hint`` says how to use one's own part.
     """
 
-    def __init__(self, kind: str, group: str, builtin: Mapping[str, str]) -> None:
-        self.kind, self.group, self._builtin = kind, group, dict(builtin)
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, str], own_hint: str = "") -> None:
+        self.kind, self.group = kind, group
+        self._builtin: dict[str, str | T] = dict(builtin)
         self._registered: dict[str, T] = {}
         self._sources: dict[str, str] = {}
+        self.own_hint = own_hint or f"to use your own {kind}: --plugin FILE.py"
 
     def register(self, name: str, part: T) -> T:
         """Add a part under ``name``. Raises PluginError if another part has this name."""
@@ -78,6 +80,10 @@ class Registry(Generic[T]):
         if _running:
             _running[-1][1].append((self, name))
         return part
+
+    def include(self, name: str, part: T) -> None:
+        """Add a part of memskill itself that is made while it runs, or replace the one included before."""
+        self._builtin[name] = part
 
     def _is_entry_point(self, name: str, part: object) -> bool:
         """Whether an installed package has the part as an entry point. Then its identity is the package's version."""
@@ -137,7 +143,10 @@ class Registry(Generic[T]):
         if name in self._registered:
             return self._registered[name]
         if name in self._builtin:
-            module, _, attribute = self._builtin[name].partition(":")
+            place = self._builtin[name]
+            if not isinstance(place, str):
+                return place
+            module, _, attribute = place.partition(":")
             part: T = getattr(importlib.import_module(module), attribute)
             return part
         entry = self._entry_point(name)
@@ -159,10 +168,9 @@ class Registry(Generic[T]):
     def _entry_point(self, name: str) -> EntryPoint:
         found = self._entry_points().get(name)
         if found is None:
-            own = f"to use your own {self.kind}: --plugin FILE.py"
             near = difflib.get_close_matches(name.lower(), self.names(), n=1, cutoff=0.4)
             sure = difflib.get_close_matches(name.lower(), self.names(), n=1, cutoff=0.7)
-            hint = f"did you mean {near[0]}?" + ("" if sure else f" {own}") if near else own
+            hint = f"did you mean {near[0]}?" + ("" if sure else f" {self.own_hint}") if near else self.own_hint
             raise UsageError(f"no {self.kind} is called {name}; there are {', '.join(self.names())}", hint=hint)
         return found
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from memskill_cli.config import MemoryConfig, RewardConfig
+from memskill_cli.config.datasets import DATASETS
 from memskill_cli.config.extension_points import REWARDS
+from memskill_cli.datasets.registry import get
 from memskill_cli.distributed.proxies import WorkerConfig
 from memskill_cli.distributed.worker import Hello, Worker
 from memskill_cli.utils import registry
@@ -67,3 +69,16 @@ def test_a_file_that_fails_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("1 / 0")
     problem = greet((Plugin(tmp_path / "bad.py", "0"),)).problem
     assert problem.endswith("bad.py: ZeroDivisionError: division by zero")
+
+
+def test_a_worker_knows_the_name_of_conversations_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DATASETS, "_builtin", dict(DATASETS._builtin))
+
+    async def begun() -> Hello:
+        config = WorkerConfig(
+            MemoryConfig(), RewardConfig(), "my-chats", {}, True, {"state": 4}, "category", None, own_dataset=True
+        )
+        return await Worker(pickle.loads(pickle.dumps(config)), pickle.dumps).begin()
+
+    assert asyncio.run(begun()).problem == ""
+    assert get("my-chats").name == "my-chats"
