@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memskill_cli.cli.console import Console, escape_markup
+from memskill_cli.cli.estimate_table import estimate_table
 from memskill_cli.cli.options import access_of, option
 from memskill_cli.cli.resume_command import current_command
 
@@ -66,8 +67,6 @@ Remove = Annotated[
         help="Erase the prepared data of this name, and its cached replies and embeddings.",
     ),
 ]
-ROWS = {"prompt_tokens": "prompt tokens", "completion_tokens": "reply tokens", "usd": "US dollars"}
-"""What a row of the estimate is called, where that is not its name."""
 BAR = 30
 """Characters of the longest bar of a histogram."""
 
@@ -169,7 +168,7 @@ def _shown(facts: dict[str, Any]) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(title, overflow="fold"), _histogram(facts["session_lengths"])]
     if facts["questions"]:
         parts.append(_counts(facts))
-    return [*parts, _estimate(facts["estimate"])]
+    return [*parts, estimate_table(facts["estimate"])]
 
 
 def _histogram(rows: list[dict[str, Any]]) -> RenderableType:
@@ -193,18 +192,4 @@ def _counts(facts: dict[str, Any]) -> RenderableType:
     table.add_column("questions", justify="right")
     for name, count in [*facts["splits"].items(), *facts["categories"].items()]:
         table.add_row(escape_markup(name), str(count))
-    return table
-
-
-def _estimate(facts: dict[str, Any]) -> RenderableType:
-    from rich.table import Table
-
-    title = f"expected, with {facts['model']} and {facts['concurrency']} calls at once"
-    table = Table(title=escape_markup(title), title_justify="left")
-    for column in ("", "training", "evaluation"):
-        table.add_column(column, justify="right" if column else "left")
-    both = facts["training"], facts["evaluation"]
-    for key in ("spans", "calls", "prompt_tokens", "completion_tokens", "usd", "minutes"):
-        shown = ("price unknown" if row[key] is None else f"{row[key]:,}" for row in both)
-        table.add_row(ROWS.get(key, key), *shown)
     return table

@@ -27,6 +27,10 @@ InitSkills = Annotated[
     Path | None,
     o.option("--init-skills", panel=o.METHOD, help="Start from a skill bank (JSON) or a folder of SKILL.md files."),
 ]
+DryRun = Annotated[
+    bool,
+    o.option("--dry-run", panel=o.WHERE, help="Show the calls, tokens and dollars to expect, and write nothing."),
+]
 Override = Annotated[bool, o.option("--override", panel=o.WHERE, help="Resume even if settings differ.")]
 
 
@@ -36,6 +40,7 @@ def train(
     run: o.Run = None,
     resume: Resume = False,
     override: Override = False,
+    dry_run: DryRun = False,
     init_from: InitFrom = None,
     init_skills: InitSkills = None,
     preset: o.Preset = "default",
@@ -92,6 +97,9 @@ def _train(out: Console, ctx: typer.Context) -> None:
     from memskill_cli.utils import signals
 
     request = _request(ctx, out)
+    if ctx.params["dry_run"]:
+        _show_estimate(out, ctx, request)
+        return
     session = open_training(request, listeners(out))
     out.set_resume_command(resume_command.resume_training(session.run.name, ctx))
     with TrainProgressBars(out) as progress:
@@ -99,6 +107,17 @@ def _train(out: Console, ctx: typer.Context) -> None:
     show(out, session.run)
     evaluation = ("eval", "--dataset", session.settings.dataset, "--run", session.run.name)
     out.next_command(resume_command.next_command(ctx, *evaluation))
+
+
+def _show_estimate(out: Console, ctx: typer.Context, request: TrainRequest) -> None:
+    from memskill_cli.app.dry_run import dry_run
+    from memskill_cli.cli.estimate_table import estimate_table
+
+    found = dry_run(request.options, request.data_dir, out.warn)
+    out.result(found, estimate_table(found))
+    out.notice("nothing was written; replies in the cache and second attempts are not counted")
+    words = [word for word in resume_command.current_command().split() if word != "--dry-run"]
+    out.next_command(" ".join(words))
 
 
 def _request(ctx: typer.Context, out: Console) -> TrainRequest:
