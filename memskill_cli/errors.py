@@ -95,6 +95,20 @@ class UnknownModelError(ModelError):
     """The provider does not know the model's name, or the name is invalid."""
 
 
+class RejectedPromptError(ModelError):
+    """A model or its provider refuses one prompt: a content filter, a refusal, or a prompt that is too long.
+
+    It concerns this prompt and not the server: callers record it and continue with the others. ``too_long``: whether
+    a shorter prompt would be accepted.
+    """
+
+    too_long = False
+
+
+class RejectedRequestError(ModelError):
+    """A server refuses a request for another reason than its prompt, its key or its model."""
+
+
 class UnreadableReplyError(ModelError):
     """A model's reply could not be parsed, and neither could its second reply, after it was shown the error.
 

@@ -248,6 +248,7 @@ class ExecutorResult:
     applied: tuple[MemoryAction, ...]
     rejected: dict[ActionStatus, int]
     unreadable: bool = False  # the reply could not be parsed, also not the second one
+    refused: str = ""  # why the model or its provider refused the prompt; then the span changes nothing
     cut: bool = False  # the reply reached the token limit
     asked: bool = True  # False: no call was made, since an evaluation selected only noop
     changes: tuple[MemoryChange, ...] = field(default=(), compare=False)  # the applied actions, in the same order
@@ -324,6 +325,8 @@ class QueryResult:
     trajectory: EnvTrajectory | None = None
     failure: str = ""
     """One of ``scoring.evidence.FAILURES``: where the evidence was lost if the answer is wrong; "" if unknown."""
+    refused: bool = False
+    """Whether ``error`` says that a model or its provider refused the prompt."""
 
 
 RetrieveFn = Callable[[Query], Awaitable[Sequence[Retrieved]]]
@@ -339,6 +342,8 @@ class Episode:
     results: tuple[QueryResult, ...]
     reward: float
     memories: int = 0
+    scored: bool = True
+    """False if every query was refused by a model: the episode has no reward and trains nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,13 @@ from memskill_cli.memory.encoders import CachedEncoder
 from memskill_cli.rollout.context import RolloutContext
 from memskill_cli.types import ROLES
 
+PRICES = {
+    "openai/gpt-4o-mini": [0.15, 0.60],
+    "openai/gpt-4o": [2.50, 10.0],
+    "openai/text-embedding-3-small": [0.02, 0.0],
+}
+"""A model of a server of one's own has a price only if it is told."""
+
 
 def ignore_notice(text: str) -> None:
     """Takes a notice that the test does not look at."""
@@ -41,6 +48,7 @@ def models_config(url: str, model: str = "", base: ModelsConfig | None = None, *
     Without ``base`` all roles use one model (``m`` unless given) and calls are not retried. With ``base`` the rest,
     and the models' names unless ``model`` is given, are those of ``base``.
     """
+    settings.setdefault("prices", PRICES)
     name = model or ("" if base else "m")
     names = dict.fromkeys(ROLES, name) if name else {}
     return dataclasses.replace(base or ModelsConfig(retries=0), api_base=url, **{**names, **settings})

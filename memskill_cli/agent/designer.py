@@ -26,7 +26,7 @@ from memskill_cli.agent.hard_cases import HardCase
 from memskill_cli.agent.prompts import messages, template
 from memskill_cli.agent.skill_edits import FailedEdit, SkillEdit, apply_edits, validate_edits
 from memskill_cli.config import DesignerConfig
-from memskill_cli.errors import UnreadableReplyError
+from memskill_cli.errors import RejectedPromptError, UnreadableReplyError
 from memskill_cli.llm.client import LLMClient
 from memskill_cli.skills.bank import SkillBank
 
@@ -163,7 +163,7 @@ class _Cycle:
         prompt = messages(self._system, **self._context, **parts, refused=feedback if faults else "")
         try:
             return (await self._llm.ask("designer", prompt, parse=lambda text: parse(text, cut=text.cut))).value
-        except UnreadableReplyError as error:
+        except (UnreadableReplyError, RejectedPromptError) as error:
             self._record_refusals([error.message], faults)
             return None
 

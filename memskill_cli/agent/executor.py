@@ -10,7 +10,7 @@ from memskill_cli.agent.parsing import ParsedReply, check_actions, parse_reply
 from memskill_cli.agent.prompts import Message, messages, numbered
 from memskill_cli.agent.protection import REFUSALS, Decision, Protected, Protection
 from memskill_cli.config import MemoryConfig
-from memskill_cli.errors import UnreadableReplyError
+from memskill_cli.errors import RejectedPromptError, UnreadableReplyError
 from memskill_cli.llm.client import LLMClient
 from memskill_cli.llm.grammars import executor_grammar
 from memskill_cli.llm.reasoning import ReplyText
@@ -60,7 +60,8 @@ class Executor:
         return await self.apply(bank, span, shown, skills, await self.propose(span, shown, skills))
 
     async def propose(self, span: Span, shown: Sequence[Retrieved], skills: Sequence[Skill]) -> ExecutorResult:
-        """The model's validated actions, not applied yet. Raises ModelError if the call fails."""
+        """The model's validated actions, not applied yet. None if the prompt is refused (``refused`` says
+        why). Raises ModelError if the call fails."""
         allowed = {skill.action for skill in skills}
         if self._config.resolve_dates:
             span = dataclasses.replace(span, text=resolve_dates(span.text, span.date))
@@ -74,6 +75,8 @@ class Executor:
         except UnreadableReplyError as error:
             usage = CallUsage(error.prompt_tokens, error.completion_tokens, error.seconds)
             return ExecutorResult((), {}, unreadable=True, usage=usage)
+        except RejectedPromptError as error:
+            return ExecutorResult((), {}, refused=error.message)
         actions, rejected = check_actions(
             reply.value.actions,
             allowed=allowed,

@@ -91,7 +91,7 @@ class Estimate:
             if not self.calls[role]:
                 continue
             model = getattr(settings.models, role)
-            prices = (0.0, 0.0) if _is_embedded(model) else token_prices(model)
+            prices = (0.0, 0.0) if _is_embedded(model) else token_prices(model, settings.models)
             if prices is None:
                 return None
             usd += self.prompt_tokens[role] * prices[0] + self.calls[role] * REPLY_TOKENS[role] * prices[1]

@@ -87,12 +87,12 @@ def check_access(settings: Config, access: ProviderAccess) -> None:
 
     load_litellm()  # also reads the file .env, which may contain keys
     keys, models = KeyRing.collect(access.api_keys, access.keys_file), settings.models
-    found = [d for role in ROLES for d in keys.deployments(role, getattr(models, role), models.api_base)]
+    found = [d for role in ROLES for d in keys.deployments(role, getattr(models, role), models.api_base, models)]
     for spec in _encoder_specs(settings):
         resolve_encoder(spec, settings.encoders.device, _never_called)
         kind, _, model = spec.partition(":")
         if kind == "litellm":
-            found += keys.deployments("embedding", model, models.api_base)
+            found += keys.deployments("embedding", model, models.api_base, models)
     unpriced(found, settings.limits.max_cost)
     if settings.controller.device == "cuda":
         devices.resolve_device("cuda", "controller.device")
@@ -235,7 +235,15 @@ def _load_encoders(
 ) -> EncoderPair:
     """The encoders for states, retrieval and skills. Those with the same name are one object. ``stack`` closes them."""
     base, encoders = settings.models.api_base, settings.encoders
-    embed = partial(embed_texts, keys=keys, api_base=base, ledger=ledger, notice=notice)
+    embed = partial(
+        embed_texts,
+        keys=keys,
+        api_base=base,
+        ledger=ledger,
+        notice=notice,
+        settings=settings.models,
+        concurrency=settings.limits.concurrency,
+    )
 
     def load(spec: str) -> CachedEncoder:
         kind, _, model = spec.partition(":")

@@ -36,6 +36,7 @@ from memskill_cli.utils import files
 
 RESUMABLE_SETTINGS = (
     *("limits", "preset", "tracker", "engine", "ray", "models.api_base", "models.timeout", "models.retries"),
+    "models.prices",
     *("train.outer_epochs", "train.keep_checkpoints", "env.workers", "env.step_timeout"),
 )
 """Settings (and sections) that may change when a run is resumed, because they do not change what is learned."""
@@ -153,7 +154,7 @@ def check_resume_settings(run: RunDir, asked: Config, override: bool) -> Config:
 def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     found: list[tuple[str, Any, Any]] = []
     for name, value in before.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value.keys() == after[name].keys():
             found += _differences(value, after[name], f"{prefix}{name}.")
         elif value != after[name]:
             found.append((prefix + name, value, after[name]))

@@ -24,7 +24,7 @@ from typer.exceptions import TyperException
 
 from memskill_cli import __version__
 from memskill_cli.cli.bundles import export, pull, push
-from memskill_cli.cli.console import error_document, print_json
+from memskill_cli.cli.console import accept_any_encoding, error_document, print_json
 from memskill_cli.cli.eval import eval_
 from memskill_cli.cli.evolve import evolve
 from memskill_cli.cli.import_ import import_
@@ -86,6 +86,7 @@ def _root(
 def main() -> None:
     """Run the command line, then exit with its exit code."""
     own_process()
+    accept_any_encoding()
     code = 0
     try:
         code = _run_json() if "--json" in sys.argv else app()

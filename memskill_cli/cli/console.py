@@ -7,7 +7,10 @@ to stderr; with ``--quiet`` that is only warnings and errors. Text from a model 
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
+import re
 import sys
 import time
 import traceback
@@ -30,6 +33,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notices.")]
 Debug = Annotated[bool, typer.Option("--debug", envvar="MEMSKILL_DEBUG", help="Show the traceback of an error.")]
 
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 PLAIN_INTERVAL = 5.0
 """Seconds between progress lines when stderr is not a terminal."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -178,8 +182,28 @@ def print_json(document: Any) -> None:
     import orjson
 
     option = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-    sys.stdout.write(orjson.dumps(document, option=option, default=str).decode())
+    text = orjson.dumps(document, option=option, default=str).decode()
+    # JSON can escape any character, so nothing is lost in an encoding that lacks some
+    sys.stdout.write(text if _is_utf8(sys.stdout) else _NOT_ASCII.sub(_escaped, text))
     sys.stdout.flush()
+
+
+def accept_any_encoding() -> None:
+    """Make stdout and stderr show ``?`` for a character that the terminal's encoding lacks, and not fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not _is_utf8(stream):
+            stream.reconfigure(errors="replace")
+
+
+def _is_utf8(stream: Any) -> bool:
+    """Whether ``stream`` takes every character; True for one that has no encoding."""
+    encoding = getattr(stream, "encoding", None)
+    return not encoding or codecs.lookup(encoding).name.startswith("utf")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 def _can_continue(out: Console, code: int) -> bool:

@@ -67,6 +67,7 @@ _FROM_0_TO_1 = (
     "designer.f1_threshold",
     "designer.gate_margin",
     "env.same_type",
+    "limits.max_skipped",
 )
 _ABOVE_0_TO_1 = ("reward.decay", "reward.query_ratio", "designer.judged_share", "env.top_p")
 

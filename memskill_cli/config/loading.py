@@ -19,6 +19,7 @@ import tomli_w
 
 from memskill_cli.config.checks import check
 from memskill_cli.config.datasets import dataset_settings, preset_settings
+from memskill_cli.config.model_parameters import fold
 from memskill_cli.config.presets import PRESETS
 from memskill_cli.config.renamed import ADDED, current_names
 from memskill_cli.config.settings import Config
@@ -128,6 +129,8 @@ def _convert(value: Any, kind: Any, name: str, where: str) -> Any:
         if isinstance(value, bool):
             return value
         raise wrong
+    if typing.get_origin(kind) is dict:  # checked by model_parameters.fold
+        return value
     if isinstance(value, bool) or (kind is str and not isinstance(value, str)):
         raise wrong
     if kind is int and isinstance(value, float):
@@ -159,7 +162,7 @@ def _apply(config: Config, flat: typing.Mapping[str, Any], where: str) -> Config
     hints = typing.get_type_hints(Config)
     sections: dict[str, dict[str, Any]] = {}
     top: dict[str, Any] = {}
-    for name, value in flat.items():
+    for name, value in fold(flat, config.models.parameters, config.models.prices, where).items():
         if name not in setting_names():
             raise _unknown(name, where)
         section, _, inner = name.partition(".")

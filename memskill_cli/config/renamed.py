@@ -49,6 +49,9 @@ ADDED = {
     "train.algorithm": "ppo",
     "train.group_size": 4,
     "train.curriculum": 0,
+    "models.parameters": {},
+    "models.prices": {},
+    "limits.max_skipped": 0.0,
 }
 """Settings that version 0.1 did not have, each with the value that gives the behaviour of version 0.1."""
 RENAMED_VALUES: Mapping[tuple[str, Any], Mapping[str, Any]] = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from memskill_cli.config.model_parameters import Parameters
+
 JudgePrompt = Literal["category", "general"]
 """Prompts of the judge: a category's own rule where there is one, or one prompt for all categories."""
 SpanMode = Literal["turn", "turn-pair", "full-session", "fixed-length", "paragraph"]
@@ -39,6 +41,10 @@ class ModelsConfig:
     """Maximum length of a judge's verdict, in tokens."""
     designer_max_tokens: int = 4096
     """Maximum length of a designer reply, in tokens."""
+    parameters: Parameters = field(default_factory=dict)
+    """Parameters of requests by role (or ``all``): a table of values by name (config/model_parameters.py)."""
+    prices: dict[str, list[float]] = field(default_factory=dict)
+    """By model: US dollars per million tokens of prompts and of replies. They replace those of litellm's list."""
 
 
 @dataclass(frozen=True)
@@ -320,6 +326,9 @@ class LimitsConfig:
     """Maximum number of parallel language model calls."""
     max_cost: float = 0.0
     """Maximum total cost of this run (or this evaluation) in US dollars; 0 is no limit."""
+    max_skipped: float = 0.5
+    """A training stops when a larger share of its spans and queries was refused by models: by content filters, or as
+    too long. Up to this share it continues without them."""
 
 
 @dataclass(frozen=True)

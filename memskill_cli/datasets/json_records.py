@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 from memskill_cli.datasets.json_depth import DepthLimited
 from memskill_cli.errors import DataError
 
+_DEPTH = 8
+"""Levels of a record in which nulls are dropped; no benchmark has more."""
 _KINDS: dict[type, str] = {
     dict: "an object",
     list: "a list",
@@ -26,12 +28,26 @@ def kind(value: Any) -> str:
     return "an empty list" if value == [] else _KINDS[type(value)]
 
 
+def drop_nulls(value: Any, depth: int = _DEPTH) -> Any:
+    """``value`` without the fields of objects that are null, changed in place, down to ``depth`` levels.
+
+    Arrow, and so Parquet and pandas, gives all records the same fields: one that a record lacks is null.
+    """
+    if isinstance(value, dict):
+        for name in [name for name, inner in value.items() if inner is None]:
+            del value[name]
+    if depth and isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            drop_nulls(inner, depth - 1)
+    return value
+
+
 class Record:
-    """One record of a file. Errors contain ``where`` and ``hint``."""
+    """One record of a file. A field that is null is absent. Errors contain ``where`` and ``hint``."""
 
     def __init__(self, where: str, record: Any, hint: str) -> None:
         self.where, self._hint = where, hint
-        self.record: dict[str, Any] = self.expect(record, dict, "the record")
+        self.record: dict[str, Any] = drop_nulls(self.expect(record, dict, "the record"))
 
     def fail(self, problem: str) -> NoReturn:
         raise DataError(f"{self.where}: {problem}", hint=self._hint)

@@ -231,14 +231,17 @@ class _Conversation(Record):
             trace_id=self.trace_id,
             category=CATEGORIES[category],
             question=question,
-            gold_answers=(truth,),
+            gold_answers=(truth,) if truth else (),
             scored=category != UNSCORED,
             evidence=tuple(dict.fromkeys(self._refs[name] for name in named if name in self._refs)),
         )
 
     def _truth(self, item: dict[str, Any], category: int, place: str) -> str:
-        """The answer as text. For an adversarial question, it is the wrong answer that the question suggests."""
+        """The answer as text. For an adversarial question, it is the wrong answer that the question suggests; "" if it
+        has none, because it is not scored."""
         name = "adversarial_answer" if category == UNSCORED and "adversarial_answer" in item else "answer"
+        if name not in item and category == UNSCORED:
+            return ""
         if name not in item:
             self.fail(f"{place} has no {name}")
         return self.answer(item[name], f"{place}.{name}")

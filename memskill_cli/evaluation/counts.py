@@ -10,11 +10,14 @@ from memskill_cli.types import ActionStatus, Step
 
 
 def executor_counts(steps: Sequence[Step]) -> dict[str, Any]:
-    """Counts of the executor's replies in ``steps``: all, unreadable, cut by the token limit; rejected actions by
-    reason; actions that ``memory.protect`` changed or refused, by rule (the refused ones are rejected too)."""
+    """Counts of the executor's replies in ``steps``: all, unreadable, cut by the token limit; prompts that were refused
+    (if there are some); rejected actions by reason; actions that ``memory.protect`` changed or
+    refused, by rule (the refused ones are rejected too)."""
     asked = [step.execution for step in steps if step.execution.asked]
+    refused = sum(bool(execution.refused) for execution in asked)
     return {
-        "replies": len(asked),
+        "replies": len(asked) - refused,
+        **({"refused": refused} if refused else {}),
         "unreadable": sum(execution.unreadable for execution in asked),
         "cut": sum(execution.cut for execution in asked),
         "rejected": _by_name(execution.rejected for execution in asked),

@@ -17,7 +17,7 @@ from typing import Any
 from memskill_cli.agent import prompts
 from memskill_cli.config import Config, to_toml
 from memskill_cli.distributed.base import Engine, JobPool, LocalEngine
-from memskill_cli.errors import AuthError, ModelError, UnknownModelError
+from memskill_cli.errors import AuthError, ModelError, RejectedPromptError, UnknownModelError
 from memskill_cli.evaluation import methods
 from memskill_cli.evaluation.artifact_store import EvalArtifactStore
 from memskill_cli.evaluation.counts import add_counts
@@ -39,7 +39,7 @@ from memskill_cli.evaluation.spec import (
 from memskill_cli.evaluation.step_log import StepLog
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.rollout.context import RolloutContext
-from memskill_cli.rollout.question_answering import UNREADABLE
+from memskill_cli.rollout.question_answering import REFUSED, UNREADABLE
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.types import Query, Trace
 from memskill_cli.utils import files
@@ -183,7 +183,12 @@ class Evaluation:
             self._record(row)
 
     def _failed(self, error: ModelError) -> None:
-        """Count a failed call. Raise ``error`` if all calls would fail: wrong key, wrong model name, or no server."""
+        """Count a failed call. Raise ``error`` if all calls would fail: wrong key, wrong model name, or no server.
+
+        A refused prompt is not counted, because it says nothing about other calls.
+        """
+        if isinstance(error, RejectedPromptError):
+            return
         self._failures += 1
         hopeless = isinstance(error, AuthError | UnknownModelError)
         if hopeless or self._failures >= max(16, self.settings.limits.concurrency):
@@ -232,7 +237,8 @@ class Evaluation:
             **self.method.summary_metadata(),
         }
         files.write_json(self.folder / "summary.json", summary)
-        if rows and all(row["error"] and row["f1"] is None and not row["error"].startswith(UNREADABLE) for row in rows):
+        replied = UNREADABLE, REFUSED
+        if rows and all(row["error"] and row["f1"] is None and not row["error"].startswith(replied) for row in rows):
             raise ModelError(
                 f"none of {len(rows)} queries got an answer: {rows[0]['error']}",
                 hint="check that the server is running (--api-base), then run the same command again",

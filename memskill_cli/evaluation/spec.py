@@ -23,7 +23,7 @@ from memskill_cli.types import Query, Trace
 
 SCORING_SETTINGS = ("models", "encoders", "memory", "eval", "seed")
 IRRELEVANT_SETTINGS = frozenset(
-    f"models.{name}" for name in ("api_base", "timeout", "retries", "designer", "designer_max_tokens")
+    f"models.{name}" for name in ("api_base", "timeout", "retries", "designer", "designer_max_tokens", "prices")
 )
 SCORING_VERSION = 2
 """Version of reading and scoring replies. It is increased when the same replies would give other rows."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from memskill_cli.config import EMBEDDED, LimitsConfig, ModelsConfig
 from memskill_cli.errors import BudgetExceededError, MemskillError
 from memskill_cli.llm import error_mapping
-from memskill_cli.llm.key_cooldown import failed_deployment
+from memskill_cli.llm.key_cooldown import begin_call, failed_deployment
 from memskill_cli.llm.keys import CallRole, Deployment, KeyRing
 from memskill_cli.llm.ledger import Call, Ledger
 from memskill_cli.llm.prices import Price, unpriced
@@ -61,6 +61,7 @@ class BilledRouter:
 
         ``characters`` is the length of the prompt. Raises what :meth:`LLMClient.ask` raises.
         """
+        begin_call()
         start = time.monotonic()
         ranges = [self._prices[id(d)].range(characters, params.get("max_tokens", 0)) for d in self._groups[role]]
         floor, ceiling = map(max, zip(*ranges, strict=True))
@@ -105,7 +106,11 @@ class BilledRouter:
 
     def _bill(self, role: CallRole, reply: Any, seconds: float, outcome: str = "ok") -> Call:
         deployment = self._deployment(reply._hidden_params["model_id"], role)
-        return self._prices[id(deployment)].bill(role, reply, seconds, outcome)
+        price = self._prices[id(deployment)]
+        call = price.bill(role, reply, seconds, outcome)
+        if call.usd is None and price.known:
+            self._notice(f"the price of a reply of {deployment.model} cannot be computed: it counts as $0")
+        return call
 
     def _bill_empty_reply(self, role: CallRole, reply: Any) -> None:
         """Bill an empty reply before the call is retried."""

@@ -18,6 +18,7 @@ from memskill_cli.llm.keys import CallRole, Deployment, KeyRing
 from memskill_cli.llm.ledger import Call, Ledger
 from memskill_cli.llm.models import context_window
 from memskill_cli.llm.reasoning import ReplyText, read_reply
+from memskill_cli.llm.reply_shapes import content_of
 from memskill_cli.types import ROLES, CallUsage, Role
 
 T = TypeVar("T")
@@ -106,7 +107,7 @@ class LLMClient:
 
         self._models, self._keys, self._ledger, self._cache = models, keys, ledger, cache
         self._groups: dict[CallRole, list[Deployment]] = {
-            role: keys.deployments(role, getattr(models, role), models.api_base) for role in ROLES
+            role: keys.deployments(role, getattr(models, role), models.api_base, models) for role in ROLES
         }
         self._embedded = {role for role, group in self._groups.items() if all(d.label == EMBEDDED for d in group)}
         self._pending: dict[str, asyncio.Task[Reply[Any]]] = {}
@@ -239,7 +240,7 @@ class LLMClient:
         characters = sum(len(message["content"]) for message in ask.messages)
         call, reply = await self._router.call("acompletion", ask.role, characters, messages=ask.messages, **params)
         choice = reply.choices[0]
-        text = self._keys.redact_reply(_sanitize(choice.message.content))
+        text = self._keys.redact_reply(_sanitize(content_of(choice.message)))
         return replace(call, cut=choice.finish_reason == "length"), text
 
     def _store(self, key: str, text: str, call: Call) -> None:
@@ -268,6 +269,9 @@ class LLMClient:
         identity = [models, ask.messages, ask.sampling.temperature, ask.max_tokens, ask.grammar]
         if ask.sampling.top_p < 1:  # only then: keeps the keys of earlier versions
             identity.append(ask.sampling.top_p)
+        parameters = [d.parameters for d in self._groups[ask.role] if d.parameters]
+        if parameters:
+            identity.append(sorted({orjson.dumps(each, option=orjson.OPT_SORT_KEYS).decode() for each in parameters}))
         return hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def _on_done(self, key: str, task: asyncio.Task[Reply[Any]]) -> None:

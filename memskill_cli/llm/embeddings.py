@@ -7,22 +7,26 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memskill_cli.config import LimitsConfig, ModelsConfig
+from memskill_cli.llm.embedding_batches import BatchSizes
 from memskill_cli.llm.keys import CallRole, Deployment, KeyRing
 from memskill_cli.llm.ledger import Ledger
+from memskill_cli.llm.reply_shapes import ordered_rows
 from memskill_cli.utils import process
 
 if TYPE_CHECKING:
     from memskill_cli.llm.billing import BilledRouter
 
-_BATCH = 64
+_DEFAULTS = ModelsConfig()
 _MAX_ROUTERS = 4
-_ROUTERS: dict[Hashable, BilledRouter] = {}  # of the last commands of this process (more than one only in tests)
+_ROUTERS: dict[
+    Hashable, tuple[BilledRouter, BatchSizes]
+] = {}  # of the last commands of this process (more than one only in tests)
 
 
 def embed_texts(
@@ -33,15 +37,21 @@ def embed_texts(
     api_base: str,
     ledger: Ledger,
     notice: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    settings: ModelsConfig = _DEFAULTS,
+    concurrency: int = LimitsConfig.concurrency,
 ) -> NDArray[np.float32]:
     """Embed ``texts``: shape (N, D), in the order of the texts, not normalized.
 
     Blocks until the server answers. The calling thread may have an event loop or not. Empty texts are sent as one
-    space, since providers reject empty ones. Raises what :meth:`LLMClient.ask` raises.
+    space, since providers reject empty ones. If the server takes fewer texts in a request, or shorter ones, requests
+    are divided and texts are cut (:mod:`.embedding_batches`). ``settings`` has the parameters of the role
+    ``embedding``, prices, the timeout and the number of retries; ``concurrency`` is the maximum number of requests in
+    flight. Raises what :meth:`LLMClient.ask` raises.
     """
     if not texts:
         return np.zeros((0, 0), np.float32)
-    work = _embed(model, list(texts), keys, api_base, ledger, notice)
+    router = _Router(model, keys, api_base, ledger, notice, settings, concurrency)
+    work = _embed(router, list(texts))
     return np.asarray(asyncio.run_coroutine_threadsafe(work, _background()).result(), np.float32)
 
 
@@ -74,39 +84,49 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
 def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
     """Close what :func:`_background` opened."""
     while _ROUTERS:
-        _ROUTERS.popitem()[1].close()
+        _ROUTERS.popitem()[1][0].close()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     _background.cache_clear()
 
 
-async def _embed(
-    model: str, texts: list[str], keys: KeyRing, api_base: str, ledger: Ledger, notice: Callable[[str], None]
-) -> list[list[float]]:
-    router = _router(model, keys, api_base, ledger, notice)
+class _Router(NamedTuple):
+    """What identifies the router of a command's embedding calls."""
 
-    async def embed_batch(some: list[str]) -> list[list[float]]:
+    model: str
+    keys: KeyRing
+    api_base: str
+    ledger: Ledger
+    notice: Callable[[str], None]
+    settings: ModelsConfig
+    concurrency: int
+
+    @property
+    def key(self) -> Hashable:
+        return (*self[:5], repr(self.settings), self.concurrency)
+
+
+async def _embed(how: _Router, texts: list[str]) -> list[list[float]]:
+    router, sizes = _router(how)
+
+    async def send(some: list[str]) -> list[list[float]]:
         call, reply = await router.call("aembedding", "embedding", sum(map(len, some)), input=some)
-        ledger.record(call)
-        return [row["embedding"] for row in sorted(reply.data, key=lambda row: row["index"])]
+        how.ledger.record(call)
+        return [row["embedding"] for row in ordered_rows(reply.data)]
 
-    batches = [[text or " " for text in texts[start : start + _BATCH]] for start in range(0, len(texts), _BATCH)]
-    tasks = [asyncio.create_task(embed_batch(some)) for some in batches]
-    try:
-        return [row for rows in await asyncio.gather(*tasks) for row in rows]
-    finally:
-        for task in tasks:
-            task.cancel()
+    return await sizes.embed([text or " " for text in texts], send)
 
 
-def _router(model: str, keys: KeyRing, api_base: str, ledger: Ledger, notice: Callable[[str], None]) -> BilledRouter:
+def _router(how: _Router) -> tuple[BilledRouter, BatchSizes]:
     """One router for all batches of a command: it keeps the cooldowns of keys and the last reply of each server."""
     from memskill_cli.llm.billing import BilledRouter
 
-    name = (model, keys, api_base, ledger, notice)
-    if name not in _ROUTERS:
+    if how.key not in _ROUTERS:
         while len(_ROUTERS) >= _MAX_ROUTERS:
-            _ROUTERS.pop(next(iter(_ROUTERS))).close()
-        groups: dict[CallRole, list[Deployment]] = {"embedding": keys.deployments("embedding", model, api_base)}
-        _ROUTERS[name] = BilledRouter(groups, ModelsConfig(), LimitsConfig(), keys=keys, ledger=ledger, notice=notice)
-    return _ROUTERS[name]
+            _ROUTERS.pop(next(iter(_ROUTERS)))[0].close()
+        served = how.keys.deployments("embedding", how.model, how.api_base, how.settings)
+        groups: dict[CallRole, list[Deployment]] = {"embedding": served}
+        limits = LimitsConfig(concurrency=how.concurrency)
+        router = BilledRouter(groups, how.settings, limits, keys=how.keys, ledger=how.ledger, notice=how.notice)
+        _ROUTERS[how.key] = router, BatchSizes(how.model, how.notice)
+    return _ROUTERS[how.key]

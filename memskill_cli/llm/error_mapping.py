@@ -6,8 +6,15 @@ import json
 import re
 from collections.abc import Callable, Iterator
 
-from memskill_cli.errors import AuthError, MemskillError, ModelError, UnknownModelError
-from memskill_cli.llm import load_litellm
+from memskill_cli.errors import (
+    AuthError,
+    MemskillError,
+    ModelError,
+    RejectedPromptError,
+    RejectedRequestError,
+    UnknownModelError,
+)
+from memskill_cli.llm import load_litellm, rejections
 from memskill_cli.llm.keys import Deployment
 from memskill_cli.utils.redaction import redact_patterns
 
@@ -23,18 +30,25 @@ def explain(error: BaseException, role: str, deployment: Deployment, redact: Cal
             return type(cause)(redact_patterns(redact(str(cause))), hint=redact_patterns(redact(cause.hint)))
     where = f"{deployment.model} at {deployment.api_base}" if deployment.api_base else deployment.model
     detail = _detail(error, lambda text: redact_patterns(redact(text)))[:_MAX_DETAIL]
-    if isinstance(error, litellm.ContextWindowExceededError):
-        return ModelError(
+    if rejections.is_filtered(error):
+        return RejectedPromptError(
+            f"role {role}: {where} refused the prompt: {detail}",
+            hint="it is left out; another model may accept it",
+        )
+    if rejections.is_too_long(error):
+        long = RejectedPromptError(
             f"role {role}: the prompt is too long for {where}: {detail}",
             hint="use a model with a longer context, or smaller spans: --span-mode fixed-length --chunk-size 512",
         )
+        long.too_long = True
+        return long
     if isinstance(error, litellm.NotFoundError) or _is_unknown_model(error):
         return UnknownModelError(
             f"role {role}: unknown model {where}: {detail}",
             hint=f"check the name ({_option(role)}) and the address (--api-base)",
         )
     if isinstance(error, (litellm.BadRequestError, litellm.UnprocessableEntityError)):
-        return ModelError(f"role {role}: {where} rejected the request: {detail}", hint="see the server's log")
+        return RejectedRequestError(f"role {role}: {where} rejected the request: {detail}", hint="see the server's log")
     if isinstance(error, litellm.AuthenticationError):
         hint = "check the provider's credentials"
         return AuthError(f"role {role}: authentication failed for {where}: {detail}", hint=hint)
@@ -49,10 +63,17 @@ def _option(role: str) -> str:
 
 
 def _is_unknown_model(error: BaseException) -> bool:
-    """Whether a 400 means that the server does not have the model."""
+    """Whether a 400 means that the server does not have the model. "not supported by this model" is no such message:
+    it is about something else in the request."""
+    text = str(error)
     return isinstance(error, load_litellm().BadRequestError) and bool(
-        re.search(r"model\b.*\b(not (found|exist|supported|a valid)|does not exist|unknown|invalid)", str(error), re.I)
-        or re.search(r"\b(unknown|invalid|no such) model\b|not a valid model", str(error), re.I)
+        re.search(
+            r"\bmodel[ :'\"`]+[^\s'\"`]*[ '\"`]*(is |was |does |could |has )*(not |un)(found|exist|known|a valid)",
+            text,
+            re.I,
+        )
+        or re.search(r"\b(unknown|invalid|no such) model\b|not a valid model|model_not_found", text, re.I)
+        or re.search(r"\bmodel\b\W+\S+\W+(is )?not supported", text, re.I)
     )
 
 

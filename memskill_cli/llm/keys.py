@@ -15,15 +15,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from memskill_cli.config import read_toml
+from memskill_cli.config import ModelsConfig, read_toml
+from memskill_cli.config.model_parameters import NAMES, check_parameter
 from memskill_cli.errors import AuthError, UsageError
-from memskill_cli.llm.models import EMBEDDED_PROVIDER, is_embedded, key_variables, needs_key, resolve_provider
+from memskill_cli.llm.models import (
+    CLOUD_PROVIDERS,
+    EMBEDDED_PROVIDER,
+    is_embedded,
+    is_own_server,
+    key_variables,
+    needs_key,
+    provider_names,
+    resolve_provider,
+)
 from memskill_cli.types import ROLES, Role
 from memskill_cli.utils import redaction
 from memskill_cli.utils.redaction import FRAGMENT, MASK, NO_KEY, SHORTEST, Secrets, strip_credentials
 
 CallRole = Role | Literal["embedding"]
 """What a call is for: a role, or embedding texts."""
+_OWNED = re.compile(r"([a-z][a-z0-9_]{1,40})=(.+)")
+"""A key with its provider."""
 _KEY_VARIABLE = re.compile(r"(?:_API_KEY|^HF_TOKEN)(?:_\d+)?$")
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "model": str,
@@ -34,6 +46,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "input_cost_per_token": (int, float),
     "output_cost_per_token": (int, float),
 }
+_DEFAULTS = ModelsConfig()
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,13 @@ class Deployment:
     model: str
     api_base: str
     params: dict[str, Any] = field(repr=False)
+    parameters: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Parameters of its requests by name, of the settings and the keys file (config/model_parameters.py)."""
+
+    @property
+    def provider(self) -> str:
+        """litellm's name of the provider."""
+        return self.label.partition("#")[0]
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,7 @@ class _Entry:
     keys: tuple[str, ...] = field(default=(), repr=False)
     api_base: str = ""
     limits: dict[str, float] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 class KeyRing:
@@ -65,10 +86,13 @@ class KeyRing:
         self._given = tuple(given)
         self._entries = entries
         self._environ = environ
+        self._sent_to: set[str] = set()  # providers that got keys given without one
         self._labels: dict[tuple[str, str], str] = {}
-        self._keys = set(given)
+        self._keys = {*given, *(owned[2] for key in given if (owned := _OWNED.fullmatch(key)))}
         self._keys.update(key for tables in entries.values() for entry in tables for key in entry.keys)
         self._keys.update(value for name, value in environ.items() if _KEY_VARIABLE.search(name))
+        headers = (entry.parameters.get("headers", {}) for tables in entries.values() for entry in tables)
+        self._keys.update(value for given in headers for value in given.values())
         self._keys -= {"", NO_KEY}
         redaction.remember(self._keys)
         others = redaction.secrets_of(environ)
@@ -91,13 +115,15 @@ class KeyRing:
             given = [key.strip() for key in environ.get("MEMSKILL_API_KEYS", "").split(",") if key.strip()]
         return cls(given, _read_keys_file(keys_file, environ) if keys_file else {}, environ)
 
-    def deployments(self, role: CallRole, model: str, api_base: str) -> list[Deployment]:
+    def deployments(
+        self, role: CallRole, model: str, api_base: str, settings: ModelsConfig = _DEFAULTS
+    ) -> list[Deployment]:
         """The models and keys that serve ``role``, at least one.
 
         The role's tables in the keys file, else its ``[[all]]`` tables, take precedence over ``model`` and
         ``api_base``, which come from the configuration. A model in ``[[all]]`` is a language model, so it is not used
-        for embeddings. AuthError if a provider needs a key and has none; UnknownModelError as in
-        :func:`resolve_provider`.
+        for embeddings. ``settings`` has the parameters of the role and the prices of models. AuthError if a provider
+        needs a key and has none; UnknownModelError as in :func:`resolve_provider`.
         """
         entries = self._entries.get(role)
         if entries is None:
@@ -106,29 +132,49 @@ class KeyRing:
         found: dict[tuple[str, str, str], Deployment] = {}
         for entry in usable:
             base = entry.api_base or ("" if entry.model else api_base)
-            for key, deployment in self._expand(role, entry, entry.model or model, base):
+            for key, deployment in self._expand(role, entry, entry.model or model, base, settings):
                 found.setdefault((deployment.model, deployment.api_base, key), deployment)
         return list(found.values())
 
-    def _expand(self, role: str, entry: _Entry, model: str, base: str) -> Iterator[tuple[str, Deployment]]:
+    def _expand(
+        self, role: str, entry: _Entry, model: str, base: str, settings: ModelsConfig
+    ) -> Iterator[tuple[str, Deployment]]:
         name, provider = resolve_provider(model, base)
         if name.startswith(EMBEDDED_PROVIDER):
             yield "", Deployment(provider, model, "", {"model": name})
             return
-        for key in entry.keys or self._keys_of(provider) or self._without_key(role, name, provider, base):
-            params: dict[str, Any] = {"model": name, "api_key": key or None, "api_base": base or None, **entry.limits}
-            yield key, Deployment(self._label(provider, key), name, base, params)
+        own = settings.parameters
+        parameters = {**own.get("all", {}), **own.get(role, {}), **entry.parameters}
+        limits = {**price_fields(settings.prices, model, name), **entry.limits}
+        for key in entry.keys or self._keys_of(provider, base) or self._without_key(role, name, provider, base):
+            params: dict[str, Any] = {"model": name, "api_key": key or None, "api_base": base or None, **limits}
+            yield key, Deployment(self._label(provider, key), name, base, params, parameters)
 
-    def _keys_of(self, provider: str) -> list[str]:
-        if self._given:
-            return list(self._given)
-        for variable in key_variables(provider):
+    def _keys_of(self, provider: str, base: str) -> list[str]:
+        """The keys for a provider: those given as ``provider=KEY``, else those given alone, else its variables'.
+
+        UsageError if keys without a provider would be sent to several. A variable's key is not sent to a server of
+        someone else.
+        """
+        if own := [key for owner, key in map(_owner_of, self._given) if owner == provider]:
+            return own
+        bare = [key for owner, key in map(_owner_of, self._given) if not owner]
+        if bare and provider not in CLOUD_PROVIDERS:
+            self._sent_to.add(provider)
+            if len(self._sent_to) > 1:
+                first, second, *_ = names = sorted(self._sent_to)
+                raise UsageError(
+                    f"a key that does not say whose it is would be sent to {', '.join(names)}",
+                    hint=f"name the provider: --api-key {first}=KEY --api-key {second}=KEY (or MEMSKILL_API_KEYS)",
+                )
+            return bare
+        for variable in () if is_own_server(provider, base) else key_variables(provider):
             if keys := _numbered(variable, self._environ):
                 return keys
         return []
 
     def _without_key(self, role: str, model: str, provider: str, base: str) -> list[str]:
-        if base:
+        if base and provider not in CLOUD_PROVIDERS:
             return [NO_KEY]
         if not needs_key(model):
             return [""]  # litellm finds cloud credentials itself
@@ -155,6 +201,13 @@ class KeyRing:
         return self._reply_secrets.redact(text)
 
 
+def price_fields(prices: Mapping[str, Sequence[float]], *names: str) -> dict[str, float]:
+    """litellm's fields for the price of a model, which has several ``names``; none if it has no price there."""
+    given = next((prices[name] for name in names if name in prices), ())
+    fields = ("input_cost_per_token", "output_cost_per_token")
+    return {name: dollars / 1e6 for name, dollars in zip(fields, given, strict=False)}
+
+
 def key_file_warning(keys_file: Path) -> str:
     """A warning if other users can read the keys in a file, with the fix; "" if they cannot.
 
@@ -170,6 +223,12 @@ def key_file_warning(keys_file: Path) -> str:
     if found.st_uid not in (0, os.geteuid()):
         return f"{keys_file} belongs to another user, who can read it; use a copy: install -m 600 {shown} my-keys.toml"
     return ""
+
+
+def _owner_of(given: str) -> tuple[str, str]:
+    """The provider that a given key names ("" if none), and the key."""
+    found = _OWNED.fullmatch(given)
+    return (found[1], found[2].strip()) if found and found[1] in provider_names() else ("", given)
 
 
 def _numbered(variable: str, environ: Mapping[str, str]) -> list[str]:
@@ -191,15 +250,30 @@ def _read_keys_file(file: Path, environ: Mapping[str, str]) -> dict[str, list[_E
 
 
 def _entry(table: dict[str, Any], where: str, environ: Mapping[str, str]) -> _Entry:
+    parameters = {name: _with_variables(name, table[name], where, environ) for name in NAMES if name in table}
+    for name, value in parameters.items():
+        check_parameter(name, value, f"{where}: {name}")
     for name, value in table.items():
-        _check_name(name, list(_FIELDS), f"{where}: unknown field")
+        if name in NAMES:
+            continue
+        _check_name(name, [*_FIELDS, *NAMES], f"{where}: unknown field")
         if not isinstance(value, _FIELDS[name]) or isinstance(value, bool):
             raise UsageError(f"{where}: {name} must be {_type_name(name)}")
     if strip_credentials(base := table.get("api_base", "")) != base:
         raise UsageError(f"{where}: api_base must not hold a user, a password or a key", hint="use keys = [...]")
     limits = {name: table[name] for name in list(_FIELDS)[3:] if name in table}
     keys = tuple(_key(key, where, environ) for key in table.get("keys", ()))
-    return _Entry(table.get("model", ""), keys, base, limits)
+    return _Entry(table.get("model", ""), keys, base, limits, parameters)
+
+
+def _with_variables(name: str, value: Any, where: str, environ: Mapping[str, str]) -> Any:
+    """``value``; of headers, which can hold secrets, with the values of the variables that it names (``env:NAME``)."""
+    if name != "headers" or not isinstance(value, dict):
+        return value
+    return {
+        key: _key(text, where, environ) if isinstance(text, str) and text.startswith("env:") else text
+        for key, text in value.items()
+    }
 
 
 def _type_name(name: str) -> str:

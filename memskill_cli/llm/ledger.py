@@ -141,6 +141,7 @@ class Ledger:
         none is left, it reserves the cost of the most expensive call of its role so far, or its floor if that is more.
         So the overshoot is at most what one call costs more than this estimate.
         """
+        ceiling = ceiling or self._max_usd[role]  # the price may be known only from replies
         # Polls instead of waiting for an event: embedding calls end in the loop of another thread.
         while self._in_flight and not self._fits(ceiling):  # noqa: ASYNC110
             await asyncio.sleep(_POLL)

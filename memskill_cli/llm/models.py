@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from memskill_cli.config import EMBEDDED
 from memskill_cli.errors import UnknownModelError
@@ -21,6 +22,10 @@ _VARIABLES = {
     "huggingface": ("HUGGINGFACE_API_KEY", "HF_TOKEN"),
     "perplexity": ("PERPLEXITYAI_API_KEY", "PERPLEXITY_API_KEY"),
 }
+
+
+CLOUD_PROVIDERS = ("bedrock", "bedrock_converse", "sagemaker", "sagemaker_chat", "vertex_ai", "vertex_ai_beta")
+"""Providers whose requests are signed with credentials of a cloud. A key would replace the signature."""
 
 
 class ModelName(NamedTuple):
@@ -42,7 +47,7 @@ def resolve_provider(model: str, api_base: str) -> ModelName:
     if is_embedded(model):
         return ModelName(f"{EMBEDDED_PROVIDER}/{model.partition(':')[2]}", EMBEDDED)
     litellm = load_litellm()
-    if api_base and model.partition("/")[0] not in _providers():
+    if api_base and model.partition("/")[0] not in provider_names():
         model = f"openai/{model}"
     try:
         _, provider, _, _ = litellm.get_llm_provider(model, api_base=api_base or None)
@@ -54,6 +59,12 @@ def resolve_provider(model: str, api_base: str) -> ModelName:
 def key_variables(provider: str) -> tuple[str, ...]:
     """The environment variables that may contain a key of ``provider``, the usual one first."""
     return _VARIABLES.get(provider, (re.sub(r"\W", "_", provider).upper() + "_API_KEY",))
+
+
+def is_own_server(provider: str, api_base: str) -> bool:
+    """Whether ``api_base`` is an OpenAI-compatible server of someone else than OpenAI."""
+    host = urlsplit(api_base).hostname or ""
+    return bool(api_base) and provider == "openai" and host != "openai.com" and not host.endswith(".openai.com")
 
 
 def needs_key(model: str) -> bool:
@@ -74,7 +85,7 @@ def context_window(model: str) -> int | None:
     return int(window) if window else None
 
 
-def _providers() -> set[str]:
+def provider_names() -> set[str]:
     return {str(getattr(provider, "value", provider)) for provider in load_litellm().provider_list}
 
 

@@ -22,17 +22,19 @@ import numpy as np
 from litellm._internal_context import is_internal_call
 
 from memskill_cli.config import EMBEDDED
-from memskill_cli.errors import ModelError, UnreadableReplyError
-from memskill_cli.llm import import_litellm
+from memskill_cli.errors import ModelError, RejectedPromptError, UnreadableReplyError
+from memskill_cli.llm import import_litellm, rejections
 from memskill_cli.llm.adaptive_limiter import AdaptiveLimiter
 from memskill_cli.llm.key_cooldown import MAX_WAIT, CooldownRouter, failed_deployment
 from memskill_cli.llm.keys import CallRole, Deployment
+from memskill_cli.llm.reply_shapes import content_of, ordered_rows, read_stream, refusal_of
 from memskill_cli.llm.transport import AttemptError, AttemptTrace, UnreachableError, track_attempt
 
 litellm = import_litellm()
 
 _MIN_BACKOFF, _MAX_BACKOFF = 0.5, 10.0  # seconds between two attempts during an outage
 _NOTICE_AFTER = 2.0  # seconds of outage before the notice
+_MAX_REFUSAL = 300  # characters of a refusal that are shown
 _NOT_RETRYABLE = (litellm.BadRequestError, litellm.NotFoundError, litellm.UnprocessableEntityError, ModelError)
 
 
@@ -88,9 +90,11 @@ class RetryingRouter(CooldownRouter):
                     pass  # the cooldown of the last usable key started while this call waited for its slot
                 except Exception as error:
                     failing_since = min(failing_since, time.monotonic())  # no reply to any call since then: an outage
-                    if isinstance(trace.error, UnreachableError) and self._last_success_of(role) <= failing_since:
+                    if self.adapt_request(trace, error) or self.rest(role, trace, error):
+                        pass  # the next attempt is another request, or goes to another deployment
+                    elif isinstance(trace.error, UnreachableError) and self._last_success_of(role) <= failing_since:
                         unreachable = trace.error
-                    elif trace.error or not self.cool_down(error):
+                    elif trace.error or not self.cool_down(error, trace):
                         raise self._to_retryable(error, trace, role) from None
                     elif self.seconds_until_key(role):
                         limiter.on_429(slot)
@@ -120,7 +124,7 @@ class RetryingRouter(CooldownRouter):
         try:
             async with asyncio.timeout(None if local else self._deadline):
                 with self._count_in_flight(local):
-                    return await super().make_call(original_function, *args, **kwargs)
+                    return await read_stream(await super().make_call(original_function, *args, **kwargs))
         except TimeoutError:
             message = f"no complete reply within {self._deadline:g} s"
             raise litellm.Timeout(message, model=role, llm_provider="") from None
@@ -169,7 +173,8 @@ class RetryingRouter(CooldownRouter):
         For a broken connection it has our message, because litellm's message has no details. For an error inside a
         reply with status 200 it is retryable, whatever status litellm derives.
         """
-        if not trace.error and not (trace.status == 200 and isinstance(error, _NOT_RETRYABLE)):
+        refused = trace.status == 200 and isinstance(error, _NOT_RETRYABLE) and not rejections.concerns_prompt(error)
+        if not trace.error and not refused:
             return error
         retryable = _bad_gateway(str(trace.error or error), role)
         retryable.failed_deployment_id = failed_deployment(error)  # type: ignore[attr-defined]
@@ -177,7 +182,7 @@ class RetryingRouter(CooldownRouter):
 
     def should_retry_this_error(self, error: Exception, *_: Any, **__: Any) -> bool:
         """Raise errors that retries cannot fix. (litellm's own rule gives up when all keys are in cooldown.)"""
-        if isinstance(error, _NOT_RETRYABLE):
+        if isinstance(error, _NOT_RETRYABLE) or rejections.concerns_prompt(error):
             raise error
         return True
 
@@ -189,11 +194,13 @@ class RetryingRouter(CooldownRouter):
 
     def _accept(self, reply: Any, role: CallRole, request: Mapping[str, Any]) -> None:
         """Record a reply; raise for an empty or invalid one, so that the loop retries."""
-        deployment = self.deployments[reply._hidden_params["model_id"]]
-        self.record_reply(role, deployment)
+        name = reply._hidden_params["model_id"]
+        deployment = self.deployments[name]
+        self.record_reply(role, name)
         if invalid := _reply_error(reply, role, request):
             self._on_empty_reply(role, reply)
             raise invalid
+        self.record_good_reply(name)
         self._last_success[deployment.api_base] = time.monotonic()
 
 
@@ -203,8 +210,13 @@ def _reply_error(reply: Any, role: CallRole, request: Mapping[str, Any]) -> Exce
         valid = _are_valid_vectors(reply.data, len(request["input"]))
         return None if valid else _bad_gateway("the reply does not have one valid vector per text", role)
     choice = reply.choices[0] if reply.choices else None
-    if choice and (choice.message.content or "").strip():
+    if choice and content_of(choice.message).strip():
         return None
+    if choice and (refusal := refusal_of(choice)):
+        return RejectedPromptError(
+            f"role {role}: the model refused to answer: {refusal[:_MAX_REFUSAL]}",
+            hint="it is left out; another model may accept the prompt",
+        )
     if choice and choice.finish_reason == "length":
         return UnreadableReplyError(
             f"role {role}: the model used all its tokens without an answer (is it a reasoning model?)",
@@ -221,9 +233,9 @@ def _bad_gateway(message: str, role: CallRole) -> Exception:
 def _are_valid_vectors(data: Any, count: int) -> bool:
     """Whether ``data`` has ``count`` finite vectors of equal length, with the indices 0 … ``count`` − 1."""
     try:
-        rows = [row["embedding"] for row in sorted(data, key=lambda row: row["index"])]
-        complete = sorted(row["index"] for row in data) == list(range(count))
-        vectors = np.asarray(rows, np.float64)
+        ordered = ordered_rows(data)
+        complete = [row["index"] for row in ordered] == list(range(count))
+        vectors = np.asarray([row["embedding"] for row in ordered], np.float64)
     except (KeyError, TypeError, ValueError):
         return False
     return complete and vectors.ndim == 2 and vectors.size > 0 and bool(np.isfinite(vectors).all())

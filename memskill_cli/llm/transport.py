@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -18,10 +20,13 @@ from weakref import WeakSet
 import httpx
 
 from memskill_cli.llm import import_litellm
+from memskill_cli.llm.wire_shapes import as_stream, mend
 from memskill_cli.utils import process
 
 MAX_BYTES = 16 * 2**20
 """Maximum size of a reply in bytes."""
+_WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+"""zlib's parameter for each compression that is understood."""
 _BROKEN = (httpx.RequestError, httpx.InvalidURL, ValueError)  # ValueError: headers that are not ASCII
 
 
@@ -43,6 +48,10 @@ class AttemptTrace:
     status: int = 0
     """HTTP status of the reply; 0 if there was none."""
     error: AttemptError | None = None
+    deployment: str = ""
+    """The name of the deployment that was asked; "" if none was."""
+    sent: dict[str, Any] = field(default_factory=dict)
+    """The arguments of litellm's call."""
 
 
 _TRACE: ContextVar[AttemptTrace | None] = ContextVar("_TRACE", default=None)
@@ -55,11 +64,17 @@ def track_attempt() -> AttemptTrace:
     return trace
 
 
+def current_attempt() -> AttemptTrace:
+    """The trace of the attempt that this task makes; a new one, which nobody reads, if there is none."""
+    return _TRACE.get() or AttemptTrace()
+
+
 class BoundedTransport(httpx.AsyncBaseTransport):
     """An httpx transport for untrusted servers, around ``inner``, which makes the connections.
 
-    It requests and accepts only uncompressed replies, since a small compressed reply can expand to any size. It refuses
-    redirects, so that keys are only sent to the configured address. Raises :class:`AttemptError`.
+    It requests uncompressed replies, since a small compressed reply can expand to any size. Gzip that is sent
+    nevertheless is decompressed up to the limit. It refuses redirects, so that keys are only sent to the configured
+    address. Raises :class:`AttemptError`.
     """
 
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
@@ -83,11 +98,17 @@ class BoundedTransport(httpx.AsyncBaseTransport):
             raise trace.error from error
         trace.status = response.status_code
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _BoundedStream(response.stream, trace)
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding in _WINDOW_BITS:  # some proxies compress although that was not asked for
+            del response.headers["content-encoding"]
+            response.headers.pop("content-length", None)
+        response.stream = _BoundedStream(response.stream, trace, _WINDOW_BITS.get(encoding))
         if refusal := _reject_reason(response):
             await response.aclose()
             trace.error = AttemptError(refusal)
             raise trace.error
+        if response.status_code == 200 and "json" in response.headers.get("content-type", ""):
+            await _mend(response, _asks_for_stream(request))
         return response
 
 
@@ -107,22 +128,26 @@ async def close_connections() -> None:
 
 
 class _BoundedStream(httpx.AsyncByteStream):
-    """The bytes of a reply, up to :data:`MAX_BYTES`."""
+    """The bytes of a reply, up to :data:`MAX_BYTES`, decompressed if ``window_bits`` (of zlib) are given."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, trace: AttemptTrace) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, trace: AttemptTrace, window_bits: int | None = None) -> None:
         self._stream, self._trace = stream, trace
+        self._inflate = None if window_bits is None else zlib.decompressobj(window_bits)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         try:
-            async for chunk in self._stream:
+            async for received in self._stream:
+                chunk = received
+                if self._inflate:  # never more than one byte above the limit, whatever was sent
+                    chunk = self._inflate.decompress(received, MAX_BYTES - size + 1)
                 size += len(chunk)
                 if size > MAX_BYTES:
                     raise httpx.RemoteProtocolError("too long")
                 yield chunk
         except httpx.TimeoutException:
             raise
-        except httpx.RequestError as error:
+        except (httpx.RequestError, zlib.error) as error:
             too_long = f"the reply is larger than {MAX_BYTES // 2**20} MiB"
             broken = f"the connection broke after {size} bytes of the reply"
             self._trace.error = AttemptError(too_long if size > MAX_BYTES else broken)
@@ -130,6 +155,28 @@ class _BoundedStream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+def _asks_for_stream(request: httpx.Request) -> bool:
+    try:
+        return re.search(rb'"stream"\s*:\s*true', request.content) is not None
+    except httpx.RequestNotRead:
+        return False
+
+
+async def _mend(response: httpx.Response, streamed: bool) -> None:
+    """Read a JSON reply and give it the shape that litellm expects (:mod:`.wire_shapes`)."""
+    received = response.stream
+    assert isinstance(received, httpx.AsyncByteStream)
+    try:
+        body = b"".join([chunk async for chunk in received])
+    finally:
+        await received.aclose()
+    response.headers.pop("content-length", None)
+    body = mend(body)
+    if streamed and (events := as_stream(body)):  # a server that ignores "stream"
+        body, response.headers["content-type"] = events, "text/event-stream"
+    response.stream = httpx.ByteStream(body)
 
 
 def _reject_reason(response: httpx.Response) -> str:

@@ -13,6 +13,8 @@ def executor_notes(summary: Mapping[str, Any]) -> list[str]:
     executor = get_dict(summary, "executor")
     replies = f"of {count(executor, 'replies')} executor replies"
     lines = []
+    if refused := count(executor, "refused"):
+        lines.append(f"{refused} prompts of the executor were refused by its model: their spans changed no memory")
     if unreadable := count(executor, "unreadable"):
         lines.append(f"{unreadable} {replies} could not be read: their spans changed no memory")
     if cut := count(executor, "cut"):

@@ -33,6 +33,7 @@ DONE = {"insert": "inserted", "update": "changed", "delete": "deleted", "repeat"
 REPLIES = {
     "not_asked": "no call: no skill but noop was selected",
     "unreadable": "the reply could not be read",
+    "refused": "the model refused the prompt",
     "cut": "the reply was cut by the token limit",
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from memskill_cli.agent.env_runner import EnvRunner, play_episode, summarise_episode
 from memskill_cli.config import EvalConfig, TrainConfig
 from memskill_cli.envs.trajectories import pack_trajectories
-from memskill_cli.errors import GameError
+from memskill_cli.errors import GameError, RejectedPromptError
 from memskill_cli.rollout.context import RolloutContext
 from memskill_cli.types import Query, QueryResult, Retrieved, RetrieveFn, Span, Trace
 
@@ -56,4 +56,6 @@ async def run_env_task(context: RolloutContext, where: EnvRunner, retrieve: Retr
             )
     except GameError as error:
         return QueryResult(task, "", tuple(retrieved), None, error=f"game: {error.message}")
+    except RejectedPromptError as error:
+        return QueryResult(task, "", tuple(retrieved), None, error=f"refused: {error.message}", refused=True)
     return QueryResult(task, summarise_episode(played), tuple(retrieved), float(played.won), trajectory=played)

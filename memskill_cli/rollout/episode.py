@@ -116,12 +116,15 @@ async def run_episode(
 ) -> Episode:
     """Build a memory from one trace, answer ``queries``, and give each step its reward.
 
-    The memory bank exists only during the episode. Raises ModelError if a model call fails after all retries: an
+    The memory bank exists only during the episode. A span or query whose prompt a model refuses is left out; if all
+    queries are, the episode is not ``scored``. Raises ModelError if a model call fails after all retries: an
     episode without a score must not train the controller, so the run stops and can be resumed.
     """
     scoring = reward_of(context.reward)
     read = await read_and_answer(context, spans, queries, skills, choose, advance)
     steps, answers, bank = read.steps, read.answers, read.bank
+    if answers and all(answer.refused for answer in answers):
+        return Episode(spans[0].trace_id, tuple(steps), tuple(answers), 0.0, memories=len(bank), scored=False)
     scored = score_queries(answers, scoring, spans)
     reward = episode_reward(scored)
     shares = step_shares(reward, steps, context.reward, scored)

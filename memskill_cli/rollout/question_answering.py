@@ -9,7 +9,7 @@ from memskill_cli.agent.answerer import answer
 from memskill_cli.config import EvalConfig, TrainConfig
 from memskill_cli.datasets.registry import get
 from memskill_cli.datasets.spans import split_spans
-from memskill_cli.errors import UnreadableReplyError
+from memskill_cli.errors import RejectedPromptError, UnreadableReplyError
 from memskill_cli.rollout.context import RolloutContext
 from memskill_cli.scoring.judge import judge
 from memskill_cli.scoring.plugin_errors import plugin_errors
@@ -17,6 +17,9 @@ from memskill_cli.types import Query, QueryResult, RetrieveFn, Span, Trace
 
 UNREADABLE = "unreadable"
 """Kind of error of a reply that ends before its reasoning ends. The model did reply, so the call has not failed."""
+
+REFUSED = "refused"
+"""Kind of error of a prompt that the model or its provider refused. Other prompts are not affected."""
 
 
 class QuestionAnswering:
@@ -53,6 +56,8 @@ class QuestionAnswering:
             )
         except UnreadableReplyError as error:
             return QueryResult(query, "", tuple(retrieved), None, error=f"{UNREADABLE}: {error.message}")
+        except RejectedPromptError as error:
+            return QueryResult(query, "", tuple(retrieved), None, error=f"{REFUSED}: {error.message}", refused=True)
         with plugin_errors(dataset, f"query {query.query_id}"):
             score = dataset.score(query, prediction)
         scored = QueryResult(query, prediction, tuple(retrieved), score)
@@ -80,3 +85,5 @@ async def add_judge_score(
         return dataclasses.replace(answer, judge=verdict)
     except UnreadableReplyError as error:
         return dataclasses.replace(answer, error=f"judge: {error.message}")
+    except RejectedPromptError as error:
+        return dataclasses.replace(answer, error=f"judge: {error.message}", refused=True)

@@ -48,6 +48,8 @@ def _counts(reasons: Mapping[ActionStatus, int]) -> dict[str, int]:
 def _reply(execution: ExecutorResult) -> str:
     if not execution.asked:
         return "not_asked"
+    if execution.refused:
+        return "refused"
     if execution.unreadable:
         return "unreadable"
     return "cut" if execution.cut else "read"

@@ -24,6 +24,8 @@ MAX_FILE = 100_000
 """Largest skill file that is read, in bytes. A body may have a fifth of that."""
 _MAX_FRONT = 8000  # characters; parsing nested YAML takes quadratic time
 _MAX_NAME = 64
+_NO_SKILLS = ("readme", "license", "licence", "agents", "claude", "gemini", "changelog", "contributing")
+"""Names of Markdown files, in lower case, that folders of skills often have and that are no skills."""
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)(.*)\Z", re.DOTALL | re.MULTILINE)
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 _DESCRIPTION = re.compile(r"^## description[ \t]*\n(.*?)(?=^#|\Z)", re.DOTALL | re.MULTILINE | re.IGNORECASE)
@@ -80,8 +82,9 @@ def import_bank(path: Path) -> SkillBank:
     """A starting bank with the skills at ``path``: stage 0, empty statistics, origin "import".
 
     ``path`` is a bank's JSON file, a skill's Markdown file, or a folder with Markdown files, skill folders
-    (``<name>/SKILL.md``) or both; README.md and hidden files are ignored. Raises SkillBankError, which names the file,
-    if there are no skills, a file is invalid, two skills have one name, or there are more skills than the capacity.
+    (``<name>/SKILL.md``) or both; README, LICENSE, AGENTS and similar files and hidden files are ignored. Raises
+    SkillBankError, which names the file, if there are no skills, a file is invalid, two skills have one name, or there
+    are more skills than the capacity.
     """
     if path.suffix.lower() == ".json" and path.is_file():
         stored = SkillBank.load(path)
@@ -125,7 +128,9 @@ def _skill_files(path: Path) -> list[Path]:
     files = sorted(
         file
         for file in found
-        if file.is_file() and file.name.lower() != "readme.md" and not file.relative_to(path).as_posix().startswith(".")
+        if file.is_file()
+        and file.stem.lower() not in _NO_SKILLS
+        and not file.relative_to(path).as_posix().startswith(".")
     )
     if not files:
         raise SkillBankError(

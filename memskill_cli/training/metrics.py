@@ -43,7 +43,7 @@ def metrics_row(
 ) -> dict[str, Any]:
     """The line of inner epoch ``inner`` of outer epoch ``outer``. ``bank`` is the skill bank of its episodes."""
     steps = [step for episode in episodes for step in episode.steps]
-    rewards = [episode.reward for episode in episodes]
+    rewards = [episode.reward for episode in episodes if episode.scored]
     names = bank.names
     return {
         "outer": outer,
@@ -60,6 +60,7 @@ def metrics_row(
         "rejected": dict(sum((Counter(step.execution.rejected) for step in steps), Counter())),
         "unreadable_replies": sum(step.execution.unreadable for step in steps),
         "cut_replies": sum(step.execution.cut for step in steps),
+        **skipped(episodes),
         "unscored_queries": sum(bool(answer.error) for episode in episodes for answer in episode.results),
         "memories_mean": float(np.mean([episode.memories for episode in episodes])),
         **_played(episodes),
@@ -68,6 +69,30 @@ def metrics_row(
         **{name: round(getattr(effort.after, name) - getattr(effort.before, name), _DIGITS) for name in _BILL},
         "seconds": round(effort.seconds, 3),
     }
+
+
+def skipped(episodes: Sequence[Episode]) -> dict[str, int]:
+    """The number of queries, and how many spans and queries were left out because a model refused their prompts."""
+    answers = [answer for episode in episodes for answer in episode.results]
+    return {
+        "queries": len(answers),
+        "skipped_spans": sum(bool(step.execution.refused) for episode in episodes for step in episode.steps),
+        "skipped_queries": sum(answer.refused for answer in answers),
+    }
+
+
+def first_refusal(episodes: Sequence[Episode]) -> str:
+    """Why the first span or query that was left out was refused; "" if there is none."""
+    spans = (step.execution.refused for episode in episodes for step in episode.steps)
+    queries = (answer.error for episode in episodes for answer in episode.results if answer.refused)
+    return next(filter(None, [*spans, *queries]), "")
+
+
+def skipped_share(rows: Sequence[Mapping[str, Any]]) -> float:
+    """The share of spans and queries in the lines ``rows`` that were left out."""
+    asked = sum(row.get("steps", 0) + row.get("queries", 0) for row in rows)
+    skipped = sum(row.get("skipped_spans", 0) + row.get("skipped_queries", 0) for row in rows)
+    return skipped / asked if asked else 0.0
 
 
 def epoch_index(row: Mapping[str, Any], inner_epochs: int) -> int | None:

@@ -32,6 +32,7 @@ from memskill_cli.agent.designer import Designer
 from memskill_cli.agent.hard_cases import HardCasePool
 from memskill_cli.config import Config
 from memskill_cli.distributed.base import Engine, LocalEngine
+from memskill_cli.errors import ModelError
 from memskill_cli.llm.ledger import Ledger
 from memskill_cli.rollout.context import RolloutContext
 from memskill_cli.rollout.rewards import reward_of, score_result
@@ -130,7 +131,8 @@ class Trainer:
                 break
             skills_SD = await self._skill_vectors()
             episodes = await self._collect(outer, inner, skills_SD)
-            stats = self._update_policy(episodes, outer, inner, skills_SD)
+            self._check_skipped(episodes)
+            stats = self._update_policy(self._scored(episodes), outer, inner, skills_SD)
             self._update_hard_cases(episodes)
             self.num_updates += 1
             self.scores = None
@@ -146,6 +148,39 @@ class Trainer:
             self.close_epoch()
             self.callbacks.on_epoch(row)
         self._end_on_best()
+
+    def _check_skipped(self, episodes: Sequence[Episode]) -> None:
+        """Say how much of a batch was left out because models refused it. ModelError if it is too much of the run.
+
+        Nothing is written before: when the run is resumed, the same prompts are sent again.
+        """
+        now = metrics.skipped(episodes)
+        if not now["skipped_spans"] and not now["skipped_queries"]:
+            return
+        steps = sum(len(episode.steps) for episode in episodes)
+        share, most = metrics.skipped_share([*self.rows, {"steps": steps, **now}]), self.settings.limits.max_skipped
+        why = metrics.first_refusal(episodes)
+        if share > most:
+            raise ModelError(
+                f"models refused {share:.0%} of the run's spans and queries, more than limits.max_skipped: {why}",
+                hint=f"use another model, or continue: --resume --set limits.max_skipped={min(1.0, share + 0.1):.2f}",
+            )
+        self.callbacks.notice(
+            f"left out in inner epoch {self.num_updates + 1}: {now['skipped_spans']} spans and "
+            f"{now['skipped_queries']} queries that a model refused: {why}"
+        )
+
+    def _scored(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """The episodes that train the controller: whole groups that have rewards. ModelError if none is left."""
+        size = group_size(self.settings.train)
+        groups = [episodes[first : first + size] for first in range(0, len(episodes), size)]
+        found = [episode for group in groups if all(each.scored for each in group) for episode in group]
+        if not found:
+            raise ModelError(
+                f"models refused all queries of inner epoch {self.num_updates + 1}: {metrics.first_refusal(episodes)}",
+                hint="use another model, or another seed",
+            )
+        return found
 
     async def _next_stage(self) -> bool:
         """Start the next stage, after a rollback if the last stage was no better. False if training should stop.

@@ -9,6 +9,7 @@ import pytest
 
 from memskill_cli.app.estimate import TraceSize, estimate_evaluation, estimate_training
 from memskill_cli.config import Config, load
+from memskill_cli.config.settings import ModelsConfig
 from memskill_cli.llm.prices import token_prices
 
 
@@ -67,10 +68,10 @@ def test_an_evaluation_asks_and_judges_each_question_and_skips_traces_without() 
 
 
 def test_prices() -> None:
-    prices = token_prices("openai/gpt-4o-mini")
+    prices = token_prices("openai/gpt-4o-mini", ModelsConfig())
     assert prices is not None
     assert 0 < prices[0] < prices[1] < 1e-4
-    assert token_prices("openai/no-such-model") is None
+    assert token_prices("openai/no-such-model", ModelsConfig()) is None
     config = settings(**{f"models.{role}": "openai/gpt-4o-mini" for role in ("answer", "judge", "designer")})
     found = estimate_evaluation(config, [size()]).to_dict(config)
     assert found["usd"] == pytest.approx(

@@ -39,4 +39,4 @@ def _is(text: str, value: object) -> bool:
         return text == str(value).lower()
     if isinstance(value, str):
         return text.strip('"') == value
-    return float(text) == value
+    return text == str(value) if isinstance(value, dict) else float(text) == value

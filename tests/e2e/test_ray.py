@@ -35,6 +35,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray"),
 ]
 RAY = ["--engine", "ray"]
+PRICED = ["--set", "prices.openai/gpt-4o-mini=0.15,0.60"]
 SPANS = ["train.span_mode=fixed-length", "train.chunk_size=64", "train.chunk_overlap=8"]
 LONG = [*SHORT[:4], "--batch-size", "4", "--no-evolve", *(part for one in SPANS for part in ("--set", one))]
 """One inner epoch of 58 short spans."""
@@ -205,7 +206,7 @@ def test_workers_share_one_bound_one_budget_and_the_rests_of_keys(new_home: Call
         return Fault.rate_limit(0.3) if request.index in (15, 16, 17) else rules.reply(request)
 
     with MockLLMServer(think, keys=keys, latency=0.3) as server:
-        flags = [*tiny(server.url, *LONG, "--run", "a", *RAY), "--model", "openai/gpt-4o-mini", *limits]
+        flags = [*tiny(server.url, *LONG, "--run", "a", *RAY), "--model", "openai/gpt-4o-mini", *PRICED, *limits]
         done = home.memskill("train", *flags)
         assert done.code == 3, done.err
         assert "the budget of $0.008 is used up" in done.err

@@ -21,6 +21,7 @@ from memskill_cli.testing.server import MockLLMServer, Request
 
 from ..conftest import Done, Home, tiny
 
+PRICED = ["--set", "prices.openai/gpt-4o-mini=0.15,0.60"]
 LENGTH = ["--outer-epochs", "2", "--inner-epochs", "2", "--batch-size", "2", "--top-k", "2", "--no-evolve"]
 TOTAL = 4
 KEYS = ["key-number-one", "key-number-two", "key-number-three"]
@@ -269,7 +270,7 @@ def test_interrupted_paused_refused_overridden_finished(
 def test_the_budget_stops_a_run_that_goes_on_with_more(prepared: Home) -> None:
     limit = 0.002
     with MockLLMServer() as server:
-        flags = tiny(server.url, *LENGTH, "--run", "m", "--model", "openai/gpt-4o-mini")
+        flags = tiny(server.url, *LENGTH, "--run", "m", "--model", "openai/gpt-4o-mini", *PRICED)
         done = prepared.memskill("train", *flags, "--max-cost", str(limit))
         assert done.code == 3, done.err
         assert "budget of $0.002 is used up" in done.err

@@ -171,6 +171,24 @@ def test_a_memory_that_cannot_be_built_is_an_error_of_its_queries_only(tmp_path:
     assert summary["f1"] == pytest.approx(sum(row["f1"] for row in ana) / 3), "failed queries are left out of the mean"
 
 
+def test_a_refused_prompt_is_a_row_with_the_reason_and_never_ends_an_evaluation(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, limits__concurrency=1)
+    filtered = Fault.error(400, "The prompt triggers the content management policy", code="content_filter")
+
+    def refuses(request: Request) -> str | Fault:
+        spans = request.role == "executor" and "Ben: I have" in request.text
+        return filtered if spans or (request.role == "answer" and "1?" in request.text) else rules.reply(request)
+
+    summary = rig.evaluate(refuses)
+    assert set(summary["errors"]) == {"refused"}
+    assert summary["executor"]["refused"] > 0
+    refused = [row for row in rig.rows() if row["error"]]
+    assert len(refused) == summary["errors"]["refused"]
+    assert all("content management policy" in row["error"] and row["f1"] is None for row in refused)
+    answers = [request.text for request in rig.requests if request.role == "answer"]
+    assert len(answers) == len(set(answers)) == 6, "no prompt is sent twice"
+
+
 def test_a_judge_who_is_gone_costs_no_f1(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     summary = rig.evaluate(lambda r: Fault.server_error() if r.role == "judge" else rules.reply(r))

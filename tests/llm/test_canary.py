@@ -52,7 +52,7 @@ FAULTS = [
     Fault.refuse(),
     Fault.hang(),
 ]
-PLACES = ["flags", "MEMSKILL_API_KEYS", "provider variable", "numbered variable", "keys file", "keys file env:"]
+PLACES = ["flags", "MEMSKILL_API_KEYS", "keys file", "keys file env:"]  # a variable is not sent to this server
 
 
 def fragments() -> Iterator[str]:

@@ -19,6 +19,8 @@ from memskill_cli.errors import (
     AuthError,
     BudgetExceededError,
     ModelError,
+    RejectedPromptError,
+    RejectedRequestError,
     UnknownModelError,
     UnreadableReplyError,
     UsageError,
@@ -234,9 +236,9 @@ def test_retries_back_off(bench: Bench) -> None:
     [
         (Fault.unknown_model(), UnknownModelError),
         (Fault.error(400, "not-a-model is not a valid model ID"), UnknownModelError),
-        (Fault.error(400, "temperature must be below 2"), ModelError),
-        (Fault.error(400, "maximum context length is 9 tokens", code="context_length_exceeded"), ModelError),
-        (Fault.error(422, "what is that"), ModelError),
+        (Fault.error(400, "messages must alternate"), RejectedRequestError),
+        (Fault.error(400, "maximum context length is 9 tokens", code="context_length_exceeded"), RejectedPromptError),
+        (Fault.error(422, "what is that"), RejectedRequestError),
     ],
 )
 def test_what_no_retry_helps_fails_at_once(bench: Bench, fault: Fault, kind: type[ModelError]) -> None:
@@ -430,7 +432,7 @@ def test_a_budget_needs_a_price(bench: Bench, tmp_path: Path) -> None:
     with MockLLMServer(hello) as server:
         with pytest.raises(UsageError) as caught:
             bench.ask(server.url, model="openai/home-made", max_cost=1)
-        assert "input_cost_per_token" in caught.value.hint
+        assert "--set prices." in caught.value.hint
         file = tmp_path / "keys.toml"
         file.write_text('[[all]]\nkeys = ["k"]\ninput_cost_per_token = 0.001\noutput_cost_per_token = 0.01\n')
         file.chmod(0o600)
@@ -486,13 +488,13 @@ def test_a_whole_session_is_silent(tmp_path: Path) -> None:
     script = """
 import asyncio, sys
 from memskill_cli.llm.embeddings import embed_texts
-from tests.factories import key_ring, llm_client, make_ledger
+from tests.factories import key_ring, llm_client, make_ledger, models_config
 async def main(url):
     ledger, ring = make_ledger(), key_ring(["k"])
     gateway = llm_client(url, model="openai/gpt-4o-mini", keys=ring, ledger=ledger, notice=print)
     for text in "abc":  # in a loop of its own
         await gateway.ask("answer", [{"role": "user", "content": "0"}])
-        vectors = {"keys": ring, "api_base": url, "ledger": ledger}
+        vectors = {"keys": ring, "api_base": url, "ledger": ledger, "settings": models_config(url)}
         await asyncio.to_thread(embed_texts, "openai/text-embedding-3-small", [text], **vectors)
     asked = [gateway.ask("answer", [{"role": "user", "content": str(i)}]) for i in range(20)]
     replies = await asyncio.gather(*asked, return_exceptions=True)

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memskill_cli.config import ModelsConfig
 from memskill_cli.errors import AuthError
 from memskill_cli.llm.embeddings import embed_texts
 from memskill_cli.testing.server import Fault, MockLLMServer
 
-from ..factories import key_ring, make_ledger
+from ..factories import PRICES, key_ring, make_ledger
 
+PRICED = ModelsConfig(prices=PRICES)
 MODEL = "openai/text-embedding-3-small"
 TEXTS = [f"text number {i}" for i in range(150)]
 
@@ -22,9 +24,9 @@ TEXTS = [f"text number {i}" for i in range(150)]
 def test_vectors_come_in_the_order_of_the_texts() -> None:
     with MockLLMServer() as server:
         book, ring = make_ledger(), key_ring(["k1", "k2"])
-        rows = embed_texts(MODEL, TEXTS, keys=ring, api_base=server.url, ledger=book)
+        rows = embed_texts(MODEL, TEXTS, keys=ring, api_base=server.url, ledger=book, settings=PRICED)
         assert len(server.requests) == 3
-        backwards = embed_texts(MODEL, TEXTS[::-1], keys=ring, api_base=server.url, ledger=book)
+        backwards = embed_texts(MODEL, TEXTS[::-1], keys=ring, api_base=server.url, ledger=book, settings=PRICED)
     assert rows.dtype == np.float32
     assert rows.shape[0] == 150
     np.testing.assert_allclose(rows, backwards[::-1], atol=1e-6)
@@ -56,7 +58,15 @@ def test_refused_keys_are_told_once() -> None:
     with MockLLMServer(keys=["right"]) as server:
         for _ in range(2):
             with pytest.raises(AuthError):
-                embed_texts(MODEL, ["a"], keys=ring, api_base=server.url, ledger=make_ledger(), notice=notices.append)
+                embed_texts(
+                    MODEL,
+                    ["a"],
+                    keys=ring,
+                    api_base=server.url,
+                    ledger=make_ledger(),
+                    notice=notices.append,
+                    settings=PRICED,
+                )
     assert notices == ["key openai#1 was refused (401) and is disabled for this run"]
 
 
@@ -66,7 +76,7 @@ def test_many_calls_leave_no_connections_open() -> None:
 
         def call(times: int) -> int:
             for _ in range(times):
-                embed_texts(MODEL, ["a"], keys=ring, api_base=server.url, ledger=book)
+                embed_texts(MODEL, ["a"], keys=ring, api_base=server.url, ledger=book, settings=PRICED)
             gc.collect()  # what other tests have left behind must not be closed between two counts
             return len(list(Path("/proc/self/fd").iterdir()))
 

@@ -77,7 +77,7 @@ BROKEN: dict[str, Fault] = {
     "content null": completion({**GOOD, "content": None}),
     "content blank": completion({**GOOD, "content": " "}),
     "content number": completion({**GOOD, "content": 7}),
-    "content parts": completion({**GOOD, "content": [{"type": "text", "text": "fine"}]}),
+    "content parts without text": completion({**GOOD, "content": [{"type": "image_url"}]}),
     "usage of texts": completion(GOOD, {"prompt_tokens": "many", "completion_tokens": "few"}),
 }
 
@@ -172,7 +172,7 @@ def test_a_bomb_is_not_unpacked(bench: Bench) -> None:
     with MockLLMServer({"answer": BROKEN["a bomb"]}) as server:
         (error,) = bench.ask(server.url, retries=0)
         assert server.requests
-    assert "the reply is compressed (gzip), but an uncompressed one was requested" in str(error)
+    assert "the reply is larger than 1 MiB" in str(error)
 
 
 def test_a_long_text_is_cut(bench: Bench) -> None:
@@ -350,7 +350,7 @@ def test_one_question_that_the_server_hangs_up_on_is_no_outage(bench: Bench) -> 
         (error,) = bench.run(server.url, work, retries=1)
         poisoned = sum(request.text == "poison" for request in server.requests)
     assert type(error) is ModelError
-    assert 2 <= poisoned <= 4
+    assert 2 <= poisoned <= 6, "two attempts, one more at each of the other keys, and some during its first seconds"
 
 
 # --- the end of a command ---
