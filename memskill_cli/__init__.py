@@ -1,4 +1,4 @@
-"""memskill: train and evaluate a long-term memory for LLM agents.
+"""memskill: a long-term memory for LLM agents that learns how to remember.
 
 An implementation of MemSkill (arXiv 2602.02474). As a library::
 
@@ -9,6 +9,13 @@ An implementation of MemSkill (arXiv 2602.02474). As a library::
     for summary in evaluate(run="demo", methods=["memskill", "rag"]):
         print(summary["method"], summary["f1"])
     print(SkillBank.load(run.skill_bank).names)
+
+The memory of your own agent, written with the skills of that run::
+
+    from memskill_cli import Memory
+
+    with Memory.open("mem/", skills="demo") as memory:
+        memory.add("I moved to Leeds.", user_id="u-anna")
 
 Names are imported on first use, so ``import memskill_cli`` is fast and has no side effects. To read the code, start at
 :mod:`memskill_cli.training.trainer`.
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
     from memskill_cli.app.library import prepare_async as prepare_async
     from memskill_cli.app.library import train as train
     from memskill_cli.app.library import train_async as train_async
+    from memskill_cli.app.memory import AsyncMemory as AsyncMemory
+    from memskill_cli.app.memory import Memory as Memory
     from memskill_cli.config.settings import Config as Config
     from memskill_cli.datasets.base import Dataset as Dataset
     from memskill_cli.datasets.base import PrepareOptions as PrepareOptions
@@ -60,6 +69,11 @@ if TYPE_CHECKING:
     from memskill_cli.evaluation.methods import register_method as register_method
     from memskill_cli.evaluation.methods.base import Method as Method
     from memskill_cli.evaluation.methods.base import MethodMemory as MethodMemory
+    from memskill_cli.live.records import AddResult as AddResult
+    from memskill_cli.live.records import Change as Change
+    from memskill_cli.live.records import Found as Found
+    from memskill_cli.live.records import SourceTurn as SourceTurn
+    from memskill_cli.live.records import Version as Version
     from memskill_cli.memory.encoder_specs import register_encoder as register_encoder
     from memskill_cli.memory.retrieval import register_retriever as register_retriever
     from memskill_cli.rollout.rewards import QueryCredit as QueryCredit
@@ -87,9 +101,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AddResult",
+    "AsyncMemory",
     "AuthError",
     "Batch",
     "BudgetExceededError",
+    "Change",
     "CheckpointError",
     "Config",
     "DataError",
@@ -99,7 +116,9 @@ __all__ = [
     "DownloadError",
     "EncoderError",
     "Environment",
+    "Found",
     "GameError",
+    "Memory",
     "MemoryBankError",
     "MemoryItem",
     "MemskillError",
@@ -127,6 +146,7 @@ __all__ = [
     "SkillBank",
     "SkillBankError",
     "SourceFile",
+    "SourceTurn",
     "Span",
     "StoppedError",
     "Trace",
@@ -135,6 +155,7 @@ __all__ = [
     "UnknownModelError",
     "UnreadableReplyError",
     "UsageError",
+    "Version",
     "__version__",
     "evaluate",
     "evaluate_async",
@@ -155,6 +176,8 @@ __all__ = [
 
 _MODULES = {
     "memory.retrieval": "register_retriever",
+    "app.memory": "AsyncMemory Memory",
+    "live.records": "AddResult Change Found SourceTurn Version",
     "app.library": "evaluate evaluate_async prepare prepare_async train train_async",
     "config.settings": "Config",
     "datasets.base": "Dataset PrepareOptions ReaderCallbacks SourceFile",

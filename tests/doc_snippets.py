@@ -122,8 +122,10 @@ def parse(arguments: list[str], environ: dict[str, str] | None = None) -> tuple[
     """
     group: Any = typer.main.get_command(app)
     seen: list[tuple[str, dict[str, Any]]] = []
-    for name, command in group.commands.items():
-        command.callback = lambda name=name, **flags: seen.append((name, flags))
+    groups = [group, *(command for command in group.commands.values() if hasattr(command, "commands"))]
+    for name, command in [found for one in groups for found in one.commands.items()]:
+        if not hasattr(command, "commands"):
+            command.callback = lambda name=name, **flags: seen.append((name, flags))
     with mock.patch.dict(os.environ, environ or {}):
         group.main(list(arguments), prog_name="memskill", standalone_mode=False)
     return seen[0] if seen else None

@@ -1,7 +1,7 @@
-"""Run by tests/test_library.py in a process of its own: prints what library calls have changed in it, as JSON.
+"""Run by tests in a process of its own: prints what library calls have changed in it, as JSON.
 
-``python process_state.py FOLDER MODE`` with MODE ``sync``, ``async`` or ``parallel``. Libraries are imported alone
-first, since what their imports do is theirs.
+``python process_state.py FOLDER MODE`` with MODE ``sync``, ``async``, ``parallel`` or ``memory``. Libraries are
+imported alone first, since what their imports do is theirs.
 """
 
 from __future__ import annotations
@@ -105,6 +105,27 @@ async def work_async(url: str, run: str) -> None:
     await evaluate_async(run=run, methods=["memskill"], limit=2, **_models(url))
 
 
+def use_memory(url: str) -> list[str]:
+    """What is different while a memory is open and no call runs, besides its threads."""
+    from memskill_cli import Memory
+
+    before, found = snapshot(), list[str]()
+
+    def compare(call: str) -> None:
+        changed = differences(before, snapshot())
+        found.extend(f"after {call}: {change}" for change in changed if not change.startswith("threads"))
+
+    with Memory.open("mem", **_models(url), span_mode="turn", notice=lambda text: None) as memory:
+        compare("open")
+        memory.add("Yesterday I moved to a flat in Leeds near the harbour.", "anna")
+        compare("add")
+        memory.search("Leeds", "anna")
+        compare("search")
+        memory.context("Leeds", "anna")
+        compare("context")
+    return found
+
+
 def _models(url: str) -> dict[str, Any]:
     return {"api_base": url, "model": "gpt-4o-mini", "api_key": ["sk-caller-0123456789abcdef"], "encoder": "minilm",
             "retriever": "litellm:text-embedding-3-small", "cache_dir": "cache"}  # fmt: skip
@@ -120,8 +141,11 @@ def main(mode: str) -> None:
     from memskill_cli import prepare
     from memskill_cli.testing.server import MockLLMServer
 
+    found: list[str] = []
     with MockLLMServer() as server:
-        if mode == "async":
+        if mode == "memory":
+            found = use_memory(server.url)
+        elif mode == "async":
             asyncio.run(work_async(server.url, "one"))
         else:
             prepare("locomo", sample=True)
@@ -133,7 +157,7 @@ def main(mode: str) -> None:
                     thread.start()
                 for thread in threads:
                     thread.join()
-    print(json.dumps(differences(before, snapshot())))
+    print(json.dumps(found + differences(before, snapshot())))
 
 
 if __name__ == "__main__":

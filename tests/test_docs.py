@@ -65,7 +65,8 @@ def test_every_block_is_checked() -> None:
 def test_the_pages_show_every_command() -> None:
     text = "\n".join(page.read_text("utf-8") for page in PAGES)
     assert {arguments[0] for arguments in memskill_commands(text)} >= {
-        *("prepare", "train", "evolve", "eval", "inspect-skills", "import", "export", "push", "pull", "runs")
+        *("prepare", "train", "evolve", "eval", "inspect-skills", "import", "export", "push", "pull", "runs"),
+        *("memory", "mcp"),
     }
 
 
@@ -113,6 +114,8 @@ memskill = 1
         "train --outer-epochs many",
         "train --plugin",
         "evaluate",
+        "memory serch x --memory mem --user u",
+        "memory list --memory mem --users u",
     ],
 )
 def test_a_command_that_would_be_refused_is_found_out(wrong: str) -> None:

@@ -139,7 +139,7 @@ class Protection:
 
     def _find_repeated(self, text: str, changed: AbstractSet[str]) -> str:
         """The id of the item outside ``changed`` that ``text`` repeats, "" if there is none."""
-        equal = [(item, 1.0) for item in self.bank.items if _words(item.text) == _words(text)]
+        equal = [(item, 1.0) for item in self.bank.equal(text, _words)]
         near = self.bank.retrieve(self.vectors[text], NEIGHBOURS + len(changed), "retrieval")
         for item, cosine in (*equal, *near):
             if item.item_id not in changed and is_repetition(item.text, text, cosine, self.analyzer):

@@ -24,6 +24,7 @@ from memskill_cli.llm.client import LLMClient
 from memskill_cli.llm.embeddings import embed_texts, served_by
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.llm.ledger import Ledger
+from memskill_cli.memory.encoder_cache import VectorCache
 from memskill_cli.memory.encoder_models import Source, check_source
 from memskill_cli.memory.encoder_pair import EncoderPair
 from memskill_cli.memory.encoder_specs import is_registered, resolve_encoder
@@ -151,7 +152,7 @@ async def open_runtime(
     async with AsyncExitStack() as stack:
         cluster = stack.enter_context(_cluster(settings, notice))
         cache = stack.enter_context(closing(ResponseCache(access.cache_for(settings.dataset), notice=notice)))
-        encoders = _load_encoders(settings, access, keys, ledger, notice, stack, cluster)
+        encoders = load_encoders(settings, access, keys, ledger, notice, stack, cluster)
         stack.push_async_callback(close_connections)
         llm = LLMClient(settings.models, settings.limits, keys=keys, ledger=ledger, cache=cache, notice=notice)
         stack.push_async_callback(lambda: signals.finish_shielded(llm.aclose()))
@@ -224,16 +225,20 @@ async def _open_env_runner(
         await pool.aclose()
 
 
-def _load_encoders(
+def load_encoders(
     settings: Config,
     access: ProviderAccess,
     keys: KeyRing,
     ledger: Ledger,
     notice: Callable[[str], None],
     stack: AsyncExitStack,
-    cluster: Cluster | None,
+    cluster: Cluster | None = None,
+    cache: VectorCache | None = None,
 ) -> EncoderPair:
-    """The encoders for states, retrieval and skills. Those with the same name are one object. ``stack`` closes them."""
+    """The encoders for states, retrieval and skills. Those with the same name are one object. ``stack`` closes them.
+
+    Vectors are kept in ``cache``, by default in the cache folder of ``access``.
+    """
     base, encoders = settings.models.api_base, settings.encoders
     embed = partial(
         embed_texts,
@@ -260,6 +265,7 @@ def _load_encoders(
             cache_namespace=namespace,
             notice=notice,
             remote_loader=remote_loader,
+            cache=cache,
         )
         return stack.enter_context(closing(encoder))
 

@@ -29,6 +29,8 @@ from memskill_cli.cli.eval import eval_
 from memskill_cli.cli.evolve import evolve
 from memskill_cli.cli.import_ import import_
 from memskill_cli.cli.inspect_skills import inspect_skills
+from memskill_cli.cli.mcp import mcp
+from memskill_cli.cli.memory import memory
 from memskill_cli.cli.prepare import prepare
 from memskill_cli.cli.process import own_process
 from memskill_cli.cli.runs import runs
@@ -62,10 +64,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "push": push,
     "pull": pull,
+    "mcp": mcp,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name, help=_unwrap(_command.__doc__))(_command)
 app.add_typer(runs, name="runs")
+app.add_typer(memory, name="memory")
+for _sub in (*runs.registered_commands, *memory.registered_commands):
+    _sub.help = _unwrap(_sub.callback.__doc__ if _sub.callback else "")
 
 
 def _version(asked: bool) -> None:

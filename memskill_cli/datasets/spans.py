@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate, count
 
 from memskill_cli.errors import UsageError
@@ -38,7 +38,7 @@ def split_spans(
     for session, label in zip(trace.sessions, labels, strict=True):
         said = list(_sources(session, label))
         starts, ends = [first for first, _, _ in said], [last for _, last, _ in said]
-        text = _text(session.turns)
+        text = text_of(session.turns)
         for start, end in _ranges(session, mode, chunk_size, chunk_overlap):
             shown = f"[{session.date}]\n{text[start:end]}" if session.date else text[start:end]
             overlapping = said[bisect_right(ends, start) : bisect_left(starts, end)]
@@ -51,7 +51,7 @@ def split_spans(
 
 def _ranges(session: Session, mode: SpanMode, size: int, overlap: int) -> Iterator[tuple[int, int]]:
     """Where the spans of a session begin and end in its text, in characters."""
-    text = _text(session.turns)
+    text = text_of(session.turns)
     if mode == "turn":
         yield from _turn_ranges(session.turns)
     elif mode == "turn-pair":
@@ -60,7 +60,7 @@ def _ranges(session: Session, mode: SpanMode, size: int, overlap: int) -> Iterat
     elif mode == "full-session":
         yield 0, len(text)
     elif mode == "fixed-length":
-        yield from _windows(text, size, overlap)
+        yield from windows(text, size, overlap)
     elif mode == "paragraph":
         yield from _documents(text)
     else:
@@ -70,7 +70,7 @@ def _ranges(session: Session, mode: SpanMode, size: int, overlap: int) -> Iterat
 def _turn_ranges(turns: tuple[Turn, ...]) -> Iterator[tuple[int, int]]:
     start = 0
     for turn in turns:
-        end = start + len(_text((turn,)))
+        end = start + len(text_of((turn,)))
         yield start, end
         start = end + 1
 
@@ -78,7 +78,7 @@ def _turn_ranges(turns: tuple[Turn, ...]) -> Iterator[tuple[int, int]]:
 def _sources(session: Session, label: str) -> Iterator[tuple[int, int, Source]]:
     """The sources of a session, each with where it begins and ends in the session's text."""
     for i, (turn, (start, end)) in enumerate(zip(session.turns, _turn_ranges(session.turns), strict=True)):
-        parts = list(_parts(turn.text))
+        parts = list(source_parts(turn.text))
         first = end - len(turn.text)  # behind the speaker
         for number, (left, right) in enumerate(parts):
             ref = f"{label}:{i}" if len(parts) == 1 else f"{label}:{i}.{number}"
@@ -87,7 +87,7 @@ def _sources(session: Session, label: str) -> Iterator[tuple[int, int, Source]]:
                 yield start if left == 0 else first + left, first + right, source
 
 
-def _parts(text: str) -> Iterator[tuple[int, int]]:
+def source_parts(text: str) -> Iterator[tuple[int, int]]:
     """A text in parts of at most :data:`MAX_SOURCE` characters, cut where a document, paragraph, line, sentence or word
     ends: (start, end)."""
     for first, last in _documents(text) if _DOCUMENT.search(text) else [(0, len(text))]:
@@ -109,11 +109,12 @@ def unique_labels(labels: list[str]) -> list[str]:
     return list(found)
 
 
-def _text(turns: tuple[Turn, ...]) -> str:
+def text_of(turns: Iterable[Turn]) -> str:
+    """Turns as a span shows them: one line ``Speaker: text`` for each."""
     return "\n".join(f"{turn.speaker}: {turn.text}" if turn.speaker else turn.text for turn in turns)
 
 
-def _windows(text: str, size: int, overlap: int) -> Iterator[tuple[int, int]]:
+def windows(text: str, size: int, overlap: int) -> Iterator[tuple[int, int]]:
     """Windows (start, end) of ``size`` tokens. Each shares ``overlap`` tokens with the previous one.
 
     A token may end inside a character. Such a cut is moved back to the start of the character, so every character is

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
-from memskill_cli.agent.controller import Controller
+import torch
+
+from memskill_cli.agent.controller import Controller, SelectSkills, select_skills
 from memskill_cli.config import Config, digest
 from memskill_cli.errors import CheckpointError
+from memskill_cli.memory.encoder_pair import EncoderPair
 from memskill_cli.runs.checkpoint import Checkpoint
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
@@ -55,3 +59,10 @@ class EvaluatedPolicy:
         controller = Controller.seeded(dim, self.found.state["hidden"], settings.seed, skill_dim=skill_dim)
         controller.load_state_dict(self.found.controller)
         return controller
+
+    async def chooser(self, settings: Config, encoders: EncoderPair) -> SelectSkills:
+        """The controller's top-K skills for a state, without sampling."""
+        descriptions = [skill.description for skill in self.bank.skills]
+        skills_SD = torch.from_numpy(await encoders.of_skills.aencode(descriptions))
+        controller = self.controller(settings, encoders.state.dim, skills_SD.shape[1])
+        return partial(select_skills, controller, skills_SD=skills_SD, k=settings.eval.num_skills)

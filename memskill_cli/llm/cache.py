@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import orjson
 from filelock import FileLock
@@ -41,6 +41,14 @@ class Stored(NamedTuple):
         """The tokens of the call that the reply came from (0 if unknown), and 0 seconds."""
         bill = orjson.loads(self.bill) if self.bill else {}
         return CallUsage(bill.get("prompt_tokens") or 0, bill.get("completion_tokens") or 0)
+
+
+class ReplyCache(Protocol):
+    """Where a client keeps the replies that were paid for. See :class:`ResponseCache`."""
+
+    def get(self, key: str) -> Stored | None: ...
+
+    def put(self, key: str, text: str, bill: str = "") -> None: ...
 
 
 class ResponseCache:

@@ -13,7 +13,7 @@ import orjson
 
 from memskill_cli.config import EMBEDDED, LimitsConfig, ModelsConfig
 from memskill_cli.errors import UnreadableReplyError
-from memskill_cli.llm.cache import ResponseCache, Stored
+from memskill_cli.llm.cache import ReplyCache, Stored
 from memskill_cli.llm.keys import CallRole, Deployment, KeyRing
 from memskill_cli.llm.ledger import Call, Ledger
 from memskill_cli.llm.models import context_window
@@ -100,7 +100,7 @@ class LLMClient:
         *,
         keys: KeyRing,
         ledger: Ledger,
-        cache: ResponseCache | None,
+        cache: ReplyCache | None,
         notice: Callable[[str], None] = _to_stderr,
     ) -> None:
         from memskill_cli.llm.billing import BilledRouter

@@ -8,7 +8,7 @@ paid work: an interrupted trace is processed again with model calls from the cac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -42,6 +42,8 @@ class MemoryBank:
         self._rows: dict[str, int] = {}
         self._tables: dict[Space, VectorTable] = {space: VectorTable(f"{bank_id}: {space}") for space in SPACES}
         self._lexical: LexicalIndex | None = None  # made by the first search that needs it
+        self._equal: dict[str, set[str]] = {}  # ids by the key of their text, for the last key of equal()
+        self._key: Callable[[str], str] | None = None
 
     def __len__(self) -> int:
         return len(self._items)
@@ -82,6 +84,8 @@ class MemoryBank:
         checked = self._checked(state, retrieval)
         for space, vector in checked.items():
             self._tables[space].replace(self._rows[item_id], vector)
+        self._forget_key(self._items[item_id])
+        self._note_key(item)
         self._items[item_id] = self._by_row[self._rows[item_id]] = item
         self._index_terms(self._rows[item_id], item)
         return item
@@ -92,6 +96,7 @@ class MemoryBank:
         version = MemoryVersion(Action.DELETE, "", provenance)
         self._deleted[item_id] = MemoryItem(item_id, item.text, (*item.history, version))
         del self._items[item_id]
+        self._forget_key(item)
         row = self._rows.pop(item_id)
         for table in self._tables.values():
             table.drop(row)
@@ -125,6 +130,14 @@ class MemoryBank:
             scores = standardise(scores) + standardise(cosines if rows is None else cosines[rows])
         found = top_k(scores, k)
         return [Retrieved(self._by_row[i if rows is None else rows[i]], float(scores[i])) for i in found]
+
+    def equal(self, text: str, key: Callable[[str], str]) -> list[MemoryItem]:
+        """The items whose text has the same ``key`` as ``text``, in order of insertion. Fast for one key at a time."""
+        if key is not self._key:
+            self._key, self._equal = key, {}
+            for item in self._items.values():
+                self._note_key(item)
+        return [self._items[item_id] for item_id in sorted(self._equal.get(key(text), ()), key=self._rows.__getitem__)]
 
     def vectors(self, item_ids: Sequence[str], space: Space) -> Matrix:
         """The vectors of items, (N, D), in the order of ``item_ids``. D is 0 if nothing was ever inserted."""
@@ -174,6 +187,7 @@ class MemoryBank:
         self._items[item.item_id] = item
         self._rows[item.item_id] = len(self._by_row)
         self._by_row.append(item)
+        self._note_key(item)
         self._index_terms(self._rows[item.item_id], item)
 
     def _checked(self, state: Vector, retrieval: Vector) -> dict[Space, Vector]:
@@ -195,6 +209,17 @@ class MemoryBank:
             for item_id, row in self._rows.items():
                 self._index_terms(row, self._items[item_id])
         return self._lexical
+
+    def _note_key(self, item: MemoryItem) -> None:
+        if self._key is not None:
+            self._equal.setdefault(self._key(item.text), set()).add(item.item_id)
+
+    def _forget_key(self, item: MemoryItem) -> None:
+        if self._key is not None:
+            ids = self._equal[self._key(item.text)]
+            ids.discard(item.item_id)
+            if not ids:
+                del self._equal[self._key(item.text)]
 
     def _index_terms(self, row: int, item: MemoryItem) -> None:
         if self._lexical is not None:

@@ -37,13 +37,20 @@ class BatchScheduler:
     def __init__(self, device: str, batch_tokens: int = 0) -> None:
         self._gpu = device != "cpu"
         self._batch_tokens = _gpu_tokens() if self._gpu else batch_tokens
-        self._pool = ThreadPoolExecutor(1 if self._gpu else cores(), thread_name_prefix="encode")
-        process.change(object(), lambda: partial(_end, ref(self._pool)))
+        self._open_pool: ThreadPoolExecutor | None = None
 
     @property
     def batch_chars(self) -> int:
         """Best number of characters per request; on a GPU, the size of a batch."""
         return max(cpu_batch_chars(), _CHARS_PER_TOKEN * self._batch_tokens) if self._gpu else cpu_batch_chars()
+
+    @property
+    def _pool(self) -> ThreadPoolExecutor:
+        """The threads. A library call ends them when it ends; the next one starts new ones."""
+        if self._open_pool is None:
+            self._open_pool = ThreadPoolExecutor(1 if self._gpu else cores(), thread_name_prefix="encode")
+            process.change(object(), lambda: partial(_end, ref(self)))
+        return self._open_pool
 
     def run(self, forward: Forward, lengths: Sequence[int]) -> Matrix:
         """Rows of ``forward(indices)`` for N texts with these ``lengths`` in tokens: (N, D), in the order of the texts.
@@ -84,10 +91,11 @@ class BatchScheduler:
         return max(1, self._batch_tokens // max(1, longest))
 
 
-def _end(pool: ref[ThreadPoolExecutor]) -> None:
+def _end(scheduler: ref[BatchScheduler]) -> None:
     """Stop the threads now. (Otherwise they stop when the pool is garbage-collected.)"""
-    if (found := pool()) is not None:
-        found.shutdown()
+    if (found := scheduler()) is not None and found._open_pool is not None:
+        pool, found._open_pool = found._open_pool, None
+        pool.shutdown()
 
 
 def _split_into_passes(

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -33,6 +33,34 @@ CREATE TABLE IF NOT EXISTS encoders (name TEXT PRIMARY KEY, dim INTEGER NOT NULL
 def content_key(encoder: str, side: str, text: str) -> bytes:
     """Cache key (32 bytes) of a text for one encoder. ``side`` is "" for a symmetric encoder."""
     return hashlib.sha256("\0".join((encoder, side, text)).encode()).digest()
+
+
+class VectorCache(Protocol):
+    """Where an encoder keeps its vectors. See :class:`EncoderCache`."""
+
+    def get(self, keys: Iterable[bytes]) -> dict[bytes, Vector]: ...
+
+    def put(self, encoder: str, vectors: Mapping[bytes, Vector]) -> None: ...
+
+    def dim(self, encoder: str) -> int | None: ...
+
+    def close(self) -> None: ...
+
+
+class NoCache:
+    """A :class:`VectorCache` that keeps nothing."""
+
+    def get(self, keys: Iterable[bytes]) -> dict[bytes, Vector]:
+        return {}
+
+    def put(self, encoder: str, vectors: Mapping[bytes, Vector]) -> None:
+        pass
+
+    def dim(self, encoder: str) -> int | None:
+        return None
+
+    def close(self) -> None:
+        pass
 
 
 class EncoderCache:

@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 
 from memskill_cli.errors import EncoderError, MemskillError
-from memskill_cli.memory.encoder_cache import EncoderCache, content_key
+from memskill_cli.memory.encoder_cache import EncoderCache, VectorCache, content_key
 from memskill_cli.memory.encoder_models import Embed, Encoder
 from memskill_cli.memory.encoder_specs import EncoderPlan, resolve_encoder
 from memskill_cli.types import EncoderSide, Matrix, Vector
@@ -60,7 +60,7 @@ class CachedEncoder:
     ``encoded`` counts the texts that the model encoded, ``hits`` the texts found in the cache.
     """
 
-    def __init__(self, plan: EncoderPlan, cache: EncoderCache) -> None:
+    def __init__(self, plan: EncoderPlan, cache: VectorCache) -> None:
         self.name = plan.name
         self.encoded = 0
         self._cache_hits = self._ram_hits = 0
@@ -238,8 +238,9 @@ def load_encoder(
     cache_namespace: str = "",
     notice: Notice = lambda message: None,
     remote_loader: Callable[[], Encoder] | None = None,
+    cache: VectorCache | None = None,
 ) -> CachedEncoder:
-    """The encoder of ``spec`` (see above), with its vectors cached in ``cache_dir`` (None: in RAM only).
+    """The encoder of ``spec`` (see above). Its vectors are cached in ``cache``, else in ``cache_dir`` (None: in RAM).
 
     ``device`` is ``auto``, ``cpu`` or ``cuda``. ``embed`` computes the vectors of ``litellm:`` specs.
     ``cache_namespace`` names its server, so that vectors of different servers are not mixed. ``remote_loader`` loads
@@ -248,7 +249,7 @@ def load_encoder(
     planned = resolve_encoder(spec, device, embed, cache_namespace)
     if remote_loader is not None:
         planned = dataclasses.replace(planned, load=remote_loader)
-    return CachedEncoder(planned, EncoderCache(cache_dir, notice))
+    return CachedEncoder(planned, cache or EncoderCache(cache_dir, notice))
 
 
 def _unit_rows(rows: Matrix) -> Matrix:

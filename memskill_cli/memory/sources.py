@@ -21,6 +21,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,12 +45,33 @@ NEIGHBOUR_WEIGHTS = (0.7, 0.5, 0.3)
 Scores = npt.NDArray[np.float64]
 
 
+class SourceVectors(NamedTuple):
+    """The retrieval vectors (D,) of a source: of itself, and of it with its two neighbours in the session."""
+
+    own: Vector
+    window: Vector
+
+
+class _Facts(NamedTuple):
+    """What a search needs to know of each source, (rows,), besides vectors and terms."""
+
+    lengths: Scores
+    replies: Scores
+    sessions: npt.NDArray[np.intp]
+    speakers: npt.NDArray[np.intp]
+    names: list[str]
+    """The name that each number of ``speakers`` stands for."""
+
+
 class SourceIndex:
-    """The sources of one trace, in the order in which they were read. Not thread-safe."""
+    """The sources of one trace, in the order in which they were read. Not thread-safe.
+
+    Searches are possible while :meth:`add` waits for the encoder; they do not see the new sources yet.
+    """
 
     def __init__(self, encoder: CachedEncoder, *, language: str = "english", label: str = "sources") -> None:
         self._encoder, self._analyzer = encoder, analyzer(language)
-        self._refs: set[str] = set()
+        self._rows: dict[str, int] = {}  # by ref
         self._order: list[Source] = []
         self._bags: list[list[str]] = []
         self._own, self._windows = VectorTable(f"{label}: own"), VectorTable(f"{label}: window")
@@ -57,59 +79,85 @@ class SourceIndex:
         self._sessions = LexicalIndex()
         self._session_rows: dict[str, int] = {}  # by label
         self._session_bags: list[Counter[str]] = []
-        self._lengths: list[float] = []
-        self._replies: list[bool] = []
-        self._columns: tuple[npt.NDArray[np.intp], Scores, Scores] | None = None
+        self._rows_of_session: list[list[int]] = []
+        self._places: list[tuple[int, int]] = []  # of each source: its session, and its place there
+        self._facts: _Facts | None = None  # made again by the first search after a change
 
     def __len__(self) -> int:
         return len(self._order)
 
-    async def add(self, sources: Sequence[Source]) -> None:
-        """Add the sources that are not there yet. Those of one session must come in its order."""
-        first = len(self._order)
-        for source in sources:
-            if source.ref not in self._refs:
-                self._refs.add(source.ref)
-                self._order.append(source)
-                self._bags.append(self._analyzer.terms(f"{source.speaker} {source.text}"))
-        if first == len(self._order):
+    def __contains__(self, ref: object) -> bool:
+        return ref in self._rows
+
+    async def add(self, sources: Sequence[Source], known: Mapping[str, SourceVectors] | None = None) -> None:
+        """Add the sources that are not there yet. Those of one session must come in its order.
+
+        ``known`` has vectors, by ``ref``, that need not be computed again. One call at a time.
+        """
+        new = list({source.ref: source for source in sources if source.ref not in self._rows}.values())
+        if not new:
             return
-        new, changed = range(first, len(self._order)), range(max(0, first - len(NEIGHBOUR_WEIGHTS)), len(self._order))
-        windows = range(max(0, first - 1), len(self._order))
-        own = await self._encoder.aencode([_line(source) for source in self._order[first:]])
-        around = await self._encoder.aencode([self._window_text(row) for row in windows])
-        for vector in own:
-            self._own.append(self._own.checked(vector))
-        for row, vector in zip(windows, around, strict=True):
-            if row < first:
-                self._windows.replace(row, self._windows.checked(vector))
-            else:
-                self._windows.append(self._windows.checked(vector))
-        for row in changed:
-            self._lexical.put(row, self._weighted_terms(row))
-        self._index_sessions(new)
-        self._lengths += [math.log1p(len(self._order[row].text)) for row in new]
-        self._replies += map(self._is_reply, new)
-        self._columns = None
+        known = known or {}
+        lines = {source.ref: _line(source) for source in new if source.ref not in known}
+        windows = {ref: text for ref, text in self._window_texts(new).items() if ref in self._rows or ref not in known}
+        own = dict(zip(lines, await self._encoder.aencode(list(lines.values())), strict=True))
+        around = dict(zip(windows, await self._encoder.aencode(list(windows.values())), strict=True))
+        first = len(self._order)
+        for source in new:
+            self._append(source)
+            self._own.append(self._own.checked(own[source.ref] if source.ref in own else known[source.ref].own))
+            window = around[source.ref] if source.ref in around else known[source.ref].window
+            self._windows.append(self._windows.checked(window))
+        for ref in windows:
+            if self._rows[ref] < first:
+                self._windows.replace(self._rows[ref], self._windows.checked(around[ref]))
+        self._index_terms(range(first, len(self._order)))
+        self._facts = None
 
-    def _index_sessions(self, new: Sequence[int]) -> None:
-        """Index the terms of the ``new`` rows with those of their sessions."""
-        changed: set[int] = set()
-        for row in new:
-            session = self._session_rows.setdefault(self._order[row].session, len(self._session_rows))
-            if session == len(self._session_bags):
-                self._session_bags.append(Counter())
-            self._session_bags[session].update(self._bags[row])
-            changed.add(session)
-        for session in changed:
-            self._sessions.put(session, {term: float(count) for term, count in self._session_bags[session].items()})
+    def vectors(self, ref: str) -> SourceVectors:
+        """The vectors of a source that was added."""
+        row = [self._rows[ref]]
+        return SourceVectors(self._own.take(row)[0], self._windows.take(row)[0])
 
-    def _fixed(self) -> tuple[npt.NDArray[np.intp], Scores, Scores]:
-        """What no question changes, of each source: the row of its session, its length, and whether it is a reply."""
-        if self._columns is None:
-            sessions = np.array([self._session_rows[source.session] for source in self._order], np.intp)
-            self._columns = sessions, standardise(np.array(self._lengths)), np.array(self._replies, np.float64)
-        return self._columns
+    def before(self, ref: str) -> str:
+        """The ref of the source before this one in its session, "" for the first. Its window changes with this one."""
+        other = self._neighbour(self._rows[ref], -1)
+        return "" if other is None else self._order[other].ref
+
+    def _append(self, source: Source) -> None:
+        row = self._rows[source.ref] = len(self._order)
+        session = self._session_rows.setdefault(source.session, len(self._session_rows))
+        if session == len(self._rows_of_session):
+            self._rows_of_session.append([])
+            self._session_bags.append(Counter())
+        self._order.append(source)
+        self._bags.append(self._analyzer.terms(f"{source.speaker} {source.text}"))
+        self._places.append((session, len(self._rows_of_session[session])))
+        self._rows_of_session[session].append(row)
+        self._session_bags[session].update(self._bags[row])
+
+    def _window_texts(self, new: Sequence[Source]) -> dict[str, str]:
+        """The texts, by ref, of the windows that ``new`` makes or changes."""
+        by_session: dict[str, list[Source]] = {}
+        for source in new:
+            by_session.setdefault(source.session, []).append(source)
+        texts = {}
+        for label, sources in by_session.items():
+            there = self._rows_of_session[self._session_rows[label]][-2:] if label in self._session_rows else []
+            line = [*(self._order[row] for row in there), *sources]
+            for i in range(max(0, len(there) - 1), len(line)):
+                texts[line[i].ref] = "\n".join(map(_line, line[max(0, i - 1) : i + 2]))
+        return texts
+
+    def _index_terms(self, rows: range) -> None:
+        """Index the terms of new rows, of their neighbours and of their sessions."""
+        reach = len(NEIGHBOUR_WEIGHTS)
+        near = (self._neighbour(row, offset) for row in rows for offset in range(-reach, 1))
+        for changed in sorted({row for row in near if row is not None}):
+            self._lexical.put(changed, self._weighted_terms(changed))
+        for session in {self._places[row][0] for row in rows}:
+            bag = self._session_bags[session]
+            self._sessions.put(session, {term: float(count) for term, count in bag.items()})
 
     def search(self, ranking: Ranking, question: str, vector: Vector, k: int) -> list[tuple[Source, float]]:
         """The ``k`` best sources for a question and its embedding ``vector`` (D,), best first, with their scores.
@@ -132,29 +180,41 @@ class SourceIndex:
 
     def features(self, question: str, vector: Vector) -> dict[str, Scores]:
         """The features of the hybrid score, by name, each with one value for every source."""
-        _, lengths, replies = self._fixed()
         return {
             "dense": standardise(self._own.scores(vector)),
             "window": standardise(self._windows.scores(vector)),
             "lexical": standardise(self.scores("lexical", question, vector)),
             "session": standardise(self._session_scores(question)),
-            "length": lengths,
+            "length": self._known_facts().lengths,
             "speaker": self._named_speakers(question),
-            "reply": replies,
+            "reply": self._known_facts().replies,
         }
+
+    def _known_facts(self) -> _Facts:
+        if self._facts is None:
+            names: dict[str, int] = {}
+            speakers = [names.setdefault(source.speaker, len(names)) for source in self._order]
+            self._facts = _Facts(
+                standardise(np.array([math.log1p(len(source.text)) for source in self._order])),
+                np.array([self._is_reply(row) for row in range(len(self._order))], np.float64),
+                np.array([session for session, _ in self._places], np.intp),
+                np.array(speakers, np.intp),
+                list(names),
+            )
+        return self._facts
 
     def _session_scores(self, question: str) -> Scores:
         """BM25 of the session of each source."""
         by_session = self._sessions.scores(self._analyzer.terms(question), len(self._session_rows))
-        return by_session[self._fixed()[0]]
+        return by_session[self._known_facts().sessions]
 
     def _named_speakers(self, question: str) -> Scores:
         """1 for the sources of speakers whom the question names; all 0 if it names all speakers or none."""
-        names = {source.speaker for source in self._order}
-        named = {name for name in names if name and re.search(rf"\b{re.escape(name)}\b", question, re.IGNORECASE)}
-        if len(named) == len(names):
+        facts = self._known_facts()
+        named = [bool(name and re.search(rf"\b{re.escape(name)}\b", question, re.IGNORECASE)) for name in facts.names]
+        if all(named):
             return np.zeros(len(self._order))
-        return np.array([source.speaker in named for source in self._order], np.float64)
+        return np.array(named, np.float64)[facts.speakers]
 
     def _is_reply(self, row: int) -> bool:
         before = self._neighbour(row, -1)
@@ -162,14 +222,9 @@ class SourceIndex:
 
     def _neighbour(self, row: int, offset: int) -> int | None:
         """The row of another source of the same session."""
-        other = row + offset
-        if 0 <= other < len(self._order) and self._order[other].session == self._order[row].session:
-            return other
-        return None
-
-    def _window_text(self, row: int) -> str:
-        rows = (self._neighbour(row, offset) for offset in (-1, 0, 1))
-        return "\n".join(_line(self._order[other]) for other in rows if other is not None)
+        session, place = self._places[row]
+        rows = self._rows_of_session[session]
+        return rows[place + offset] if 0 <= place + offset < len(rows) else None
 
     def _weighted_terms(self, row: int) -> dict[str, float]:
         bag: dict[str, float] = {}

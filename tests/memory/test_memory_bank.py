@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -260,3 +261,24 @@ def test_vectors_are_those_given_in_the_order_asked_for():
 def test_a_bank_without_a_store_cannot_be_saved():
     with pytest.raises(MemoryBankError, match="no store"):
         MemoryBank("trace").save()
+
+
+def test_items_with_equal_texts_are_found_after_every_change() -> None:
+    bank, one = MemoryBank("b"), np.ones(1, np.float32)
+    origin = Provenance("b", 0, (), 0)
+
+    def equal(text: str, key: Callable[[str], str] = str.lower) -> list[str]:
+        return [item.item_id for item in bank.equal(text, key)]
+
+    first, second, third = (bank.insert(text, one, one, origin).item_id for text in ("Tea", "milk", "TEA"))
+    assert equal("tea") == [first, third]
+    fourth = bank.insert("tEa", one, one, origin).item_id
+    bank.update(first, "coffee", one, one, origin)
+    bank.update(second, "tea", one, one, origin)
+    assert equal("tea") == [second, third, fourth]
+    assert equal("milk") == []
+    bank.delete(third, origin)
+    assert (equal("tea"), equal("Coffee")) == ([second, fourth], [first])
+    assert equal("x", lambda text: str(len(text))) == []
+    assert equal("abc", lambda text: str(len(text))) == [second, fourth]
+    assert equal("tea") == [second, fourth]

@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
-import torch
-
-from memskill_cli.agent.controller import SelectSkills, select_skills
+from memskill_cli.agent.controller import SelectSkills
 from memskill_cli.agent.executor import executor_messages
 from memskill_cli.evaluation.counts import executor_counts
 from memskill_cli.evaluation.methods.base import CONTROLLER, WINDOW, Method, MethodMemory, PolicyDependency
@@ -74,11 +72,7 @@ class MemSkill(SkillMethod):
     _choose: SelectSkills
 
     async def open(self) -> None:
-        settings, policy = self.context.settings, self.context.policy
-        descriptions = [skill.description for skill in policy.bank.skills]
-        skills_SD = torch.from_numpy(await self.context.rollout.encoders.of_skills.aencode(descriptions))
-        controller = policy.controller(settings, self.context.rollout.encoders.state.dim, skills_SD.shape[1])
-        self._choose = partial(select_skills, controller, skills_SD=skills_SD, k=settings.eval.num_skills)
+        self._choose = await self.context.policy.chooser(self.context.settings, self.context.rollout.encoders)
 
     def chooser(self, trace: Trace) -> SelectSkills:
         return self._choose

@@ -1,0 +1,1 @@
+"""The memory of a user's own agent: turns are added, read with trained skills, searched and erased."""
