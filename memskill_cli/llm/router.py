@@ -27,7 +27,7 @@ from memskill_cli.llm import import_litellm
 from memskill_cli.llm.adaptive_limiter import AdaptiveLimiter
 from memskill_cli.llm.key_cooldown import MAX_WAIT, CooldownRouter, failed_deployment
 from memskill_cli.llm.keys import CallRole, Deployment
-from memskill_cli.llm.transport import AttemptError, AttemptTrace, UnreachableError, track_attempt
+from memskill_cli.llm.transport import AttemptError, AttemptTrace, LocalLimitError, UnreachableError, track_attempt
 
 litellm = import_litellm()
 
@@ -171,6 +171,10 @@ class RetryingRouter(CooldownRouter):
         """
         if not trace.error and not (trace.status == 200 and isinstance(error, _NOT_RETRYABLE)):
             return error
+        if isinstance(trace.error, LocalLimitError) and trace.error.__cause__:
+            limit = trace.error.__cause__
+            limit.failed_deployment_id = failed_deployment(error)  # type: ignore[attr-defined]
+            return limit  # type: ignore[return-value]
         retryable = _bad_gateway(str(trace.error or error), role)
         retryable.failed_deployment_id = failed_deployment(error)  # type: ignore[attr-defined]
         return retryable
