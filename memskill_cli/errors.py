@@ -121,6 +121,10 @@ class UnreadableReplyError(ModelError):
     seconds = 0.0
 
 
+class ResourceLimitError(MemskillError):
+    """This machine, or a limit of the shell, gives no more memory, open files, threads or disk space."""
+
+
 class GameError(MemskillError):
     """A text game could not be continued; other games are not affected.
 

@@ -11,6 +11,7 @@ from typing import Any
 from memskill_cli.config import DesignerConfig
 from memskill_cli.errors import RunError
 from memskill_cli.types import Matrix, QueryResult
+from memskill_cli.utils.rows import COUNT, NUMBER, TEXT, fault, list_of
 
 N_INIT = 10
 """Random starts of k-means; the best result is used."""
@@ -19,6 +20,13 @@ ScoreFn = Callable[[QueryResult], float | None]
 _ROW_NAMES = {"gold_answers": "truths", "fail_count": "fails"}
 """Fields with another name in ``hard_cases.jsonl``."""
 _FIELDS = {row: field for field, row in _ROW_NAMES.items()}
+_KINDS = {
+    **dict.fromkeys(("query_id", "trace_id", "category", "question", "prediction"), TEXT),
+    **dict.fromkeys(("gold_answers", "retrieved"), list_of(TEXT)),
+    **dict.fromkeys(("fail_count", "epoch"), COUNT),
+    "score": NUMBER,
+    "stage": TEXT._replace(required=False),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +63,16 @@ class HardCase:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> HardCase:
         """Raises RunError for a row that :meth:`to_row` did not make."""
+        if not isinstance(row, Mapping):
+            raise RunError(f"not a hard case: {row!r:.60}")
+        fields = {_FIELDS.get(name, name): value for name, value in row.items()}
+        if problem := fault(fields, _KINDS):
+            raise RunError(f"not a hard case: {problem}")
+        texts = {name: tuple(fields[name]) for name in ("gold_answers", "retrieved")}
         try:
-            fields = {_FIELDS.get(name, name): value for name, value in row.items()}
-            texts = {name: tuple(fields[name]) for name in ("gold_answers", "retrieved")}
-            case = cls(**{**fields, **texts})
-            if not isinstance(case.stage, str):
-                raise TypeError(f"stage is {case.stage!r}")
-            return dataclasses.replace(
-                case, score=float(case.score), fail_count=int(case.fail_count), epoch=int(case.epoch)
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"not a hard case: {error!r}") from None
+            return cls(**{**fields, **texts, "score": float(fields["score"])})
+        except TypeError as error:
+            raise RunError(f"not a hard case: {error}") from None
 
 
 class HardCasePool:

@@ -14,11 +14,11 @@ from memskill_cli.errors import RunError
 from memskill_cli.evaluation.comparison import differences
 from memskill_cli.evaluation.kinds import kind_of
 from memskill_cli.evaluation.policy import EvaluatedPolicy
+from memskill_cli.evaluation.results import read_results
 from memskill_cli.evaluation.spec import EvalSpec
 from memskill_cli.rollout.rewards import reward_of
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills.bank import SkillBank
-from memskill_cli.utils import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _effects(
     name: str, score: str, without: dict[str, Any], whole: dict[str, Any], settings: Config
 ) -> list[SkillEffect]:
     """The effect of one skill; none if no query has the score in both evaluations."""
-    rows = (files.read_jsonl(Path(summary["folder"]) / "results.jsonl") for summary in (without, whole))
+    rows = (read_results(Path(summary["folder"]) / "results.jsonl") for summary in (without, whole))
     found = differences(*rows, resamples=settings.eval.bootstrap, seed=settings.seed, scores=[score])
     return [
         SkillEffect(name, score, one["queries"], one["difference"], (one["ci95"][0], one["ci95"][1])) for one in found

@@ -170,7 +170,9 @@ def _make_run(runs_dir: Path, name: str, found: Bundle, settings: Config, data_d
     stage = stages.Stage(0, found.bank, is_best=True, checkpoint=done, rationale=what, kept=True)
 
     def fill(run: RunDir) -> None:
-        checkpoint.save(run.checkpoints, checkpoint.Checkpoint(done, found.controller, {}, found.bank, state))
+        checkpoint.save(
+            run.checkpoints, checkpoint.Checkpoint(done, found.controller, {}, found.bank, state, run=run.id)
+        )
         stages.write(run.stages, stage)
         found.bank.save(run.skill_bank)
         files.write_atomic(run.metrics, b"")

@@ -18,18 +18,20 @@ from memskill_cli.evaluation import methods
 from memskill_cli.evaluation.comparison import differences
 from memskill_cli.evaluation.kinds import kind_of
 from memskill_cli.evaluation.policy import EvaluatedPolicy
+from memskill_cli.evaluation.results import read_results
 from memskill_cli.evaluation.runner import EvalCallbacks, Evaluation
 from memskill_cli.evaluation.spec import EvalPlan, EvalSpec, evaluation_id, plan
+from memskill_cli.evaluation.stored_summary import read_summary
 from memskill_cli.reports.hooks import report_evaluations
 from memskill_cli.runs import checkpoint
 from memskill_cli.runs.checkpoint import Checkpoint
-from memskill_cli.runs.run_dir import UNTRAINED, RunDir, find_run, read_json
+from memskill_cli.runs.run_dir import UNTRAINED, RunDir, find_run
 from memskill_cli.skills import stages
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.skills.stages import Stage
 from memskill_cli.types import Trace
-from memskill_cli.utils import files
+from memskill_cli.utils.files import owned
 from memskill_cli.utils.locks import locked
 
 
@@ -174,6 +176,7 @@ async def evaluate_jobs(
     """
     names = [evaluation_id(task, settings, policy) for task, policy in jobs]
     with ExitStack() as locks:
+        locks.enter_context(owned(run.path))
         for name in names:
             locks.enter_context(locked(run.evals / name, f"evaluation {name}"))
         known = {name: finished(run.evals / name) for name in names}
@@ -252,7 +255,7 @@ def _say_left_out(task: EvalSpec, planned: EvalPlan, progress: EvalProgress) -> 
 def finished(folder: Path) -> dict[str, Any] | None:
     """The summary of an evaluation without failed queries; None if it is not complete."""
     file = folder / "summary.json"
-    summary = read_json(file) if file.exists() else None
+    summary = read_summary(file) if file.exists() else None
     return summary if summary and not summary["errors"] else None
 
 
@@ -268,7 +271,7 @@ def compare_methods(summaries: Sequence[dict[str, Any]], settings: Config) -> li
         for other in others:
             names = {key: first[key] for key in ("split", "variant")}
             names |= {"first": first["method"], "method": other["method"]}
-            pair = (files.read_jsonl(Path(one["folder"]) / "results.jsonl") for one in (first, other))
+            pair = (read_results(Path(one["folder"]) / "results.jsonl") for one in (first, other))
             scores = kind_of(first["dataset"]).scores
             gains = differences(*pair, resamples=settings.eval.bootstrap, seed=settings.seed, scores=scores)
             found += [names | entry for entry in gains]

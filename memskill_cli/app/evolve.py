@@ -15,7 +15,7 @@ from memskill_cli.datasets.prepared import load_manifest
 from memskill_cli.errors import RunError
 from memskill_cli.evaluation.kinds import kind_of
 from memskill_cli.evaluation.policy import EvaluatedPolicy
-from memskill_cli.evaluation.results import result_of
+from memskill_cli.evaluation.results import read_latest, result_of
 from memskill_cli.evaluation.spec import EvalSpec
 from memskill_cli.rollout.rewards import reward_of, score_result
 from memskill_cli.runs import checkpoint
@@ -26,7 +26,6 @@ from memskill_cli.skills.bank import SkillBank
 from memskill_cli.skills.stages import Gate, Stage
 from memskill_cli.training.evolution import Evolution, designer_of
 from memskill_cli.training.held_out import decide
-from memskill_cli.utils import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +145,7 @@ def _cases(
     if Path(from_eval).name != from_eval or not (folder / "results.jsonl").exists():
         known = ", ".join(path.name for path in sorted(run.evals.glob("*"))) or "none yet"
         raise RunError(f"run {run.name} has no evaluation {from_eval}", hint=f"its evaluations: {known}")
-    return failures(files.read_jsonl(folder / "results.jsonl"), settings)
+    return failures(read_latest(folder / "results.jsonl").values(), settings)
 
 
 def failures(rows: Iterable[dict[str, Any]], settings: Config) -> list[HardCase]:
@@ -229,4 +228,5 @@ def decide_by(
 
 def _scores(summary: dict[str, Any], name: str) -> dict[str, float | None]:
     """The scores of an evaluation's queries, by query id."""
-    return {row["query_id"]: row[name] for row in files.read_jsonl(Path(summary["folder"]) / "results.jsonl")}
+    rows = read_latest(Path(summary["folder"]) / "results.jsonl")
+    return {query_id: row[name] for query_id, row in rows.items()}

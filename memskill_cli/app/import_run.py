@@ -75,7 +75,7 @@ def make_run(
     )
 
     def fill(run: RunDir) -> None:
-        checkpoint.save(run.checkpoints, contents)
+        checkpoint.save(run.checkpoints, replace(contents, run=run.id))
         stages.write(run.stages, stage)
         bank.save(run.skill_bank)
         files.write_atomic(run.metrics, b"")

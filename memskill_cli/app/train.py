@@ -98,7 +98,8 @@ def create_run(
         bank.save(run.skill_bank)
         if source is not None:
             state = {**source.state, "window_start": 0, "hard_cases": [], "rewards": []}
-            checkpoint.save(run.checkpoints, checkpoint.Checkpoint(0, source.controller, {}, bank, state))
+            first = checkpoint.Checkpoint(0, source.controller, {}, bank, state, run=run.id)
+            checkpoint.save(run.checkpoints, first)
 
     named = name or new_name(runs_dir, settings.dataset)
     return RunDir.create(runs_dir, named, settings, manifest.digest_of("train"), fill=fill)

@@ -24,6 +24,7 @@ from memskill_cli.errors import BudgetExceededError, MemskillError, StoppedError
 from memskill_cli.utils import signals
 from memskill_cli.utils.redaction import redact
 from memskill_cli.utils.registry import plugin_frame
+from memskill_cli.utils.resource_limits import limit_reached
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -219,6 +220,9 @@ def explain(error: BaseException) -> tuple[str, str, int]:
         return error.message, error.hint, error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", "", StoppedError.exit_code
+    full = isinstance(error, OSError) and error.errno in FULL  # is told with the file's name
+    if not full and (limit := limit_reached(error)):
+        return limit.message, limit.hint, limit.exit_code
     if isinstance(error, OSError) and error.errno is not None and (explained := _explain_file_error(error)):
         return *explained, 1
     what = f"unexpected {type(error).__name__}: {error}"

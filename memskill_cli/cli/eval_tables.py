@@ -188,9 +188,9 @@ def _where(summary: Summary) -> str:
 
 def _samples(summary: Summary, count: int = 6) -> Table:
     """Some answers, spread evenly over the evaluation."""
-    from memskill_cli.utils import files
+    from memskill_cli.evaluation.results import read_results
 
-    rows = list(files.read_jsonl(Path(summary["folder"]) / "results.jsonl"))
+    rows = list(read_results(Path(summary["folder"]) / "results.jsonl"))
     if _is_played(summary):
         return _games(rows[:: max(1, len(rows) // count)][:count])
     table = Table(title="some answers", title_justify="left", show_lines=False)

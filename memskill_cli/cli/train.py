@@ -176,9 +176,10 @@ def show(out: Console, run: RunDir) -> None:
     from rich.table import Table
 
     from memskill_cli.skills import stages
-    from memskill_cli.utils import files
+    from memskill_cli.training import metrics
+    from memskill_cli.utils.rows import read_rows
 
-    rows = list(files.read_jsonl(run.metrics))
+    rows = list(read_rows(run.metrics, metrics.LINE))
     table = Table(title=f"run {run.name}", title_justify="left")
     for name in ("stage", "inner epochs", "first reward", "last reward", "stage reward", ""):
         table.add_column(name, justify="left" if name in ("stage", "") else "right")

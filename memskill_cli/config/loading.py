@@ -137,7 +137,7 @@ def _convert(value: Any, kind: Any, name: str, where: str) -> Any:
         raise wrong
     try:
         return kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise wrong from None
 
 
@@ -184,7 +184,7 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file}: no such file") from None
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise UsageError(f"{file}: not TOML: {error}") from None
 
 

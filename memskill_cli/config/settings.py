@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from memskill_cli.config.model_parameters import Parameters
 
@@ -370,3 +370,109 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     ray: RayConfig = field(default_factory=RayConfig)
+
+
+class Range(NamedTuple):
+    """The values that a number may have: from ``low`` to ``high``, without the ends that are ``open``."""
+
+    low: float
+    high: float
+    open: Literal["none", "low", "both"] = "none"
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, int | float):
+            return False
+        above = value > self.low if self.open != "none" else value >= self.low
+        return above and (value < self.high if self.open == "both" else value <= self.high)
+
+    def __str__(self) -> str:
+        if self.open == "both":
+            return f"between {self.low:g} and {self.high:g}"
+        if self.open == "low":
+            return f"above {self.low:g} and at most {self.high:,g}"
+        return f"from {self.low:g} to 1" if self.high == 1 else f"{self.low:g} or above, and at most {self.high:,g}"
+
+
+_MANY, _TOKENS = 1_000_000, 100_000_000
+_COUNT, _COUNT_OR_0 = Range(0, _MANY, "low"), Range(0, _MANY)
+_SHARE, _SHARE_ABOVE_0 = Range(0, 1), Range(0, 1, "low")
+_SECONDS = Range(0, 1_000_000, "low")
+RANGES = {
+    "seed": Range(0, 2**63 - 1),
+    "models.temperature": Range(0, 100),
+    "models.timeout": _SECONDS,
+    "models.retries": Range(0, 10_000),
+    **{f"models.{role}_max_tokens": Range(0, _TOKENS, "low") for role in ("executor", "answer", "judge", "designer")},
+    "memory.num_memories": _COUNT,
+    "memory.context_tokens": Range(0, _TOKENS),
+    "memory.memory_share": _SHARE,
+    "memory.tau": Range(0, _MANY, "low"),
+    "memory.parallel_spans": _COUNT,
+    "memory.max_chars": Range(0, _TOKENS, "low"),
+    "memory.max_actions": _COUNT,
+    "controller.hidden": Range(0, 65_536, "low"),
+    "controller.new_skill_min_prob": Range(0, 1, "both"),
+    "controller.new_skill_epochs": _COUNT,
+    "reward.final_share": _SHARE,
+    "reward.decay": _SHARE_ABOVE_0,
+    "reward.process_reward_scale": Range(0, _MANY),
+    "reward.process_penalty_scale": Range(0, _MANY),
+    "reward.query_ratio": _SHARE_ABOVE_0,
+    "ppo.gamma": _SHARE,
+    "ppo.gae_lambda": _SHARE,
+    "ppo.clip_coef": Range(0, _MANY, "low"),
+    "ppo.vf_coef": Range(0, _MANY),
+    "ppo.ent_coef": Range(0, _MANY),
+    "ppo.learning_rate": Range(0, 1000, "low"),
+    "ppo.minibatch_size": _COUNT_OR_0,
+    "ppo.update_epochs": Range(0, 10_000, "low"),
+    "ppo.max_grad_norm": Range(0, 1e9, "low"),
+    "ppo.target_kl": Range(0, 1e9),
+    "train.outer_epochs": Range(0, 100_000, "low"),
+    "train.inner_epochs": Range(0, 100_000, "low"),
+    "train.batch_size": Range(0, 10_000, "low"),
+    "train.group_size": Range(0, 10_000, "low"),
+    "train.curriculum": _COUNT_OR_0,
+    "train.num_skills": _COUNT,
+    "train.keep_checkpoints": _COUNT,
+    "designer.max_changes": _COUNT,
+    "designer.every": _COUNT,
+    "designer.capacity": _COUNT,
+    "designer.judged_share": _SHARE_ABOVE_0,
+    "designer.gate_queries": _COUNT_OR_0,
+    "designer.gate_margin": _SHARE,
+    "designer.reflection_rounds": Range(0, 1000, "low"),
+    "designer.max_attempts": Range(0, 1000, "low"),
+    "designer.max_cycles": _COUNT_OR_0,
+    "designer.patience": _COUNT,
+    "designer.f1_threshold": _SHARE,
+    "designer.case_max_age": _COUNT_OR_0,
+    "designer.case_capacity": _COUNT,
+    "designer.clusters": _COUNT,
+    "designer.per_cluster": _COUNT,
+    "designer.max_cases": _COUNT,
+    "designer.memories_per_case": _COUNT_OR_0,
+    **{f"{part}.chunk_size": Range(0, _TOKENS, "low") for part in ("train", "eval")},
+    **{f"{part}.chunk_overlap": Range(0, _TOKENS) for part in ("train", "eval")},
+    **{f"{part}.max_spans": _COUNT_OR_0 for part in ("train", "eval")},
+    "eval.num_skills": _COUNT,
+    "eval.num_memories": _COUNT_OR_0,
+    "eval.context_tokens": Range(0, _TOKENS),
+    "eval.bootstrap": Range(0, _MANY, "low"),
+    "limits.max_skipped": _SHARE,
+    "env.trajectories_min": _COUNT,
+    "env.trajectories_max": _COUNT,
+    "env.tasks_min": _COUNT,
+    "env.tasks_max": _COUNT,
+    "env.same_type": _SHARE,
+    "env.temperature": Range(0, 100),
+    "env.top_p": _SHARE_ABOVE_0,
+    "env.steps": _COUNT,
+    "env.workers": Range(0, 1000, "low"),
+    "env.step_timeout": _SECONDS,
+    "limits.concurrency": Range(0, 100_000, "low"),
+    "limits.max_cost": Range(0, 1e9),
+    "ray.workers": Range(0, 100_000),
+    "ray.encoders": Range(0, 100_000),
+}
+"""The range of every setting that is a number. Upper ends keep a typing error from using up the machine."""

@@ -62,6 +62,35 @@ class TableWriter:
             self._chars = 0
 
 
+def _schema_of_0_1() -> pa.Schema:
+    """The same without the evidence of queries, which version 0.1 did not have."""
+    import pyarrow as pa
+
+    schema = _schema()
+    query = schema.field("queries").type.value_type
+    fields = [field for field in query if field.name != "evidence"]
+    return schema.set(schema.get_field_index("queries"), pa.field("queries", pa.list_(pa.struct(fields))))
+
+
+def _has_null(arrays: Sequence[pa.Array]) -> bool:
+    """Whether a value is missing at any depth."""
+    import pyarrow as pa
+
+    for array in arrays:
+        if array.null_count:
+            return True
+        inner = array.flatten() if pa.types.is_struct(array.type) else [array.flatten()] if _is_list(array) else []
+        if _has_null(inner):
+            return True
+    return False
+
+
+def _is_list(array: pa.Array) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(array.type))
+
+
 def _schema() -> pa.Schema:
     import pyarrow as pa
 
@@ -92,10 +121,22 @@ class PreparedSplit(Sequence[Trace]):
 
     @classmethod
     def open(cls, folder: Path, dataset: str, split: str) -> PreparedSplit:
-        """The table in ``folder``. Raises OSError or ValueError if it is missing or damaged."""
-        from datasets import Dataset as Table
+        """The table in ``folder``. Raises OSError or ValueError if it is missing or damaged, or has other columns.
 
-        return cls(Table.from_file(str(folder / FILE)), dataset, split)
+        The ``datasets`` library gives columns of some types (images, audio) a meaning: reading them opens files and
+        addresses. Such a type can also stand in the file's metadata. So the types must be those of :func:`_schema`,
+        and the metadata are not used.
+        """
+        from datasets import Dataset as Table
+        from datasets.table import MemoryMappedTable
+
+        found = MemoryMappedTable.from_file(str(folder / FILE))
+        if not any(found.schema.equals(schema, check_metadata=False) for schema in (_schema(), _schema_of_0_1())):
+            raise ValueError("the columns or their types are not those that memskill writes")
+        found.validate(full=True)  # offsets and texts: damaged ones would end the process
+        if empty := next((name for name in found.column_names if _has_null(found.column(name).chunks)), ""):
+            raise ValueError(f"column {empty} has a missing value")
+        return cls(Table(found.replace_schema_metadata(None)), dataset, split)
 
     def __len__(self) -> int:
         return len(self._table)

@@ -15,10 +15,25 @@ from memskill_cli.datasets.arrow_tables import FILE, PreparedSplit
 from memskill_cli.datasets.base import prepare_command, source_flags
 from memskill_cli.datasets.manifest import DatasetManifest, PartFacts, SplitSize
 from memskill_cli.datasets.registry import get
-from memskill_cli.errors import DataError, UsageError
+from memskill_cli.errors import DataError, RunError, UsageError
+from memskill_cli.utils.rows import COUNT, TEXT, check, list_of, table_of, with_fields
 
 FORMAT = 2
 """Version of the format. Raise it when the format or a reader's normalisation changes: old data are then rejected."""
+
+
+_SIZE = {"traces": COUNT, "queries": COUNT}
+_MANIFEST = {
+    **dict.fromkeys(("dataset", "source", "sha256", "digest", "memskill", "created"), TEXT),
+    **_SIZE,
+    "splits": table_of(with_fields(_SIZE)),
+    "categories": table_of(COUNT),
+    "notes": list_of(TEXT),
+    "parts": table_of(
+        with_fields({**dict.fromkeys(("source", "sha256", "digest", "created"), TEXT), **_SIZE})
+    )._replace(required=False),
+    "tables": table_of(TEXT)._replace(required=False),
+}
 
 
 def load_manifest(dataset: str, data_dir: Path) -> DatasetManifest:
@@ -36,10 +51,11 @@ def load_manifest(dataset: str, data_dir: Path) -> DatasetManifest:
         problem = f"{path}: has format {table.get('format')}, but this version of memskill reads format {FORMAT}"
         raise DataError(problem, hint=again if table.get("source") else hint)
     try:
+        check(table, _MANIFEST, str(path))
         table["splits"] = {name: SplitSize(**size) for name, size in table["splits"].items()}
         table["parts"] = {name: PartFacts(**part) for name, part in table["parts"].items()}
         return DatasetManifest(**table)
-    except (TypeError, KeyError, AttributeError):
+    except (TypeError, KeyError, AttributeError, RunError):
         raise DataError(f"{path}: damaged: fields are missing or have the wrong type", hint=hint) from None
 
 

@@ -63,6 +63,8 @@ class EvalArtifactStore:
         except orjson.JSONDecodeError as error:
             hint = "delete the file; the trace is then read again, with model replies from the cache"
             raise MemoryBankError(f"{file} cannot be read: {error}", hint=hint) from None
+        if not isinstance(notes, dict):
+            raise MemoryBankError(f"{file} cannot be read: it has no object", hint="delete the file")
         return notes
 
     async def write_notes(self, trace_id: str, notes: SerializedMemory) -> None:
@@ -75,6 +77,7 @@ class EvalArtifactStore:
     async def _banks(self) -> MemoryStore:
         async with self._opening:
             if self._store is None:
+                files.check_owned(self._folder)  # Chroma makes the folder
                 self._store = await asyncio.to_thread(MemoryStore, self._place, self._notice)
             return self._store
 

@@ -25,12 +25,13 @@ from memskill_cli.evaluation.evaluate_trace import EvalWorkerSpec, TraceCallback
 from memskill_cli.evaluation.kinds import kind_of
 from memskill_cli.evaluation.methods.base import SPANS, MethodContext
 from memskill_cli.evaluation.policy import EvaluatedPolicy
-from memskill_cli.evaluation.results import Row
+from memskill_cli.evaluation.results import Row, read_latest
 from memskill_cli.evaluation.spec import (
     IDENTITY,
     EvalPlan,
     EvalSpec,
     TraceJob,
+    check_same,
     evaluation_id,
     evaluations_with_other_prompts,
     identity,
@@ -43,6 +44,10 @@ from memskill_cli.rollout.question_answering import REFUSED, UNREADABLE
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.types import Query, Trace
 from memskill_cli.utils import files
+from memskill_cli.utils.rows import AMOUNT, COUNT, COUNTS, TABLE, TEXT, check, numbered_rows, optional, read_rows
+
+_SIZES = {"memories": COUNT, "executor": optional(TABLE)}
+"""Fields of a line of ``memories.jsonl``, which may have other counts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +110,7 @@ class Evaluation:
         """Write what the rows depend on. If this evaluation is new, name those that differ in the prompts only."""
         own, file = identity(self.spec, self.settings, self.policy), self.folder / IDENTITY
         if file.exists():
+            check_same(file, own)
             return
         if others := evaluations_with_other_prompts(self.run.evals, own):
             names = ", ".join(others)
@@ -112,7 +118,7 @@ class Evaluation:
         files.write_json(file, own)
 
     def _pending(self, plan: EvalPlan) -> list[TraceJob]:
-        done = {row["query_id"] for row in files.read_jsonl(self.results) if not row["error"]}
+        done = {query_id for query_id, row in self._known_rows().items() if not row["error"]}
         pending = [work._replace(queries=[q for q in work.queries if q.query_id not in done]) for work in plan.jobs]
         for _ in range(len(plan.queries) - sum(len(work.queries) for work in pending)):
             self.callbacks.on_query()
@@ -196,26 +202,32 @@ class Evaluation:
 
     def _record(self, row: Row) -> None:
         self._answered.add(row["query_id"])
-        files.append_line(self.results, row)
+        files.append_line(self.results, {**row, "evaluation": self.id})  # a copied line must not count elsewhere
         self.callbacks.on_query()
+
+    def _known_rows(self) -> dict[str, Row]:
+        """The rows of this evaluation that count, by query id. Rows that name another one are left out."""
+        return read_latest(self.results, self.id, self.notice)
 
     def _seconds(self) -> float:
         """Wall time of all attempts, in seconds. In version 0.1 the name of the file was tries.jsonl."""
         logs = self.attempts, self.folder / "tries.jsonl"
-        return sum(row["seconds"] for log in logs for row in files.read_jsonl(log))
+        return sum(row["seconds"] for log in logs for row in read_rows(log, {"seconds": AMOUNT}))
 
     def _counts_by_trace(self) -> dict[str, dict[str, Any]]:
         """The latest counts of each trace. Counts that a later attempt does not have are kept from the earlier one."""
         found: dict[str, dict[str, Any]] = {}
-        for row in files.read_jsonl(self.sizes):
+        for number, row in numbered_rows(self.sizes):
+            fields = {**dict.fromkeys(row, COUNTS), **_SIZES, "trace_id": TEXT}
+            check(row, fields, f"{self.sizes}:{number}")
             trace_id = row.pop("trace_id")
             found[trace_id] = {**found.get(trace_id, {}), **row}
         return found
 
     def _finish(self, plan: EvalPlan) -> dict[str, Any]:
-        """Keep the latest row of each query, put the rows in the dataset's order, and write the summary."""
-        latest = {row["query_id"]: row for row in files.read_jsonl(self.results)}
-        rows = [latest[query.query_id] for query in plan.queries]
+        """Keep the row of each query that counts, put the rows in the dataset's order, and write the summary."""
+        latest = self._known_rows()
+        rows = [{k: v for k, v in latest[query.query_id].items() if k != "evaluation"} for query in plan.queries]
         files.write_atomic(self.results, b"".join(map(files.to_json, rows)))
         self.steps.sort(list(dict.fromkeys(query.trace_id for query in plan.queries)))
         counts: dict[str, Any] = {"memories": 0}

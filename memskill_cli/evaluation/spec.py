@@ -15,11 +15,12 @@ from memskill_cli.config import Config, digest, digest_section, former_section, 
 from memskill_cli.datasets.base import ABSTENTION
 from memskill_cli.datasets.manifest import DatasetManifest
 from memskill_cli.datasets.registry import get
-from memskill_cli.errors import UsageError
+from memskill_cli.errors import RunError, UsageError
 from memskill_cli.evaluation import extensions, methods
 from memskill_cli.evaluation.kinds import kind_of
 from memskill_cli.evaluation.policy import EvaluatedPolicy
 from memskill_cli.types import Query, Trace
+from memskill_cli.utils.rows import read_object
 
 SCORING_SETTINGS = ("models", "encoders", "memory", "eval", "seed")
 IRRELEVANT_SETTINGS = frozenset(
@@ -28,6 +29,8 @@ IRRELEVANT_SETTINGS = frozenset(
 SCORING_VERSION = 2
 """Version of reading and scoring replies. It is increased when the same replies would give other rows."""
 IDENTITY = "identity.json"
+_NEW_FOLDER = "rename or delete that folder, then run the same command again: replies are taken from the cache"
+_PARTS = {"reading": "the version of reading and scoring", "policy": "the controller and the skills"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +161,18 @@ def identity(task: EvalSpec, settings: Config, policy: EvaluatedPolicy) -> dict[
 def evaluation_id(task: EvalSpec, settings: Config, policy: EvaluatedPolicy) -> str:
     parts = identity(task, settings, policy)
     return f"{task.dataset}-{task.split}-{task.method}-{digest(parts)}"
+
+
+def check_same(file: Path, own: dict[str, Any]) -> None:
+    """Raise RunError if ``file``, the identity of an evaluation's folder, is not ``own``: its rows are of another one.
+
+    The message says what differs.
+    """
+    other = read_object(file, {}, hint=_NEW_FOLDER)
+    differs = [name for name in sorted({*own, *other}) if own.get(name) != other.get(name)]
+    if differs:
+        what = ", ".join(_PARTS.get(name, name) for name in differs)
+        raise RunError(f"{file.parent} has the rows of another evaluation: {what} differ", hint=_NEW_FOLDER)
 
 
 def evaluations_with_other_prompts(folder: Path, own: dict[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from memskill_cli.llm.models import context_window
 from memskill_cli.llm.reasoning import ReplyText, read_reply
 from memskill_cli.llm.reply_shapes import content_of
 from memskill_cli.types import ROLES, CallUsage, Role
+from memskill_cli.utils.redaction import MASK
 
 T = TypeVar("T")
 Message = dict[str, str]
@@ -106,6 +107,7 @@ class LLMClient:
         from memskill_cli.llm.billing import BilledRouter
 
         self._models, self._keys, self._ledger, self._cache = models, keys, ledger, cache
+        self._notice, self._masked_before = notice, keys.masked_replies
         self._groups: dict[CallRole, list[Deployment]] = {
             role: keys.deployments(role, getattr(models, role), models.api_base, models) for role in ROLES
         }
@@ -175,6 +177,8 @@ class LLMClient:
         If this is cancelled, it stops waiting.
         """
         tasks = list(self._pending.values())
+        if masked := self._keys.masked_replies - self._masked_before:
+            self._notice(f"replies in which a key was replaced by {MASK}: {masked}")
         try:
             if tasks:
                 await self._router.drain()
@@ -240,7 +244,10 @@ class LLMClient:
         characters = sum(len(message["content"]) for message in ask.messages)
         call, reply = await self._router.call("acompletion", ask.role, characters, messages=ask.messages, **params)
         choice = reply.choices[0]
+        masked = self._keys.masked_replies
         text = self._keys.redact_reply(_sanitize(content_of(choice.message)))
+        if not masked and self._keys.masked_replies:
+            self._notice(f"a reply of role {ask.role} contains one of your keys: it is replaced by {MASK}")
         return replace(call, cut=choice.finish_reason == "length"), text
 
     def _store(self, key: str, text: str, call: Call) -> None:

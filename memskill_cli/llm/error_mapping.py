@@ -17,6 +17,7 @@ from memskill_cli.errors import (
 from memskill_cli.llm import load_litellm, rejections
 from memskill_cli.llm.keys import Deployment
 from memskill_cli.utils.redaction import redact_patterns
+from memskill_cli.utils.resource_limits import limit_reached
 
 _MAX_DETAIL = 300
 
@@ -28,6 +29,8 @@ def explain(error: BaseException, role: str, deployment: Deployment, redact: Cal
         if isinstance(cause, MemskillError):
             # litellm appends its attempts to the message; the first argument is the original
             return type(cause)(redact_patterns(redact(str(cause))), hint=redact_patterns(redact(cause.hint)))
+    if limit := limit_reached(error):
+        return limit
     where = f"{deployment.model} at {deployment.api_base}" if deployment.api_base else deployment.model
     detail = _detail(error, lambda text: redact_patterns(redact(text)))[:_MAX_DETAIL]
     if rejections.is_filtered(error):

@@ -61,6 +61,7 @@ class CooldownRouter(litellm.Router):  # type: ignore[name-defined]
         self.deployments = {f"{role}/{i}": d for role, group in groups.items() for i, d in enumerate(group)}
         self._notice = notice
         self._consecutive_429: Counter[str] = Counter()  # by key label
+        self._cooldown_ends: dict[str, float] = {}  # by deployment, monotonic seconds
         self._refused: set[str] = set()  # key labels, each with a notice
         self._failures: Counter[str] = Counter()  # in a row, by the name of a deployment
         self._replied: set[str] = set()  # names of deployments
@@ -168,11 +169,25 @@ class CooldownRouter(litellm.Router):  # type: ignore[name-defined]
                 f"every key for role {role} was refused ({', '.join(sorted(self._refused))})",
                 hint="check the key and its permissions: --api-key, --keys, or the provider's environment variable",
             )
-        cooling = self.cooldown_cache.get_active_cooldowns(model_ids=names, parent_otel_span=None)
-        if len(cooling) < len(names):
-            return 0.0
-        # never 0: litellm removes the entry by its own clock, which can be slightly later
-        return max(0.01, min(entry["timestamp"] + entry["cooldown_time"] for _, entry in cooling) - time.time())
+        cooling = self._cooling(names)
+        return min(cooling.values()) if len(cooling) == len(names) else 0.0
+
+    def _cooling(self, names: Sequence[str]) -> dict[str, float]:
+        """The deployments of ``names`` that are in cooldown, with the seconds left.
+
+        litellm has the cooldowns too, for its choice of a key, but by the wall clock, which may be set back. So they
+        are measured here, and litellm's entry is deleted at the end.
+        """
+        now, found = time.monotonic(), {}
+        for name in names:
+            if (until := self._cooldown_ends.get(name, now)) > now:
+                found[name] = until - now
+            elif self._cooldown_ends.pop(name, None) is not None:
+                self._forget_cooldown(name)
+        return found
+
+    def _forget_cooldown(self, name: str) -> None:
+        self.cooldown_cache.cooldown_store.delete_cache(self.cooldown_cache.get_cooldown_cache_key(name))
 
     def record_reply(self, role: CallRole, name: str) -> None:
         """Record that the deployment called ``name`` has just replied to ``role``."""
@@ -199,20 +214,20 @@ class CooldownRouter(litellm.Router):  # type: ignore[name-defined]
         """Put a key in cooldown, in every role that uses it for this model. ``seconds`` 0: exponential back-off."""
         limited = self.deployments[name]
         names = [name for name, d in self.deployments.items() if _is_same_key(d, limited) and d.model == limited.model]
-        cooling = dict(self.cooldown_cache.get_active_cooldowns(model_ids=names, parent_otel_span=None))
+        cooling = self._cooling(names)
         if not seconds:
             if cooling:
                 return  # several calls got the same 429: count it once
             seconds = min(_MAX_COOLDOWN, _FIRST_COOLDOWN * 2 ** self._consecutive_429[limited.label])
         self._consecutive_429[limited.label] += not cooling
-        if any(entry["timestamp"] + entry["cooldown_time"] >= time.time() + seconds for entry in cooling.values()):
+        if any(left >= seconds for left in cooling.values()):
             return  # an earlier 429 set a longer cooldown
         for name in names:
             self._cool(name, seconds)
 
     def _cool(self, name: str, seconds: float) -> None:
-        # litellm does not extend a cooldown that has started, so start a new one
-        self.cooldown_cache.cooldown_store.delete_cache(self.cooldown_cache.get_cooldown_cache_key(name))
+        self._cooldown_ends[name] = time.monotonic() + seconds
+        self._forget_cooldown(name)  # litellm does not extend a cooldown that has started, so start a new one
         self.cooldown_cache.add_deployment_to_cooldown(name, RuntimeError("rate-limited"), 429, seconds)
 
     def _disable_key(self, name: str, reason: str) -> None:
@@ -241,7 +256,11 @@ def retry_after(error: Any) -> float:
         seconds = float(text)
     except ValueError:
         try:
-            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+            until = email.utils.parsedate_to_datetime(text)
+            # by the server's clock, if the reply says what it shows: that of this machine may be wrong
+            sent = headers.get("date", "")
+            now = email.utils.parsedate_to_datetime(sent).timestamp() if sent else time.time()
+            seconds = until.timestamp() - now
         except (ValueError, OverflowError):
             stated = _RETRY_DELAY.search(rejections.text_of(error))  # in the body of Gemini's 429
             seconds = float(stated[1]) if stated else 0.0

@@ -97,8 +97,9 @@ class KeyRing:
         redaction.remember(self._keys)
         others = redaction.secrets_of(environ)
         self._secrets = Secrets(self._keys | others)
-        opaque = {value for value in others if re.fullmatch(r"[\w+/=.~-]{20,}", value)}  # litellm may send them as well
-        self._reply_secrets = Secrets({key for key in self._keys if len(key) >= FRAGMENT} | opaque)
+        self._reply_secrets = Secrets({key for key in self._keys if len(key) >= FRAGMENT}, whole=True)
+        self.masked_replies = 0
+        """Number of model replies in which a key was masked."""
         words = sorted((key for key in self._keys if len(key) < SHORTEST), key=len, reverse=True)
         self._short_keys = re.compile("|".join(rf"(?<!\w){re.escape(key)}(?!\w)" for key in words)) if words else None
 
@@ -197,8 +198,14 @@ class KeyRing:
         return self._short_keys.sub(MASK, text) if self._short_keys else text
 
     def redact_reply(self, text: str) -> str:
-        """``text`` without keys, except keys shorter than :data:`FRAGMENT`: a reply may contain such words ("test")."""
-        return self._reply_secrets.redact(text)
+        """``text`` without whole keys of this ring, which :attr:`masked_replies` counts.
+
+        Keys shorter than :data:`FRAGMENT` stay, because a reply may contain such words ("test"). So do pieces of keys
+        and other secrets of the environment: what a model writes must not depend on the shell.
+        """
+        masked = self._reply_secrets.redact(text)
+        self.masked_replies += masked != text
+        return masked
 
 
 def price_fields(prices: Mapping[str, Sequence[float]], *names: str) -> dict[str, float]:

@@ -21,8 +21,16 @@ from typing import Any
 
 from memskill_cli.errors import BudgetExceededError, RunError
 from memskill_cli.types import Usage
-from memskill_cli.utils.files import append_line, read_jsonl
+from memskill_cli.utils.files import append_line, check_owned
+from memskill_cli.utils.rows import AMOUNT, COUNT, FLAG, TEXT, optional, read_rows
 
+_LINE = {
+    **{name: optional(TEXT) for name in ("scope", "id", "role")},
+    **{name: optional(COUNT) for name in ("prompt_tokens", "completion_tokens")},
+    "cached": optional(FLAG),
+    "usd": optional(AMOUNT),
+}
+"""What is read of a line of ``usage.jsonl``."""
 _POLL = 0.05
 """Seconds between two checks of a call that waits for budget."""
 
@@ -81,7 +89,7 @@ class Ledger:
         self._roles: Counter[str] = Counter()
         self._max_usd: defaultdict[str, float] = defaultdict(float)  # by role, US dollars
         self._ids: set[str] = set()
-        for row in read_jsonl(self.path) if self.path else ():
+        for row in read_rows(self.path, _LINE) if self.path else ():
             if row.get("scope") == scope:
                 self._add(row)
 
@@ -112,6 +120,7 @@ class Ledger:
         row = {name: value for name, value in bill.items() if name != "owner"}
         if self.path is None:
             return
+        check_owned(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             append_line(self.path, row)

@@ -28,7 +28,7 @@ from memskill_cli.llm.adaptive_limiter import AdaptiveLimiter
 from memskill_cli.llm.key_cooldown import MAX_WAIT, CooldownRouter, failed_deployment
 from memskill_cli.llm.keys import CallRole, Deployment
 from memskill_cli.llm.reply_shapes import content_of, ordered_rows, read_stream, refusal_of
-from memskill_cli.llm.transport import AttemptError, AttemptTrace, UnreachableError, track_attempt
+from memskill_cli.llm.transport import AttemptError, AttemptTrace, LocalLimitError, UnreachableError, track_attempt
 
 litellm = import_litellm()
 
@@ -176,6 +176,10 @@ class RetryingRouter(CooldownRouter):
         refused = trace.status == 200 and isinstance(error, _NOT_RETRYABLE) and not rejections.concerns_prompt(error)
         if not trace.error and not refused:
             return error
+        if isinstance(trace.error, LocalLimitError) and trace.error.__cause__:
+            limit = trace.error.__cause__
+            limit.failed_deployment_id = failed_deployment(error)  # type: ignore[attr-defined]
+            return limit  # type: ignore[return-value]
         retryable = _bad_gateway(str(trace.error or error), role)
         retryable.failed_deployment_id = failed_deployment(error)  # type: ignore[attr-defined]
         return retryable

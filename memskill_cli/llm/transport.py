@@ -22,6 +22,7 @@ import httpx
 from memskill_cli.llm import import_litellm
 from memskill_cli.llm.wire_shapes import as_stream, mend
 from memskill_cli.utils import process
+from memskill_cli.utils.resource_limits import limit_reached
 
 MAX_BYTES = 16 * 2**20
 """Maximum size of a reply in bytes."""
@@ -39,6 +40,11 @@ class AttemptError(httpx.TransportError):
 
 class UnreachableError(AttemptError):
     """An attempt got no byte of a reply: the connection was refused or closed."""
+
+
+class LocalLimitError(AttemptError):
+    """An attempt failed because of a limit of this machine; ``__cause__`` is the ResourceLimitError. It says nothing
+    about the server."""
 
 
 @dataclass
@@ -94,6 +100,9 @@ class BoundedTransport(httpx.AsyncBaseTransport):
         except httpx.TimeoutException:
             raise
         except _BROKEN as error:
+            if limit := limit_reached(error):
+                trace.error = LocalLimitError(limit.message)
+                raise trace.error from limit
             trace.error = UnreachableError(f"connection failed: {error or type(error).__name__}")
             raise trace.error from error
         trace.status = response.status_code

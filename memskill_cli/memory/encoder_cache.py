@@ -9,25 +9,30 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
-from filelock import FileLock
 
 from memskill_cli.errors import EncoderError
 from memskill_cli.types import Vector
-
-T = TypeVar("T")
+from memskill_cli.utils.shared_database import SharedDatabase
 
 FILE_NAME = "embeddings.sqlite3"
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_PATIENCE = 5.0
+"""Seconds to wait for a lock. The worker thread of an encoder waits, not the event loop."""
 _KEYS_PER_QUERY = 500
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS encoders (name TEXT PRIMARY KEY, dim INTEGER NOT NULL);
-"""
+_WIDEST = 1_000_000
+_UNIT_ERROR = 1e-3
+# Checksums have a table of their own, so that older versions can use the same file.
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS encoders (name TEXT PRIMARY KEY, dim INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS checksums (key BLOB PRIMARY KEY, checksum BLOB NOT NULL) WITHOUT ROWID",
+)
+_QUERY = "SELECT key, vector, checksum FROM vectors LEFT JOIN checksums USING (key) WHERE key IN (%s)"
 
 
 def content_key(encoder: str, side: str, text: str) -> bytes:
@@ -66,106 +71,103 @@ class NoCache:
 class EncoderCache:
     """Vectors of all encoders, in ``<folder>/embeddings.sqlite3``; without a folder, in RAM only.
 
+    Each vector has a checksum with its key. One that does not fit is not used, so that the text is encoded again. Rows
+    of older versions have no checksum; they count if they have the form of a unit vector.
+
     Not thread-safe: :class:`~memskill_cli.memory.encoders.CachedEncoder` holds a lock. ``notice`` is called when a
-    damaged file was renamed. EncoderError if the file cannot be opened, read or written.
+    damaged file was renamed, when vectors were damaged, and while the file is locked by another process: then nothing
+    is found and nothing is stored. EncoderError if the file cannot be opened, read or written.
     """
 
     def __init__(self, folder: Path | None, notice: Callable[[str], None]) -> None:
         self._path = folder / FILE_NAME if folder else None
         self._notice = notice
-        self._db = self._open()
+        self._said = False
+        with self._errors():
+            self._db = SharedDatabase(
+                self._path, _prepare, what="embedding cache", notice=notice, patience=_PATIENCE, backup=_backup
+            )
 
     def get(self, keys: Iterable[bytes]) -> dict[bytes, Vector]:
-        """The cached vectors, (D,) each. Missing keys are omitted."""
+        """The cached vectors, (D,) each. Missing keys, and those of damaged vectors, are omitted."""
+        wanted = list(keys)
 
-        def read() -> dict[bytes, Vector]:
-            found: dict[bytes, Vector] = {}
-            for chunk in _chunks(keys):
-                query = f"SELECT key, vector FROM vectors WHERE key IN ({', '.join('?' * len(chunk))})"  # noqa: S608
-                found |= {key: np.frombuffer(blob, "<f4") for key, blob in self._db.execute(query, chunk)}
-            return found
+        def read(db: sqlite3.Connection) -> list[tuple[bytes, Any, Any]]:
+            return [row for chunk in _chunks(wanted) for row in db.execute(_QUERY % ", ".join("?" * len(chunk)), chunk)]
 
-        return self._with_recovery(read)
+        rows: list[tuple[bytes, Any, Any]] = []
+        with self._errors():
+            rows = self._db.read(read, rows)
+        found = {key: np.frombuffer(blob, "<f4") for key, blob, known in rows if _is_sound(key, blob, known)}
+        if len(found) < len(rows) and not self._said:
+            self._said = True
+            self._notice(f"{self._path}: vectors are damaged; their texts are encoded again")
+        return found
 
     def put(self, encoder: str, vectors: Mapping[bytes, Vector]) -> None:
         """Store vectors of one encoder and one dimension, durably, in one transaction."""
-        rows = [(key, np.ascontiguousarray(vector, "<f4").tobytes()) for key, vector in vectors.items()]
+        blobs = {key: np.ascontiguousarray(vector, "<f4").tobytes() for key, vector in vectors.items()}
         dim = len(next(iter(vectors.values())))
+        checks = [(key, _checksum(key, blob)) for key, blob in blobs.items()]
 
-        def write() -> None:
-            with self._db:
-                self._db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
-                self._db.execute("INSERT OR REPLACE INTO encoders VALUES (?, ?)", (encoder, dim))
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                db.executemany("INSERT OR REPLACE INTO vectors (key, vector) VALUES (?, ?)", blobs.items())
+                db.executemany("INSERT OR REPLACE INTO checksums VALUES (?, ?)", checks)
+                db.execute("INSERT OR REPLACE INTO encoders (name, dim) VALUES (?, ?)", (encoder, dim))
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
 
-        self._with_recovery(write)
+        with self._errors():
+            self._db.write(write)
 
     def dim(self, encoder: str) -> int | None:
         """The dimension of an encoder's vectors; None if it has not encoded anything yet."""
-
-        def read() -> int | None:
-            row = self._db.execute("SELECT dim FROM encoders WHERE name = ?", (encoder,)).fetchone()
-            return row[0] if row else None
-
-        return self._with_recovery(read)
+        query = "SELECT dim FROM encoders WHERE name = ?"
+        with self._errors():
+            row = self._db.read(lambda db: db.execute(query, (encoder,)).fetchone(), None)
+        return row[0] if row and isinstance(row[0], int) and 0 < row[0] <= _WIDEST else None
 
     def close(self) -> None:
         self._db.close()
 
-    def _open(self) -> sqlite3.Connection:
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            if self._path is None:
-                return self._connect()
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # SQLite does not wait when two processes enable the write-ahead log of a new file at the same time.
-            with FileLock(f"{self._path}.lock", poll_interval=0.01):
-                return self._connect()
-        except sqlite3.DatabaseError as error:
-            if not self._is_damaged(error):
-                raise self._error(error) from error
-            self._rename_damaged(error)
-            return self._connect()
-        except OSError as error:
-            raise self._error(error) from error
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise EncoderError(
+                f"the embedding cache {self._path}: {error}",
+                hint="check that the folder is writable and the disk is not full",
+            ) from error
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path or ":memory:", timeout=60, check_same_thread=False)
-        try:
-            db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}")
-        except sqlite3.Error:
-            db.close()
-            raise
-        return db
 
-    def _with_recovery(self, work: Callable[[], T]) -> T:
-        """Do ``work``. If the file is damaged, replace it and do ``work`` again."""
-        try:
-            return work()
-        except sqlite3.DatabaseError as error:
-            if not self._is_damaged(error):
-                raise self._error(error) from error
-            self._db.close()
-            self._rename_damaged(error)
-            self._db = self._connect()
-            return work()
+def _prepare(db: sqlite3.Connection) -> None:
+    for statement in _SCHEMA:
+        db.execute(statement)
 
-    def _is_damaged(self, error: sqlite3.DatabaseError) -> bool:
-        return self._path is not None and error.sqlite_errorcode & 0xFF in _DAMAGED
 
-    def _rename_damaged(self, error: sqlite3.Error) -> None:
-        assert self._path is not None
-        number = 1
-        while (backup := self._path.with_suffix(f".broken-{number}")).exists():
-            number += 1
-        self._path.rename(backup)
-        for suffix in ("-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        self._notice(f"the embedding cache was damaged ({error}): it was renamed to {backup} and a new one was created")
+def _backup(path: Path) -> Path:
+    names = (path.with_suffix(f".broken-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
 
-    def _error(self, error: Exception) -> EncoderError:
-        return EncoderError(
-            f"the embedding cache {self._path}: {error}",
-            hint="check that the folder is writable and the disk is not full",
-        )
+
+def _checksum(key: bytes, blob: bytes) -> bytes:
+    return hashlib.blake2b(key + blob, digest_size=8).digest()
+
+
+def _is_sound(key: bytes, blob: Any, known: Any) -> bool:
+    """Whether a row is as it was written: by its checksum; in one without, by the form of a unit vector."""
+    if not isinstance(blob, bytes) or not blob or len(blob) % 4:
+        return False
+    if known is not None:
+        return bool(known == _checksum(key, blob))
+    length = float(np.square(np.frombuffer(blob, "<f4"), dtype=np.float64).sum())
+    return length == 0 or abs(length - 1) < _UNIT_ERROR
 
 
 def _chunks(keys: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -26,6 +26,7 @@ from memskill_cli.errors import MemoryBankError
 from memskill_cli.memory.chroma import connect, is_server
 from memskill_cli.memory.stored_bank import SPACES, StoredBank
 from memskill_cli.types import Action, Matrix, MemoryItem, MemoryVersion, Provenance
+from memskill_cli.utils.resource_limits import limit_reached
 
 if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
@@ -63,7 +64,9 @@ class MemoryStore:
     def __init__(self, location: Path | str, notice: Callable[[str], None] = lambda text: None) -> None:
         self._location, self._notice = str(location), notice
         self._lock = threading.Lock()  # one bank at a time: a read may reopen the client
-        self._hint = "check that the folder is writable and the disk is not full"
+        self._hint = (
+            "check that the folder is writable, the disk is not full, and no limit of the shell is reached (ulimit -n)"
+        )
         if is_server(location):
             self._hint = "check that a Chroma server is running there: chroma run --path FOLDER --port PORT"
         with self._wrap_errors("opened"):
@@ -200,8 +203,10 @@ class MemoryStore:
         except MemoryBankError:
             raise
         except Exception as error:
+            limit = limit_reached(error)
             raise MemoryBankError(
-                f"{self._location}: memory could not be {action}: {_first_line(error)}", hint=self._hint
+                f"{self._location}: memory could not be {action}: {limit.message if limit else _first_line(error)}",
+                hint=limit.hint if limit else self._hint,
             ) from error
 
 

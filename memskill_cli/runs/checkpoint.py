@@ -25,13 +25,22 @@ from torch import Tensor
 from memskill_cli.agent.controller import Controller
 from memskill_cli.agent.hard_cases import HardCase
 from memskill_cli.errors import CheckpointError, MemskillError
+from memskill_cli.runs.run_dir import has_id, id_of
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.utils import files
+from memskill_cli.utils.rows import COUNT, NUMBER, fault, list_of, optional, or_null, table_of
 
 FORMAT = 2
 TENSORS = ("controller.safetensors", "optimizer.safetensors")
 FILES = (*TENSORS, "state.json")
 UPGRADE = "pip install -U memskill"
+_SIZES = ("dim", "skill_dim", "hidden")
+_WIDEST = 1_000_000
+_VALUES = {
+    **dict.fromkeys((*_SIZES, "window_start"), COUNT),
+    "rewards": or_null(list_of(NUMBER)),
+    "held_out": optional(table_of(or_null(NUMBER))),
+}
 _STATE = {"dim": int, "hidden": int, "window_start": int, "hard_cases": list, "rewards": list}
 
 
@@ -51,6 +60,8 @@ class Checkpoint:
     bank: SkillBank
     state: dict[str, Any]
     digest: str = ""
+    run: str = ""
+    """The id of the run that it belongs to; "" in checkpoints of older versions."""
 
     @property
     def skill_dim(self) -> int:
@@ -75,9 +86,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     try:
         for name, content in contents.items():
             files.write_atomic(temporary / name, content)
-        files.write_json(
-            temporary / "checkpoint.json", {"format": FORMAT, "done": checkpoint.num_updates, "sha256": digests}
-        )
+        run = {"run": checkpoint.run} if checkpoint.run else {}
+        record = {"format": FORMAT, "done": checkpoint.num_updates, **run, "sha256": digests}
+        files.write_json(temporary / "checkpoint.json", record)
         _commit(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -115,8 +126,12 @@ def remove_stale(folder: Path) -> None:
 
 
 def load(folder: Path) -> Checkpoint:
-    """The checkpoint in ``folder``. Raises CheckpointError, which names the missing, damaged or too new file."""
+    """The checkpoint in ``folder``. Raises CheckpointError, which names the missing, damaged or too new file.
+
+    One that lies in a run's directory must be of that run.
+    """
     record = _record(folder / "checkpoint.json")
+    _check_run(folder, record)
     contents = {name: _content(folder / name, record["sha256"][name]) for name in FILES}
     done, bank, state = _state(folder / "state.json", contents["state.json"], record)
     if folder.name.isdigit() and int(folder.name) != done:
@@ -127,7 +142,21 @@ def load(folder: Path) -> Checkpoint:
     if optimizer:  # empty before the first update
         _check_tensors(folder / TENSORS[1], optimizer, _expected_adam(controller))
     digest = hashlib.sha256(files.to_json(record["sha256"])).hexdigest()[:12]
-    return Checkpoint(done, controller, optimizer, bank, state, digest)
+    return Checkpoint(done, controller, optimizer, bank, state, digest, record.get("run", ""))
+
+
+def _check_run(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raise CheckpointError if ``folder`` is in a run's directory and the checkpoint names another run.
+
+    Runs of older versions have no id and checkpoints without a name.
+    """
+    manifest = folder.absolute().parents[1]
+    named, own = record.get("run", ""), id_of(manifest)
+    if own and named != own and (named or has_id(manifest)):
+        raise CheckpointError(
+            f"{folder}: the checkpoint is of another run",
+            hint="evaluate it in its own run, or start a new run from that one: memskill train --init-from RUN",
+        )
 
 
 def _record(file: Path) -> dict[str, Any]:
@@ -137,7 +166,9 @@ def _record(file: Path) -> dict[str, Any]:
         if record["format"] > FORMAT:
             message = f"{file}: format {record['format']} is newer than this memskill supports ({FORMAT})"
             raise CheckpointError(message, hint=UPGRADE)
-        if record["format"] < 1 or not all(isinstance(record["sha256"][name], str) for name in FILES):
+        if record["format"] < 1 or not all(
+            isinstance(text, str) for text in (record.get("run", ""), *(record["sha256"][name] for name in FILES))
+        ):
             raise ValueError("no format and digests")
     except OSError as error:
         raise CheckpointError(f"{file}: the checkpoint is incomplete: {error.strerror}") from None
@@ -168,10 +199,12 @@ def _state(file: Path, content: bytes, record: Mapping[str, Any]) -> tuple[int, 
         for name, kind in _STATE.items():
             if not isinstance(state[name], kind) and (record["format"] > 1 or name != "rewards"):
                 raise TypeError(f"{name} is no {kind.__name__}")
-        if not isinstance(state.setdefault("skill_dim", state["dim"]), int) or state["skill_dim"] < 1:
-            raise ValueError(f"skill_dim {state['skill_dim']} is out of range")
-        if done != record["done"] or done < 0 or state["dim"] < 1 or state["hidden"] < 1:
-            raise ValueError(f"done {done}, dim {state['dim']}, hidden {state['hidden']} are out of range")
+        state.setdefault("skill_dim", state["dim"])
+        if problem := fault(state, _VALUES):
+            raise ValueError(problem)
+        if done != record["done"] or done < 0 or not all(1 <= state[name] <= _WIDEST for name in _SIZES):
+            sizes = ", ".join(f"{name} {state[name]}" for name in _SIZES)
+            raise ValueError(f"done {done}, {sizes} are out of range")
         for row in state["hard_cases"]:
             HardCase.from_row(row)
     except (ValueError, KeyError, TypeError, AttributeError, MemskillError) as error:
@@ -205,6 +238,8 @@ def _check_tensors(file: Path, found: Mapping[str, Tensor], expected: Mapping[st
             actual = f"{tensor.dtype} {tuple(tensor.shape)}"
             wanted = f"torch.float32 {tuple(expected[name].shape)}"
             raise CheckpointError(f"{file}: tensor {name} is {actual}, not {wanted}")
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{file}: tensor {name} has values that are NaN or infinite")
 
 
 def _expected_adam(controller: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +21,7 @@ from memskill_cli.utils import files
 from memskill_cli.utils.locks import is_held, locked
 from memskill_cli.utils.redaction import redact
 from memskill_cli.utils.registry import loaded_plugins
+from memskill_cli.utils.rows import COUNT, NUMBER, TEXT, check, table_of
 
 FORMAT = 1
 UNTRAINED = "untrained"
@@ -43,6 +45,20 @@ class RunManifest:
     plugins: dict[str, str] = field(default_factory=dict)
     """File names of the run's plug-ins, each with its sha256. Only names, so that a run directory cannot choose code
     to run."""
+    id: str = ""
+    """A random name, made at creation, that its checkpoints bear; "" in runs of older versions."""
+    number: int = 0
+    """Place of the run in the order of creation in its folder, from 1; 0 in runs of older versions."""
+
+
+_MANIFEST = {
+    "format": COUNT,
+    **dict.fromkeys(("memskill", "dataset", "data_digest", "status", "created", "updated"), TEXT),
+    "seed": NUMBER,
+    **dict.fromkeys(("prompts", "id"), TEXT._replace(required=False)),
+    "plugins": table_of(TEXT)._replace(required=False),
+    "number": COUNT._replace(required=False),
+}
 
 
 class RunDir:
@@ -62,6 +78,7 @@ class RunDir:
         self.memory = path / "memory"
         self.evals = path / "evals"
         self.log = path / "logs" / "memskill.log"
+        self._new_id = ""  # before the manifest is written
 
     @classmethod
     def create(
@@ -78,6 +95,7 @@ class RunDir:
         Raises RunError if the name is taken or is no plain folder name.
         """
         run = cls(runs_dir / name)
+        run._new_id = secrets.token_hex(8)
         if not _is_plain(name):
             raise RunError(f"{name[:200]!r} cannot name a run: it must be a plain folder name, at most 100 bytes long")
         with run.lock():
@@ -92,7 +110,9 @@ class RunDir:
             now = _now()
             facts = (FORMAT, __version__, settings.dataset, data_digest, settings.seed, status, now, now)
             made_with = {plugin.name: plugin.sha256 for plugin in loaded_plugins()}
-            run._write(RunManifest(*facts, prompts=prompts.digest(designer=True), plugins=made_with))
+            order = 1 + max((_order(other.parent)[0] for other in runs_dir.glob("*/run.json")), default=0)
+            wording = prompts.digest(designer=True)
+            run._write(RunManifest(*facts, prompts=wording, plugins=made_with, id=run._new_id, number=order))
         return run
 
     @classmethod
@@ -110,9 +130,14 @@ class RunDir:
     def manifest(self) -> RunManifest:
         file = self.path / "run.json"
         try:
-            return RunManifest(**orjson.loads(file.read_bytes()))
-        except (OSError, orjson.JSONDecodeError, TypeError) as error:
-            raise RunError(f"{file}: not a valid manifest: {error}") from None
+            return RunManifest(**check(orjson.loads(file.read_bytes()), _MANIFEST, "a wrong value"))
+        except (OSError, orjson.JSONDecodeError, TypeError, RunError) as error:
+            raise RunError(f"{file}: not a valid manifest: {error}", hint="restore the file from a copy") from None
+
+    @property
+    def id(self) -> str:
+        """The name that the checkpoints of this run bear: random; in runs of older versions, the time of creation."""
+        return self._new_id or id_of(self.path)
 
     @property
     def status(self) -> str:
@@ -155,8 +180,10 @@ class RunDir:
         self.log.parent.mkdir(parents=True, exist_ok=True)
 
         def log(text: str) -> None:
-            with suppress(OSError), self.log.open("a", encoding="utf-8") as file:
-                print(f"{_now()} {os.getpid()} {_in_one_line(redact(text))}", file=file)
+            with suppress(OSError, RunError):
+                files.check_owned(self.log)
+                with self.log.open("a", encoding="utf-8") as file:
+                    print(f"{_now()} {os.getpid()} {_in_one_line(redact(text))}", file=file)
 
         def log_and_notice(text: str) -> None:
             log(text)
@@ -176,8 +203,9 @@ class RunDir:
 
     def _write(self, manifest: RunManifest) -> None:
         table = asdict(manifest)
-        if not manifest.plugins:
-            del table["plugins"]  # the same file as in versions without plug-ins
+        for name in ("plugins", "id", "number"):
+            if not table[name]:
+                del table[name]  # the same file as in versions without it
         files.write_json(self.path / "run.json", table)
 
 
@@ -196,7 +224,7 @@ def find_run(runs_dir: Path, name: str | None, *, trained: bool = False) -> Path
     candidates = [run for run in runs.values() if run.name != UNTRAINED]
     if trained:
         candidates = [run for run in candidates if any(run.glob("checkpoints/[0-9]*/checkpoint.json"))]
-    return max(candidates, key=lambda run: (created_at(run), run.name), default=None)
+    return max(candidates, key=_order, default=None)
 
 
 def true_status(run: Path, recorded: str) -> str:
@@ -213,10 +241,32 @@ def new_name(runs_dir: Path, dataset: str) -> str:
 
 def created_at(run: Path) -> str:
     """The creation time of the run in this folder, which identifies it; "" if the manifest has none."""
+    return str(_manifest_table(run).get("created", ""))
+
+
+def id_of(run: Path) -> str:
+    """The id of the run in this folder: that of its manifest, else its time of creation; "" without a manifest."""
+    return str(_manifest_table(run).get("id") or created_at(run))
+
+
+def has_id(run: Path) -> bool:
+    """Whether the run in this folder was made by a version whose checkpoints name their run."""
+    return bool(_manifest_table(run).get("id"))
+
+
+def _order(run: Path) -> tuple[int, str, str]:
+    """Sorts runs by their creation. The clock decides only among runs that have the same number."""
+    number = _manifest_table(run).get("number")
+    return number if COUNT.accepts(number) else 0, created_at(run), run.name  # type: ignore[return-value]
+
+
+def _manifest_table(run: Path) -> dict[str, Any]:
+    """The content of ``run.json``, unchecked; empty if it is missing or damaged."""
     try:
-        return str(orjson.loads((run / "run.json").read_bytes())["created"])
-    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError):
-        return ""
+        table = orjson.loads((run / "run.json").read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return table if isinstance(table, dict) else {}
 
 
 def _is_plain(name: str) -> bool:
@@ -231,11 +281,3 @@ def _in_one_line(text: str) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def read_json(file: Path) -> Any:
-    """The content of a JSON file of a run. Raises RunError, which names the file."""
-    try:
-        return orjson.loads(file.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise RunError(f"{file}: {error}") from None

@@ -19,8 +19,9 @@ from typing import Any, Literal, Protocol
 
 from memskill_cli.config import Config, to_toml
 from memskill_cli.errors import TrackerError, UsageError
-from memskill_cli.runs.run_dir import RunDir, read_json
+from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.utils import files, process
+from memskill_cli.utils.rows import TEXT, read_object
 
 Kind = Literal["none", "tensorboard", "wandb"]
 PROJECT = "memskill"
@@ -206,7 +207,7 @@ def _wandb_id(run: RunDir) -> str:
     file = run.path / "wandb.json"
     if not file.exists():
         files.write_json(file, {"id": secrets.token_hex(6)})
-    return str(read_json(file)["id"])
+    return str(read_object(file, {"id": TEXT}, hint="delete the file")["id"])
 
 
 def _indented(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from memskill_cli.agent.prompts import messages, template
 from memskill_cli.config import JudgePrompt
 from memskill_cli.datasets.base import ABSTENTION, Dataset
@@ -44,9 +46,9 @@ async def judge(
         truth=truth,
         answer=answer,
     )
-    return (
-        await llm.ask("judge", asked, parse=_parse, grammar=judge_grammar(), reuse_cached_error=reuse_cached_error)
-    ).value
+    parse = partial(_parse, answer=answer)
+    reply = await llm.ask("judge", asked, parse=parse, grammar=judge_grammar(), reuse_cached_error=reuse_cached_error)
+    return reply.value
 
 
 def _rule(dataset: Dataset, category: str, prompt: JudgePrompt) -> str:
@@ -58,5 +60,5 @@ def _rule(dataset: Dataset, category: str, prompt: JudgePrompt) -> str:
     return dataset.judge_prompt(category) if prompt == "category" or category == ABSTENTION else ""
 
 
-def _parse(text: ReplyText) -> float:
-    return parse_verdict(text, cut=text.cut)
+def _parse(text: ReplyText, *, answer: str) -> float:
+    return parse_verdict(text, cut=text.cut, answer=answer)

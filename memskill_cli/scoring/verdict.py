@@ -2,8 +2,9 @@
 
 Read are JSON objects with a score, with or without errors, and lines such as ``**Score:** 1``. Models show the form
 before they fill it in, and change their minds: the last complete verdict counts. An explanation may quote the judged
-answer, whose author may have put a verdict into it. So nothing inside the strings of sound JSON is read, and of an
-object with errors that has two different scores none is taken.
+answer, whose author may have put a verdict into it. So nothing inside the strings of sound JSON is read, of an object
+with errors that has two different scores none is taken, and what stands in the judged answer word for word is a
+quotation and no verdict, wherever the judge repeats it.
 """
 
 from __future__ import annotations
@@ -63,14 +64,15 @@ class Verdict(NamedTuple):
     quoted: bool = False
 
 
-def parse_verdict(text: str, *, cut: bool = False) -> float:
-    """The score of a judge's reply: that of its last complete verdict.
+def parse_verdict(text: str, *, cut: bool = False, answer: str = "") -> float:
+    """The score of a judge's reply: that of its last complete verdict. ``answer`` is the judged answer.
 
     Of a reply that the token limit has ``cut`` only a whole JSON object at its beginning is taken: anything else may be
     a thought, or half a number. Raises UnreadableReplyError where there is no verdict, or where the last one is not 0,
     0.5 or 1 (a 10, a NaN, a true): such a reply is asked again and counted, and never taken for a 0.
     """
-    verdicts = _first_object(text) if cut else _verdicts(text[-MAX_CHARS:])
+    quoted = _squeezed(answer)
+    verdicts = _first_object(text, quoted) if cut else _verdicts(text[-MAX_CHARS:], quoted)
     last = max(verdicts, key=lambda verdict: (not verdict.quoted, verdict.end), default=None)
     if last is None and cut:
         raise UnreadableReplyError(f"the reply was cut by the token limit before its verdict; {ADVICE}")
@@ -79,16 +81,28 @@ def parse_verdict(text: str, *, cut: bool = False) -> float:
     return last.score
 
 
-def _first_object(text: str) -> Iterator[Verdict]:
+def _squeezed(text: str) -> str:
+    """``text`` without white space, in small letters, for comparing quotations."""
+    return "".join(text.split()).lower()
+
+
+def _is_quotation(text: str, quoted: str) -> bool:
+    return bool(quoted) and _squeezed(text) in quoted
+
+
+def _first_object(text: str, quoted: str) -> Iterator[Verdict]:
     """The verdict of the object that a reply begins with, unless it only shows the form."""
     opening = _FENCE.match(text)
     found = _decode(text, opening.end()) if opening else None
-    if opening and found and not _EXAMPLE.fullmatch(str(found[0].get("explanation", ""))):
+    if not opening or not found or _is_quotation(text[opening.end() : found[1]], quoted):
+        return
+    if not _EXAMPLE.fullmatch(str(found[0].get("explanation", ""))):
         yield from _of_object(text, opening.end(), *found)
 
 
-def _verdicts(text: str) -> Iterator[Verdict]:
-    """All verdicts: of JSON objects, of objects with errors, and of lines outside of both.
+def _verdicts(text: str, quoted: str) -> Iterator[Verdict]:
+    """All verdicts that are not in the judged answer (``quoted``): of JSON objects, of objects with
+    errors, and of lines outside of both.
 
     Prose behind them all that speaks of another score makes the reply one that cannot be read.
     """
@@ -102,15 +116,18 @@ def _verdicts(text: str) -> Iterator[Verdict]:
         else:
             end = _end_of_broken(text, at)
             found_here = list(_of_broken(text, at, end))
-        verdicts += found_here
+        if not _is_quotation(text[at:end], quoted):
+            verdicts += found_here
         prose[at:end] = " " * (end - at)
         at = end
     rest = "".join(prose)
     for form in (_LINE, _TAG, _REST):
-        verdicts += [Verdict(found.end(), _number(found)) for found in form.finditer(rest)]
+        stated = (found for found in form.finditer(rest) if not _is_quotation(found[0], quoted))
+        verdicts += [Verdict(found.end(), _number(found)) for found in stated]
     last = max((verdict for verdict in verdicts if not verdict.quoted), default=None)
     if last is not None:
-        later = [_number(found) for found in _MENTION.finditer(rest, last.end)]
+        mentions = _MENTION.finditer(rest, last.end)
+        later = [_number(found) for found in mentions if not _is_quotation(found[0], quoted)]
         verdicts += [Verdict(len(text), None)] * any(score != last.score for score in later)
     yield from verdicts
 

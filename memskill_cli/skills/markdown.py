@@ -156,7 +156,8 @@ def _from_front_matter(front: str, body: str) -> Skill:
         ):  # ten nested aliases can expand to 10^9 values
             raise SkillBankError("the front matter has an alias (*name); aliases are not supported")
         fields = yaml.safe_load(front)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-99-99
+    # Others than YAMLError: a date such as 2026-99-99, or a tag that does not fit its value, such as "!!bool maybe".
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError, OverflowError) as error:
         raise SkillBankError(f"the front matter is not YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(fields, dict):
         raise SkillBankError("the front matter is not a list of keys and values")

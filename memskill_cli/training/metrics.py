@@ -13,7 +13,19 @@ import numpy as np
 from memskill_cli.skills.bank import SkillBank
 from memskill_cli.training.ppo import PPOStats
 from memskill_cli.types import Episode, Usage
+from memskill_cli.utils.rows import AMOUNT, COUNT, NUMBER, optional, table_of
 
+LINE = {
+    "outer": optional(COUNT),
+    "inner": optional(COUNT),
+    "stage": COUNT,
+    "episode_reward_mean": NUMBER,
+    "llm_calls": NUMBER,
+    "cost_usd": AMOUNT,
+    **{name: optional(AMOUNT) for name in ("prompt_tokens", "completion_tokens", "seconds", "steps", "cached_calls")},
+    "skill_usage": optional(table_of(NUMBER)),
+}
+"""What is read of a line of ``metrics.jsonl``. A line without ``outer`` and ``inner`` is damaged and is left out."""
 _BILL = ("prompt_tokens", "completion_tokens", "cost_usd")
 _DIGITS = 10
 """Decimal places of dollar amounts, so that a sum of prices is the same in any order."""

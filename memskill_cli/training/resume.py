@@ -12,6 +12,7 @@ from memskill_cli.runs import checkpoint
 from memskill_cli.skills import stages
 from memskill_cli.training import metrics
 from memskill_cli.utils import files
+from memskill_cli.utils.rows import fault, numbered_rows
 
 if TYPE_CHECKING:
     from memskill_cli.training.trainer import Trainer
@@ -79,8 +80,12 @@ def _drop_steps(file: Path, done: int, inner_epochs: int) -> None:
 
 def _kept_metrics(file: Path, done: int, inner_epochs: int, notice: Callable[[str], None]) -> list[dict[str, Any]]:
     """The lines of the first ``done`` inner epochs. Later and damaged lines are removed from ``file``."""
-    numbered = ((metrics.epoch_index(row, inner_epochs), row) for row in files.read_jsonl(file))
-    rows = {number: row for number, row in numbered if number is not None}
+    rows: dict[int, dict[str, Any]] = {}
+    for line, row in numbered_rows(file):
+        if problem := fault(row, metrics.LINE):
+            notice(f"{file}:{line}: {problem}; the line is left out")
+        elif (number := metrics.epoch_index(row, inner_epochs)) is not None:
+            rows[number] = row
     if again := [number for number in rows if number >= done]:
         notice(f"{len(again)} inner epochs after {done} have no checkpoint and are run again")
     kept = [rows[number] for number in range(done) if number in rows]

@@ -53,6 +53,9 @@ from memskill_cli.types import Episode
 from memskill_cli.utils import devices, files
 from memskill_cli.utils.seeding import seed_from
 
+_COUNTED = 2_000
+"""Episodes whose spans are counted for a progress bar."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainCallbacks:
@@ -112,12 +115,14 @@ class Trainer:
         return self.num_updates % self.stage_epochs == 0 or self.num_updates == self.total
 
     def spans_ahead(self) -> int:
-        """The number of spans in all remaining episodes, for a progress bar."""
-        return sum(
-            len(episode_spec.spans)
-            for done in range(self.num_updates, self.total)
-            for episode_spec in self._episode_specs(done)
-        )
+        """The number of spans in all remaining episodes, for a progress bar.
+
+        In a long training it is estimated from the first episodes: counting all of them would take too long.
+        """
+        ahead = range(self.num_updates, self.total)
+        counted = ahead[: max(1, _COUNTED // self.settings.train.batch_size)]
+        spans = sum(len(episode_spec.spans) for done in counted for episode_spec in self._episode_specs(done))
+        return round(spans * len(ahead) / len(counted)) if counted else 0
 
     async def train(self) -> None:
         """Run the remaining inner epochs. Then the skill bank of the run is that of its best stage."""
@@ -299,7 +304,7 @@ class Trainer:
             "held_out": self.scores,
         }
         weights, adam = self.controller.state_dict(), checkpoint.optimizer_tensors(self.optimizer)
-        contents = checkpoint.Checkpoint(self.num_updates, weights, adam, self.bank, state)
+        contents = checkpoint.Checkpoint(self.num_updates, weights, adam, self.bank, state, run=self.run.id)
         checkpoint.save(self.run.checkpoints, contents)
         self.export_artifacts()
 

@@ -13,8 +13,10 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from memskill_cli.errors import MemskillError
+from memskill_cli.errors import MemskillError, RunError
 
+_owned: dict[Path, tuple[int, int]] = {}
+"""Folders that this process owns, each with its device and inode."""
 LEFT_BEHIND = 600.0
 """Age in seconds after which a temporary file is taken for one of a killed process."""
 _JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -28,6 +30,7 @@ def to_json(value: Any, *, pretty: bool = False) -> bytes:
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace ``path`` atomically and durably. If the disk is full, the old file does not change."""
     data = content.encode() if isinstance(content, str) else content
+    check_owned(path)
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -56,6 +59,7 @@ def append_line(path: Path, value: Any, *, durable: bool = False) -> None:
     the disk when this function returns.
     """
     data = to_json(value)
+    check_owned(path)
     with _naming(path), path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if file.seek(0, os.SEEK_END) and _last_byte(file) != b"\n":
@@ -78,6 +82,42 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(row, dict):
                 yield row
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """During the block, nothing is written below ``folder`` once it has been renamed, removed or replaced."""
+    path, before = folder.absolute(), _owned.get(folder.absolute())
+    _owned[path] = _identity(path)
+    try:
+        yield
+    finally:
+        if before is None:
+            _owned.pop(path, None)
+
+
+def check_owned(path: Path) -> None:
+    """Raise RunError if ``path`` is below a folder that this process owns and that is no longer the same folder.
+
+    Without this check, a run that is renamed while it runs would make the old folder again, and one whose symbolic link
+    is changed would write into another run.
+    """
+    whole = path.absolute()
+    for folder, identity in list(_owned.items()):
+        if whole.is_relative_to(folder) and _identity(folder) != identity:
+            raise RunError(
+                f"{folder} was renamed, removed or replaced while this command used it: it stops here",
+                hint="give the folder its name again, then run the same command again",
+            )
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Device and inode of a folder; zeros if there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from memskill_cli.errors import RunLockedError
@@ -20,8 +21,12 @@ _PATIENCE = 0.5
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Own ``folder`` (``what`` in messages) during the block. Raises RunLockedError if another process owns it.
 
-    The operating system removes the lock when the process ends, also after a crash. ``.owner`` has the owner's process
-    id, only for messages; the file of a process that has ended is ignored.
+    The operating system removes the locks when the process ends, also after a crash. There are two: one on ``.lock``,
+    which older versions use too, and one on the folder itself, which holds whatever happens to ``.lock`` and by
+    whichever path the folder is reached. ``.owner`` has the owner's process id, for messages and for file systems
+    that cannot lock a folder; the file of a process that has ended is ignored.
+
+    If the folder is renamed or replaced during the block, writing into it raises RunError (:func:`files.owned`).
     """
     from filelock import FileLock, Timeout
 
@@ -31,29 +36,66 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise _in_use(folder, what) from None
-    owner = folder / OWNER
     try:
-        with files.run_on_exit(lambda: owner.unlink(missing_ok=True)):
-            files.write_atomic(owner, f"{os.getpid()}\n")
-            files.remove_stale(folder)
-            yield
+        with _folder_locked(folder, what), files.owned(folder):
+            owner = folder / OWNER
+            with files.run_on_exit(lambda: _remove_own(owner)):
+                files.write_atomic(owner, f"{os.getpid()}\n")
+                files.remove_stale(folder)
+                yield
     finally:
         lock.release()
 
 
+@contextmanager
+def _folder_locked(folder: Path, what: str) -> Iterator[None]:
+    """Lock the folder itself. Raises RunLockedError if a live process has this lock, or is the owner in ``.owner``."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise _in_use(folder, what) from None
+                time.sleep(0.02)
+            except OSError:  # this file system cannot lock folders
+                if (pid := _owner(folder)) is not None and pid != os.getpid():
+                    raise _in_use(folder, what) from None
+                break
+        yield
+    finally:
+        os.close(handle)
+
+
 def is_held(folder: Path) -> bool:
     """Whether a live process owns ``folder``. Needs only the right to read the folder."""
+    return any(map(_is_locked, (folder / LOCK, folder)))
+
+
+def _is_locked(path: Path) -> bool:
     try:
-        handle = os.open(folder / LOCK, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
     except OSError:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:
+        return False
     finally:
         os.close(handle)
     return False
+
+
+def _remove_own(owner: Path) -> None:
+    """Remove ``.owner`` if it is ours: the folder may have been replaced by one that another process owns."""
+    with suppress(OSError):
+        if owner.read_bytes().split()[:1] == [str(os.getpid()).encode()]:
+            owner.unlink()
 
 
 def _in_use(folder: Path, what: str) -> RunLockedError:

@@ -1,13 +1,16 @@
 """Remove secrets from texts: known ones by their value, unknown ones by patterns.
 
-A value is found in all forms in which servers repeat it: in another case, percent-encoded, escaped as in JSON, in
-base64 (alone, or within ``user:key``), broken over lines. The time of a search is linear in the length of the text.
+A value is found in the forms in which servers repeat it: in another case, percent-encoded, escaped as in JSON or C
+(``\\u0041``, ``\\x41``), as HTML entities, in hexadecimal, in base64 (alone, or within ``user:key``), reversed, with
+single characters spaced out, broken over lines. Other forms (compressed, encrypted, in words, a mix of these forms) are
+not found. The time of a search is linear in the length of the text.
 Libraries that look for secrets know patterns only.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import os
 import re
 import string
@@ -25,7 +28,12 @@ NO_KEY = "none"
 
 # Maps upper case to lower case, and one alphabet of base64 to the other. The length of a text does not change.
 _FOLD = str.maketrans(string.ascii_uppercase + "-_", string.ascii_lowercase + "+/")
-_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\[/\"'\\]|(?:[\r\n]|\\[rn])\s*")
+_ESCAPE = re.compile(
+    r"%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|&#(?:\d{1,7}|[xX][0-9A-Fa-f]{1,6});|&(?:amp|lt|gt|quot|apos);"
+    r"|\\[/\"'\\]|(?:[\r\n]|\\[rn])\s*"
+)
+_SPACED = re.compile(r"(?:[^\s]([ \t,.:|_-]{1,3}))(?:[^\s]\1){6,}[^\s]")
+"""Single characters with the same separator between them."""
 _NAMES = re.compile(
     r"(?:API_?KEYS?|_KEY|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|SECRET\w*)(?:_\d+)?$", re.IGNORECASE
 )
@@ -56,20 +64,24 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 class Secrets:
-    """Values to remove from texts. Values shorter than :data:`SHORTEST` are ignored."""
+    """Values to remove from texts. Values shorter than :data:`SHORTEST` are ignored.
 
-    def __init__(self, values: Iterable[str]) -> None:
+    With ``whole``, only whole values are removed, else also pieces of :data:`FRAGMENT` characters.
+    """
+
+    def __init__(self, values: Iterable[str], *, whole: bool = False) -> None:
         self._pieces: dict[int, set[str]] = {}  # by their length
         for form in {form for value in values if len(value) >= SHORTEST for form in _forms(value)}:
-            length = min(len(form), FRAGMENT)
+            length = len(form) if whole else min(len(form), FRAGMENT)
             self._pieces.setdefault(length, set()).update(_runs(form, length))
 
     def redact(self, text: str) -> str:
-        """``text`` with :data:`MASK` in place of values and pieces of :data:`FRAGMENT` characters, in all forms."""
+        """``text`` with :data:`MASK` in place of values, in all forms."""
         spans = [*self._find(text.translate(_FOLD))]
-        if self._pieces and _ESCAPE.search(text):
-            plain, places = _decoded(text)
-            spans += [(places[start][0], places[end - 1][1]) for start, end in self._find(plain.translate(_FOLD))]
+        for form in (_ESCAPE, _SPACED):
+            if self._pieces and form.search(text):
+                plain, places = _decoded(text, form)
+                spans += [(places[start][0], places[end - 1][1]) for start, end in self._find(plain.translate(_FOLD))]
         return _masked(text, sorted(spans)) if spans else text
 
     def _find(self, folded: str) -> Iterator[tuple[int, int]]:
@@ -168,8 +180,10 @@ def _parts(name: str, value: str) -> list[str]:
 def _forms(value: str) -> Iterator[str]:
     """The forms of ``value`` in a folded text. In base64, only the characters that depend on nothing but ``value``."""
     yield value.translate(_FOLD)
-    yield _decoded(value)[0].translate(_FOLD)
+    yield value.translate(_FOLD)[::-1]
+    yield _decoded(value, _ESCAPE)[0].translate(_FOLD)
     data = value.encode()
+    yield data.hex()
     for before in range(3):  # number of other bytes before it in its first group of three
         text = base64.b64encode(bytes(before) + data).decode()
         first, end = -(-8 * before // 6), 8 * (before + len(data)) // 6
@@ -180,15 +194,23 @@ def _runs(text: str, length: int) -> Iterator[str]:
     return (text[i : i + length] for i in range(len(text) - length + 1))
 
 
-def _decoded(text: str) -> tuple[str, list[tuple[int, int]]]:
-    """``text`` without escapes and line breaks, and the (start, end) in ``text`` of each of its characters."""
+def _decoded(text: str, form: re.Pattern[str]) -> tuple[str, list[tuple[int, int]]]:
+    """``text`` without escapes and line breaks, or without the separators of spaced characters (``form``); and the
+    (start, end) in ``text`` of each of its characters."""
     pieces: list[str] = []
     places: list[tuple[int, int]] = []
     at = 0
-    for escape in _ESCAPE.finditer(text):
-        start, end = escape.span()
-        pieces += [text[at:start], char := _unescaped(escape[0])]
-        places += [(i, i + 1) for i in range(at, start)] + [(start, end)] * len(char)
+    for found in form.finditer(text):
+        start, end = found.span()
+        pieces.append(text[at:start])
+        places += [(i, i + 1) for i in range(at, start)]
+        if form is _SPACED:
+            step = 1 + len(found[1])
+            pieces.append(found[0][::step])
+            places += [(i, i + 1) for i in range(start, end, step)]
+        else:
+            pieces.append(char := _unescaped(found[0]))
+            places += [(start, end)] * len(char)
         at = end
     places += [(i, i + 1) for i in range(at, len(text))]
     return "".join([*pieces, text[at:]]), places
@@ -197,8 +219,10 @@ def _decoded(text: str) -> tuple[str, list[tuple[int, int]]]:
 def _unescaped(escape: str) -> str:
     if escape[0] == "%":
         return chr(int(escape[1:], 16))
-    if escape[:2] == "\\u":
+    if escape[:2] in ("\\u", "\\x"):
         return chr(int(escape[2:], 16))
+    if escape[0] == "&":
+        return html.unescape(escape)
     return escape[1] if escape[0] == "\\" and escape[1] not in "rn" else ""
 
 

@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> RunDir:
     for done in (1, 2, 3):
         controller = Controller.seeded(4, 8, done).state_dict()
         state = {"dim": 4, "hidden": 8, "window_start": 0, "rewards": [], "hard_cases": []}
-        checkpoint.save(run.checkpoints, Checkpoint(done, controller, {}, seed_bank(), state))
+        checkpoint.save(run.checkpoints, Checkpoint(done, controller, {}, seed_bank(), state, run=run.id))
     judge(run, 0, checkpoint=2)
     return run
 

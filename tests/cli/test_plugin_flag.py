@@ -18,6 +18,7 @@ NEEDED = {
     "export": ["d"],
     "push": ["d", "hf://a/b"],
     "pull": ["hf://a/b", "d"],
+    "mcp": ["--memory", "m", "--user", "u"],
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from memskill_cli import config
+from memskill_cli.config.settings import RANGES, Config
 from memskill_cli.errors import UsageError
 
 
@@ -293,3 +294,33 @@ def test_an_evaluation_has_its_own_number_of_memories() -> None:
     one = config.load(sets=["memory.num_memories=4"])
     assert config.for_evaluation(one) == config.for_evaluation(both), "asked for in either way, it is one evaluation"
     assert config.for_evaluation(one, judge=False).eval.judge is False
+
+
+def test_every_setting_that_is_a_number_has_a_range_with_its_default() -> None:
+    defaults = config.to_dict(Config())
+    flat = {name: value for name, value in defaults.items() if not isinstance(value, dict)}
+    flat |= {f"{part}.{name}": v for part, t in defaults.items() if isinstance(t, dict) for name, v in t.items()}
+    numbers = {name: v for name, v in flat.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    assert numbers.keys() == RANGES.keys()
+    assert all(value in RANGES[name] for name, value in numbers.items())
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf", "1e308", "-1", "9" * 400])
+@pytest.mark.parametrize("name", sorted(RANGES))
+def test_no_number_gets_past_its_range(name: str, value: str) -> None:
+    with pytest.raises(UsageError) as failure:
+        config.load(sets=[f"{name}={value}"])
+    assert name in failure.value.message or "chunk" in failure.value.message
+
+
+def test_a_billion_episodes_in_a_batch_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"train\.batch_size must be above 0 and at most 10,000, not 1000000000"):
+        config.load(sets=["train.batch_size=1000000000"])
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000, "[train]\nnum_skills = " + "9" * 5000])
+def test_a_settings_file_that_no_parser_likes_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "wild.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=r"wild\.toml: not TOML"):
+        config.load(file=file)

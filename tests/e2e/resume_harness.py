@@ -59,6 +59,14 @@ def rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_bytes().splitlines()]
 
 
+def digest_without_run(file: Path) -> str:
+    """The digest of a file, for ``checkpoint.json`` without the id of its run, which is random."""
+    if file.name != "checkpoint.json":
+        return digest(file)
+    record = {name: value for name, value in json.loads(file.read_text()).items() if name != "run"}
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
 def learned(run: Path) -> dict[str, Any]:
     """All that must be the same, to the last bit."""
     kept = [
@@ -70,7 +78,7 @@ def learned(run: Path) -> dict[str, Any]:
     return {
         "status": json.loads((run / "run.json").read_text())["status"],
         "metrics": [{k: v for k, v in row.items() if k not in OF_THE_MACHINE} for row in rows(run / "metrics.jsonl")],
-        "files": {str(file.relative_to(run)): digest(file) for file in sorted(kept)},
+        "files": {str(file.relative_to(run)): digest_without_run(file) for file in sorted(kept)},
     }
 
 

@@ -67,7 +67,7 @@ class Rig:
             dim = encoder.dim
         controller = Controller.seeded(dim, 16, 1).state_dict()
         state = {"dim": dim, "hidden": 16, "hard_cases": [], "window_start": 0, "rewards": []}
-        checkpoint.save(self.run.checkpoints, checkpoint.Checkpoint(1, controller, {}, bank, state))
+        checkpoint.save(self.run.checkpoints, checkpoint.Checkpoint(1, controller, {}, bank, state, run=self.run.id))
 
     def method(self, name: str, **more: Any) -> dict[str, Any]:
         """The summary of one method on :data:`TASK`."""

@@ -26,7 +26,8 @@ OTHERS = SkillBank(seed_bank().skills[1:])
 def run(tmp_path: Path) -> RunDir:
     run = RunDir.create(tmp_path / "runs", "r", SETTINGS, "data")
     state = {"dim": 4, "hidden": 8, "window_start": 0, "rewards": [], "hard_cases": []}
-    checkpoint.save(run.checkpoints, Checkpoint(1, Controller.seeded(4, 8, 1).state_dict(), {}, seed_bank(), state))
+    weights = Controller.seeded(4, 8, 1).state_dict()
+    checkpoint.save(run.checkpoints, Checkpoint(1, weights, {}, seed_bank(), state, run=run.id))
     return run
 
 

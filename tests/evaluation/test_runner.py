@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import traceback
 from collections.abc import Iterator, Sequence
@@ -15,16 +16,17 @@ from memskill_cli.config import load
 from memskill_cli.config.datasets import DATASETS
 from memskill_cli.datasets.base import Dataset
 from memskill_cli.datasets.registry import register_dataset
-from memskill_cli.errors import AuthError, MemoryBankError, MemskillError, ModelError, PluginError
+from memskill_cli.errors import AuthError, MemoryBankError, MemskillError, ModelError, PluginError, RunError
 from memskill_cli.evaluation.artifact_store import EvalArtifactStore
 from memskill_cli.evaluation.policy import EvaluatedPolicy
-from memskill_cli.evaluation.spec import EvalSpec, evaluation_id, plan
+from memskill_cli.evaluation.spec import IDENTITY, EvalSpec, evaluation_id, plan
 from memskill_cli.memory.bank import MemoryBank
 from memskill_cli.memory.store import MemoryStore
 from memskill_cli.memory.stored_bank import StoredBank
 from memskill_cli.testing import rules
 from memskill_cli.testing.server import Fault, Request
 from memskill_cli.types import Query, Trace
+from memskill_cli.utils import files
 
 from .harness import TASK, TRACES, Rig, trace
 
@@ -318,3 +320,50 @@ def test_an_exception_in_a_plug_ins_score_ends_the_evaluation_and_names_the_quer
         DATASETS.unregister("broken-score")
     assert re.fullmatch(r"Broken\.score \(.*\) failed for query \w+-\d: IndexError: no word", told.value.message)
     assert 'raise IndexError("no word")' in "".join(traceback.format_exception(told.value)), "what --debug shows"
+
+
+def test_rows_and_folders_of_another_identity_are_never_mixed(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.evaluate()
+    sound = rig.rows()
+    (rig.folder / "summary.json").unlink()
+    line = {**sound[0], "prediction": "of another", "evaluation": "locomo-test-rag-0123456789ab"}
+    files.append_line(rig.folder / "results.jsonl", line)
+    rig.evaluate()
+    assert rig.rows() == sound
+    assert [text for text in rig.notices if "1 lines are of another evaluation, locomo-test-rag-0123456789ab" in text]
+    own = json.loads((rig.folder / IDENTITY).read_text())
+    files.write_json(rig.folder / IDENTITY, {**own, "prompts": "0" * 12, "reading": 1})
+    (rig.folder / "summary.json").unlink()
+    with pytest.raises(RunError, match="prompts, the version of reading and scoring differ") as refused:
+        rig.evaluate()
+    assert "rename or delete that folder" in refused.value.hint
+
+
+def test_a_row_names_its_evaluation_until_the_evaluation_is_complete(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    seen: list[Any] = []
+
+    def reply(request: Request) -> Any:
+        if request.role == "judge":
+            seen.extend(row["evaluation"] for row in files.read_jsonl(rig.folder / "results.jsonl"))
+        return rules.reply(request)
+
+    rig.method("no-memory")
+    (rig.folder / "summary.json").unlink()
+    (rig.folder / "results.jsonl").unlink()
+    rig.evaluate(reply, task=dataclasses.replace(TASK, method="no-memory"))
+    assert set(seen) <= {rig.id}
+    assert all("evaluation" not in row for row in rig.rows())
+
+
+def test_a_good_row_stays_though_a_later_line_has_an_error(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.evaluate()
+    sound = rig.rows()
+    (rig.folder / "summary.json").unlink()
+    files.append_line(rig.folder / "results.jsonl", {**sound[0], "f1": None, "error": "answer: no server"})
+    summary = rig.evaluate()
+    assert rig.rows() == sound
+    assert summary["errors"] == {}
+    assert rig.requests == []

@@ -194,8 +194,8 @@ def test_a_file_of_format_0_is_gone_on_with(tmp_path: Path) -> None:
     for _ in range(2):
         cache = ResponseCache(tmp_path)
         assert cache.get("k") == Stored("of old")
-        cache.put("new", "text", "bill")
-        assert cache.get("new") == Stored("text", "bill")
+        cache.put("new", "text", '{"usd": 0.5}')
+        assert cache.get("new") == Stored("text", '{"usd": 0.5}')
         cache.close()
 
 

@@ -25,6 +25,7 @@ from memskill_cli.errors import (
     UnreadableReplyError,
     UsageError,
 )
+from memskill_cli.llm import key_cooldown
 from memskill_cli.llm.client import LLMClient
 from memskill_cli.testing.http import tokens
 from memskill_cli.testing.server import Fault, MockLLMServer, Request
@@ -512,3 +513,35 @@ asyncio.run(main(sys.argv[1]))
             timeout=60,
         )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_rest_of_a_key_does_not_depend_on_the_wall_clock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is set back by an hour while all keys rest for a second."""
+    limited: set[str] = set()
+    real = key_cooldown.time.time
+
+    def faults(request: Request) -> Fault | None:
+        if request.key in limited:
+            return None
+        limited.add(request.key)
+        if len(limited) == 2:
+            monkeypatch.setattr(key_cooldown.time, "time", lambda: real() - 3600)
+        return Fault.rate_limit(1)
+
+    with MockLLMServer(hello, faults=faults) as server:
+        reply = bench.run(server.url, lambda llm: llm.ask("answer", question("a")), keys=["one", "two"])
+        assert reply.text == "hello to a", "an hour more would be longer than a call waits"
+
+
+def test_a_key_in_a_reply_is_masked_counted_and_said(bench: Bench) -> None:
+    with MockLLMServer(lambda request: f"my key is {request.key}") as server:
+
+        async def ask(llm: LLMClient) -> list[str]:
+            return [(await llm.ask("answer", question(text))).text for text in ("a", "b")]
+
+        texts = bench.run(server.url, ask, keys=["our-own-key-0123456789"])
+    assert texts == ["my key is [key]"] * 2
+    assert bench.notices == [
+        "a reply of role answer contains one of your keys: it is replaced by [key]",
+        "replies in which a key was replaced by [key]: 2",
+    ]

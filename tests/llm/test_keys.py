@@ -173,3 +173,14 @@ def test_short_keys_are_scrubbed_from_errors_but_not_from_what_models_say() -> N
     ring = KeyRing.collect(["local"], None, {})
     assert ring.redact("key local refused, locally") == "key [key] refused, locally"
     assert ring.redact_reply("the local train") == "the local train"
+
+
+def test_replies_lose_our_keys_whole_and_nothing_else() -> None:
+    environ = {"DEPLOY_TOKEN": "organization-stage-2024-internal", "OPENAI_API_KEY": "sk-our-own-key-0123456789"}
+    ring = KeyRing.collect([], None, environ)
+    told = "organization-stage-2024-internal and sk-our-own-key-01234567 are no keys of ours"
+    assert ring.redact_reply(told) == told
+    assert ring.masked_replies == 0
+    assert ring.redact_reply("it is sk-our-own-key-0123456789.") == "it is [key]."
+    assert ring.masked_replies == 1
+    assert "organization" not in ring.redact(told), "errors and logs lose all secrets"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,9 @@ import numpy as np
 import pytest
 
 from memskill_cli.errors import EncoderError
+from memskill_cli.memory import encoder_cache
 from memskill_cli.memory.encoder_cache import FILE_NAME, EncoderCache, content_key
+from memskill_cli.utils import shared_database
 
 
 def vectors(count: int, dim: int = 5) -> dict[bytes, np.ndarray]:
@@ -112,7 +116,76 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_hint(tmp_path):
 
 def test_a_full_disk_is_an_error_and_not_a_broken_file(tmp_path):
     cache = EncoderCache(tmp_path, pytest.fail)
-    cache._db.execute("PRAGMA max_page_count = 12")
+    cache._db.write(lambda db: db.execute("PRAGMA max_page_count = 12"))
     with pytest.raises(EncoderError, match="full"):
         cache.put("encoder", vectors(500, 384))
     assert not list(Path(tmp_path).glob("*.broken-*"))
+
+
+def _rewrite(folder, change):
+    with contextlib.closing(sqlite3.connect(folder / "embeddings.sqlite3")) as db:
+        for key, vector in db.execute("SELECT key, vector FROM vectors").fetchall():
+            db.execute("UPDATE vectors SET vector = ? WHERE key = ?", (change(vector), key))
+        db.commit()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda v: v[:-2], lambda v: b"", lambda v: v[:-4], lambda v: v[::-1], lambda v: "text", lambda v: v + v]
+)
+def test_a_vector_that_was_changed_is_not_used_and_said_once(tmp_path, change):
+    notices = []
+    cache = EncoderCache(tmp_path, notices.append)
+    keys = [content_key("e", "", text) for text in "ab"]
+    vectors = {key: np.array([0.6, 0.8, 0, place], np.float32) for place, key in enumerate(keys)}
+    cache.put("e", vectors)
+    _rewrite(tmp_path, change)
+    assert cache.get(keys) == cache.get(keys) == {}
+    assert len(notices) == 1
+    assert "encoded again" in notices[0]
+    cache.put("e", vectors)
+    assert cache.get(keys).keys() == vectors.keys()
+    cache.close()
+
+
+def test_a_vector_under_the_key_of_another_text_is_not_used(tmp_path):
+    cache = EncoderCache(tmp_path, print)
+    keys = [content_key("e", "", text) for text in "ab"]
+    cache.put("e", {keys[0]: np.array([0.6, 0.8], np.float32), keys[1]: np.array([1, 0], np.float32)})
+    with contextlib.closing(sqlite3.connect(tmp_path / "embeddings.sqlite3")) as db:
+        (other,) = db.execute("SELECT vector FROM vectors WHERE key = ?", (keys[1],)).fetchone()
+        db.execute("UPDATE vectors SET vector = ? WHERE key = ?", (other, keys[0]))
+        db.commit()
+    assert cache.get(keys).keys() == {keys[1]}
+    cache.close()
+
+
+def test_rows_of_older_versions_have_no_checksum_and_are_used_if_they_are_unit_vectors(tmp_path):
+    cache = EncoderCache(tmp_path, print)
+    keys = [content_key("e", "", text) for text in "abc"]
+    rows = ([0.6, 0.8], [3.0, 4.0], [float("nan"), 0.0])
+    with contextlib.closing(sqlite3.connect(tmp_path / "embeddings.sqlite3")) as db:
+        for key, row in zip(keys, rows, strict=True):
+            db.execute("INSERT INTO vectors VALUES (?, ?)", (key, np.array(row, "<f4").tobytes()))
+        db.commit()
+    assert cache.get(keys).keys() == {keys[0]}
+    cache.close()
+
+
+def test_a_locked_file_is_left_after_a_bounded_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder_cache, "_PATIENCE", 0.1)
+    monkeypatch.setattr(shared_database, "GRACE", 0.0)
+    notices = []
+    cache = EncoderCache(tmp_path, notices.append)
+    key, vector = content_key("e", "", "a"), np.array([0.6, 0.8], np.float32)
+    with contextlib.closing(sqlite3.connect(tmp_path / "embeddings.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        cache.put("e", {key: vector})
+        cache.put("e", {key: vector})
+        assert cache.get([key]) == {}
+        other.execute("ROLLBACK")
+    assert len(notices) == 1
+    assert "locked by another process" in notices[0]
+    cache._db.try_now()
+    cache.put("e", {key: vector})
+    assert cache.get([key]).keys() == {key}
+    cache.close()

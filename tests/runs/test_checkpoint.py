@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -340,3 +341,77 @@ def test_one_that_is_dropped_while_it_is_looked_for_is_no_damage(
     found = checkpoint.load_latest(tmp_path, lambda text: pytest.fail(text))
     assert found is not None
     assert found.num_updates == 2
+
+
+def run_with(folder: Path, **manifest: str) -> Path:
+    """The folder of checkpoints of a run whose manifest has these fields."""
+    files.write_json(folder / "run.json", manifest)
+    return folder / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "named", "used"),
+    [
+        ({"id": "own", "created": "then"}, "own", True),
+        ({"id": "own", "created": "then"}, "other", False),
+        ({"id": "own", "created": "then"}, "", False),
+        ({"created": "then"}, "", True),
+        ({"created": "then"}, "then", True),
+        ({"created": "then"}, "other", False),
+    ],
+)
+def test_a_checkpoint_is_used_in_its_own_run_only(
+    tmp_path: Path, manifest: dict[str, str], named: str, used: bool
+) -> None:
+    folder = run_with(tmp_path / "run", **manifest)
+    checkpoint.save(folder, dataclasses.replace(contents(1), run=manifest.get("id", "then")))
+    checkpoint.save(folder, dataclasses.replace(contents(2), run=named))
+    if "id" not in manifest:
+        record = json.loads((folder / "000001/checkpoint.json").read_text())
+        del record["run"]  # as an older version wrote it
+        files.write_json(folder / "000001/checkpoint.json", record)
+    told: list[str] = []
+    found = checkpoint.load_latest(folder, told.append)
+    assert found is not None
+    assert found.num_updates == (2 if used else 1)
+    if not used:
+        assert told == [f"{folder / '000002'}: the checkpoint is of another run; trying the checkpoint before it"]
+        moved = shutil.copytree(folder / "000002", tmp_path / "elsewhere" / "deep" / "000002")
+        assert checkpoint.load(moved).num_updates == 2, "outside of a run it is nobody's"
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"rewards": [1e308]},
+        {"rewards": ["a"]},
+        {"rewards": [None]},
+        {"window_start": True},
+        {"window_start": -1},
+        {"held_out": [1]},
+        {"held_out": {"q": "x"}},
+        {"dim": 10**12},
+        {"hidden": 10**18},
+        {"hard_cases": [1]},
+        {"hard_cases": [{"query_id": 1}]},
+    ],
+)
+def test_a_state_of_another_kind_behind_a_valid_digest_is_named(tmp_path: Path, state: dict[str, Any]) -> None:
+    folder = restated(saved(tmp_path, 1), lambda table: table.update(state))
+    with pytest.raises(CheckpointError, match=r"state\.json: not a valid training state"):
+        checkpoint.load(folder)
+
+
+def test_a_tensor_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    folder, weights = saved(tmp_path, 1), contents(1).controller
+    name = sorted(weights)[0]
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    committed(folder, "controller.safetensors", save_tensors(weights))
+    with pytest.raises(CheckpointError, match=f"tensor {name} has values that are NaN"):
+        checkpoint.load(folder)
+
+
+def test_a_huge_header_is_refused(tmp_path: Path) -> None:
+    folder = committed(saved(tmp_path, 1), "controller.safetensors", (2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match="not safetensors"):
+        checkpoint.load(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from memskill_cli.config import Config, load
 from memskill_cli.errors import RunError, RunLockedError
 from memskill_cli.runs.run_dir import UNTRAINED, RunDir, find_run
+from memskill_cli.utils import files
 
 
 def test_settings_survive_the_round_trip(tmp_path: Path) -> None:
@@ -68,3 +70,32 @@ def test_a_second_process_is_told_the_holders_pid_and_a_dead_ones_lock_is_free(t
     holder.wait()
     with run.lock():
         assert (run.path / ".owner").read_text().strip() == str(os.getpid())
+
+
+def test_the_newest_run_is_the_last_created_whatever_the_clock_said(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        run = RunDir.create(tmp_path, name, Config(), "abc")
+    table = json.loads((run.path / "run.json").read_text())
+    assert table["number"] == 2
+    files.write_json(run.path / "run.json", {**table, "created": "1999-01-01T00:00:00.000000+00:00"})
+    assert find_run(tmp_path, None) == tmp_path / "second"
+
+
+def test_a_run_has_a_name_of_its_own_for_its_checkpoints(tmp_path: Path) -> None:
+    ids: list[str] = []
+    one = RunDir.create(tmp_path, "one", Config(), "abc", fill=lambda run: ids.append(run.id))
+    other = RunDir.create(tmp_path, "other", Config(), "abc")
+    assert ids == [RunDir.open(one.path).id]
+    assert RunDir.open(other.path).id not in ("", *ids)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"format": "1"}, {"format": True}, {"status": 1}, {"created": None}, {"plugins": {"a": 1}}, {"seed": "x"}],
+)
+def test_a_manifest_of_another_kind_is_named(tmp_path: Path, change: dict[str, object]) -> None:
+    run = RunDir.create(tmp_path, "one", Config(), "abc")
+    table = json.loads((run.path / "run.json").read_text())
+    files.write_json(run.path / "run.json", {**table, **change})
+    with pytest.raises(RunError, match=rf"run\.json: not a valid manifest: .*{next(iter(change))} is "):
+        RunDir.open(run.path)

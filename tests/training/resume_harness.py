@@ -133,13 +133,20 @@ class Lives:
                 await llm.aclose()
 
 
+def _without_run(file: Path) -> bytes:
+    """The content of a file of a checkpoint without the id of its run, which is random."""
+    if file.name != "checkpoint.json":
+        return file.read_bytes()
+    return json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name != "run"}).encode()
+
+
 def outcome(run: RunDir) -> dict[str, Any]:
     """Everything that must be bit-identical for every run, interrupted or not.
 
     Temporary files of a killed process are ignored: ``files.sweep`` deletes them when they are old enough.
     """
     found: dict[str, Any] = {
-        str(file.relative_to(run.path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        str(file.relative_to(run.path)): hashlib.sha256(_without_run(file)).hexdigest()
         for folder in (run.checkpoints, run.stages)
         for file in sorted(folder.rglob("*"))
         if file.is_file() and not file.name.endswith(".tmp")

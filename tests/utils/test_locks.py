@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from memskill_cli.errors import RunLockedError
-from memskill_cli.utils import locks
+from memskill_cli.errors import RunError, RunLockedError
+from memskill_cli.utils import files, locks
 from memskill_cli.utils.locks import is_held, locked
 
 HOLD = """
@@ -133,3 +134,56 @@ def test_an_owner_waits_for_whoever_looks(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_folder_that_is_not_there_is_owned_by_nobody(tmp_path: Path) -> None:
     assert not is_held(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_whose_lock_file_was_deleted_still_has_its_owner(tmp_path: Path) -> None:
+    with held(tmp_path) as holder:
+        (tmp_path / ".lock").unlink()
+        assert is_held(tmp_path)
+        assert refusal(tmp_path).message == f"it is in use by process {holder.pid}"
+        (tmp_path / ".owner").unlink()
+        assert refusal(tmp_path).message == "it is in use by another process"
+
+
+def test_a_folder_is_owned_by_whichever_path_it_is_reached(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    with held(tmp_path / "link"):
+        (tmp_path / "run").rename(tmp_path / "renamed")
+        assert "in use" in refusal(tmp_path / "renamed").message
+
+
+def test_a_folder_that_is_renamed_while_it_is_owned_is_written_no_more(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with locked(folder, "it"):
+        files.write_json(folder / "logs" / "a.json", 1)
+        folder.rename(tmp_path / "renamed")
+        for write in (files.write_json, files.append_line):
+            with pytest.raises(RunError, match="was renamed, removed or replaced"):
+                write(folder / "b.json", 1)
+        assert not folder.exists(), "it is not made again"
+    files.write_json(folder / "b.json", 1)
+
+
+def test_a_link_that_is_changed_while_its_folder_is_owned_leads_to_no_write(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    link = tmp_path / "run"
+    link.symlink_to("one")
+    with locked(link, "it"):
+        link.unlink()
+        link.symlink_to("other")
+        with pytest.raises(RunError, match="was renamed, removed or replaced"):
+            files.append_line(link / "usage.jsonl", {})
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_where_a_folder_cannot_be_locked_its_owner_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(handle: int, how: int) -> None:
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    with held(tmp_path) as holder:
+        (tmp_path / ".lock").unlink()
+        monkeypatch.setattr(locks.fcntl, "flock", flock)
+        monkeypatch.setattr("filelock.FileLock.acquire", lambda self: None)
+        assert refusal(tmp_path).message == f"it is in use by process {holder.pid}"

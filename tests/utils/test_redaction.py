@@ -284,3 +284,35 @@ def _failure() -> BaseException:
     except RuntimeError as error:
         return error
     raise AssertionError
+
+
+KEY = "sk-proj-A1b2C3d4E5f6/G7h8+I9"
+ENCODINGS: dict[str, Callable[[str], str]] = {
+    "hexadecimal": lambda key: key.encode().hex(),
+    "hexadecimal in capitals": lambda key: key.encode().hex().upper(),
+    "decimal entities": lambda key: "".join(f"&#{ord(c)};" for c in key),
+    "hexadecimal entities": lambda key: "".join(f"&#x{ord(c):x};" for c in key),
+    "named entities": lambda key: key.replace("/", "&#47;"),
+    "C escapes": lambda key: "".join(f"\\x{ord(c):02x}" for c in key),
+    "reversed": lambda key: key[::-1],
+    "spaced": " ".join,
+    "spaced with commas": ", ".join,
+}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("form", ENCODINGS)
+def test_a_key_is_found_in_the_encodings_that_are_promised(form: str, whole: bool) -> None:
+    echo = ENCODINGS[form](KEY)
+    assert Secrets([KEY], whole=whole).redact(f"bad key ({echo}) given") == f"bad key ({MASK}) given"
+
+
+@given(st.text("ab c,.-&#x1;\\", max_size=200))
+def test_text_without_the_key_is_left_alone(text: str) -> None:
+    assert Secrets([KEY]).redact(text) == text
+
+
+def test_only_whole_values_are_removed_with_whole() -> None:
+    secrets = Secrets(["organization-stage-2024-internal"], whole=True)
+    assert secrets.redact("the organization-stage-2024 met") == "the organization-stage-2024 met"
+    assert secrets.redact("(organization-stage-2024-internal)") == f"({MASK})"
