@@ -140,7 +140,7 @@ def load(folder: Path) -> Checkpoint:
     controller = controller_tensors(folder / TENSORS[0], contents[TENSORS[0]], *size)
     optimizer = _tensors(folder / TENSORS[1], contents[TENSORS[1]])
     if optimizer:  # empty before the first update
-        _check_tensors(folder / TENSORS[1], optimizer, _expected_adam(controller))
+        _check_tensors(folder / TENSORS[1], optimizer, _expected_adam(_shapes(*size)))
     digest = hashlib.sha256(files.to_json(record["sha256"])).hexdigest()[:12]
     return Checkpoint(done, controller, optimizer, bank, state, digest, record.get("run", ""))
 
@@ -221,11 +221,15 @@ def _tensors(file: Path, content: bytes) -> dict[str, Tensor]:
 
 def controller_tensors(file: Path, content: bytes, dim: int, skill_dim: int, hidden: int) -> dict[str, Tensor]:
     """The tensors of a controller of this size, from the ``content`` of ``file``. CheckpointError if not."""
-    with torch.device("meta"):  # shapes only
-        expected = Controller(2 * dim, skill_dim, hidden).state_dict()
     found = _tensors(file, content)
-    _check_tensors(file, found, expected)
+    _check_tensors(file, found, _shapes(dim, skill_dim, hidden))
     return found
+
+
+def _shapes(dim: int, skill_dim: int, hidden: int) -> dict[str, Tensor]:
+    """The tensors of a controller of this size, without values, in the order of its parameters."""
+    with torch.device("meta"):
+        return Controller(2 * dim, skill_dim, hidden).state_dict()
 
 
 def _check_tensors(file: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
