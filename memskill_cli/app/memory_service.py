@@ -11,10 +11,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memskill_cli.app.bundles import run_of
 from memskill_cli.app.options import settings_of
 from memskill_cli.app.runtime import ProviderAccess, load_encoders
 from memskill_cli.config import EMBEDDED, Config, for_evaluation, from_dict, to_toml
-from memskill_cli.errors import RunError, UsageError
+from memskill_cli.datasets.hub import HUB
+from memskill_cli.errors import RunError
 from memskill_cli.live.replies import SpanReplies, StoreLedger
 from memskill_cli.live.service import Encoding, MemoryService
 from memskill_cli.live.spans import SpanRule
@@ -24,6 +26,7 @@ from memskill_cli.llm import import_litellm, load_litellm
 from memskill_cli.llm.keys import KeyRing
 from memskill_cli.memory.encoder_cache import NoCache
 from memskill_cli.memory.encoder_pair import EncoderPair
+from memskill_cli.runs import bundle
 from memskill_cli.runs.run_dir import RunDir, find_run
 from memskill_cli.utils import devices, process, signals
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 SEEDS = "seeds"
 Notice = Callable[[str], None]
 _log = logging.getLogger("memskill")
-_NOT_YET = "give a run directory (its path, or its name in runs_dir), or the word seeds"
+_CHOICES = "give a run directory (its path, or its name in runs_dir), a bundle, hf://OWNER/NAME, or the word seeds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,7 @@ async def open_service(
     of another encoder; RunError and UsageError for skills or options that are not valid.
     """
     if request.skills is not None:
-        _find_skills(request.skills, request.runs_dir)  # a mistake is told before a folder is made
+        _check_skills(request.skills, request.runs_dir)  # a mistake is told before a folder is made
     async with AsyncExitStack() as stack:
         store = stack.enter_context(opened(request.folder, create=request.create))
         chosen = _choose(request, store, notice)
@@ -204,7 +207,7 @@ def _load_policy(chosen: _Choice, notice: Notice, warn: Notice) -> EvaluatedPoli
 
 def _choose(request: MemoryRequest, store: Store, notice: Notice) -> _Choice:
     skills, recorded = request.skills or store.fact("skills") or SEEDS, store.fact("settings")
-    run = _find_skills(skills, request.runs_dir)
+    run = _find_skills(skills, request.runs_dir, store.folder, notice)
     base = run.settings() if run else None
     if request.skills is None and recorded:
         base = from_dict(tomllib.loads(recorded), f"the settings in {store.folder}")
@@ -216,17 +219,28 @@ def _choose(request: MemoryRequest, store: Store, notice: Notice) -> _Choice:
     return _Choice(str(run.path.resolve()) if run else SEEDS, run, settings)
 
 
-def _find_skills(skills: str, runs_dir: Path) -> RunDir | None:
-    """The run of a path or a name; None for the seeds. UsageError for what can be given in a later version only."""
+def _check_skills(skills: str, runs_dir: Path) -> None:
+    """Raise what :func:`_find_skills` would raise. A bundle on the Hub is not downloaded for this."""
+    if skills.startswith(HUB):
+        return
+    if bundle.is_bundle(Path(skills).expanduser()):
+        bundle.read(Path(skills).expanduser())
+    else:
+        _find_skills(skills, runs_dir, Path(), _log.info)
+
+
+def _find_skills(skills: str, runs_dir: Path, store: Path, notice: Notice) -> RunDir | None:
+    """The run of a path or a name; None for the seeds. A bundle becomes a run in the folder of the ``store``."""
     if skills == SEEDS:
         return None
-    path = Path(skills)
-    if skills.startswith("hf://") or path.suffix == ".zip" or (path / "bundle.json").exists():
-        raise UsageError(f"skills={skills}: bundles cannot be opened by this version", hint=_NOT_YET)
+    path = Path(skills).expanduser()
+    if skills.startswith(HUB) or bundle.is_bundle(path):
+        own = run_of(store / "skills", skills, Path("data"), notice)
+        return RunDir.open(store / "skills" / str(own))
     if (path / "run.json").is_file():
         return RunDir.open(path)
     if path.name != skills:
-        raise RunError(f"there is no run in {skills}", hint=_NOT_YET)
+        raise RunError(f"there is no run in {skills}", hint=_CHOICES)
     found = find_run(runs_dir, skills)
     assert found is not None  # a name was given
     return RunDir.open(found)

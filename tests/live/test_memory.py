@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,6 +29,12 @@ from memskill_cli import (
     RunLockedError,
     UsageError,
 )
+from memskill_cli.agent.controller import Controller
+from memskill_cli.memory.encoders import load_encoder
+from memskill_cli.runs import bundle
+from memskill_cli.runs.checkpoint import Checkpoint
+from memskill_cli.skills.bank import SkillBank
+from memskill_cli.skills.seeds import seed_bank
 from memskill_cli.testing.server import Fault, MockLLMServer, Request
 
 from .harness import insert_lines
@@ -153,14 +160,41 @@ def test_a_missing_key_is_told_when_a_span_is_read(tmp_path: Path, monkeypatch: 
         memory.close()
 
 
-@pytest.mark.parametrize("skills", ["hf://owner/name", "bundle.zip", "folder"])
-def test_bundles_are_for_later(tmp_path: Path, skills: str) -> None:
+def bundle_in(folder: Path) -> Path:
+    """A bundle with one skill and a controller for the encoder ``hashing``."""
+    identity = {"encoder": "hashing", "identity": load_encoder("hashing", cache_dir=None).name}
+    record = {
+        "name": "support",
+        "dataset": "locomo",
+        "encoders": {"state": identity, "skill": identity},
+        "settings": {"encoders.state": "hashing", "encoders.retrieval": "hashing", "train.span_mode": "turn"},
+    }
+    weights = Controller.seeded(512, 8, 0, skill_dim=512).state_dict()
+    bank = SkillBank([seed_bank()["insert"]])
+    found = Checkpoint(3, weights, {}, bank, {"dim": 512, "skill_dim": 512, "hidden": 8})
+    bundle.write(folder, bundle.contents(record, found, "card"))
+    return folder
+
+
+def test_a_bundle_writes_memories_and_may_be_moved_later(tmp_path: Path, server: MockLLMServer) -> None:
+    made = bundle_in(tmp_path / "support")
+    given = {name: value for name, value in options(server).items() if name not in ("encoder", "retriever")}
+    with Memory.open(tmp_path / "mem", skills=str(made), **given) as memory:
+        assert memory.add("I moved to Leeds.", ANNA).changes[0].text == "I moved to Leeds.", "a turn is a span"
+    shutil.rmtree(made)
+    with Memory.open(tmp_path / "mem", **given) as memory:
+        assert memory.add("I like tea.", ANNA).changes[0].text == "I like tea."
+    prompts = [request.messages[-1]["content"] for request in server.requests]
+    assert all("insert" in prompt and "delete" not in prompt for prompt in prompts), "with the bundle's skill only"
+
+
+@pytest.mark.parametrize("skills", ["bundle.zip", "folder"])
+def test_a_damaged_bundle_is_refused_before_a_store_is_made(tmp_path: Path, skills: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/bundle.json").write_text("{}")
-    given = str(tmp_path / skills) if skills == "folder" else skills
-    with pytest.raises(UsageError, match="bundles cannot be opened by this version") as refused:
-        Memory.open(tmp_path / "mem", skills=given, encoder="hashing", retriever="hashing")
-    assert "run directory" in refused.value.hint
+    (tmp_path / "bundle.zip").write_bytes(b"PK")
+    with pytest.raises(RunError, match="not a bundle"):
+        Memory.open(tmp_path / "mem", skills=str(tmp_path / skills), encoder="hashing", retriever="hashing")
     assert not (tmp_path / "mem").exists()
 
 
