@@ -12,7 +12,11 @@ import typer
 from memskill_cli.cli import resume_command
 from memskill_cli.cli.app import COMMANDS, app
 
-NEEDED = {"prepare": ["--dataset", "locomo"], "import": ["file.pt", "--run", "r"]}
+NEEDED = {
+    "prepare": ["--dataset", "locomo"],
+    "import": ["file.pt", "--run", "r"],
+    "mcp": ["--memory", "mem", "--user", "u"],
+}
 
 
 def parsed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
