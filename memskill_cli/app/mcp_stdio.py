@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -66,7 +67,10 @@ class _Pipe:
         threading.Thread(target=self._read, args=(loop,), name="memskill stdin", daemon=True).start()
         while (line := await self._lines.get()) is not None:
             text = line.decode("utf-8", "replace")
-            self._note(_parsed(text))
+            if (message := _parsed(text)) is None:
+                text = _with_whole_characters(text)
+                message = _parsed(text)
+            self._note(message)
             yield text
         while self._open:
             self._answered.clear()
@@ -110,3 +114,15 @@ def _parsed(text: str) -> Any:
         return types.jsonrpc_message_adapter.validate_json(text, by_name=False)
     except ValidationError:
         return None
+
+
+def _with_whole_characters(text: str) -> str:
+    """JSON with half characters replaced (JavaScript writes ``"\\ud83d"`` for half an emoji), which the SDK refuses.
+
+    A request that it cannot read gets no answer over stdio.
+    """
+    try:
+        whole = json.dumps(json.loads(text), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+    return whole.encode("utf-8", "replace").decode()

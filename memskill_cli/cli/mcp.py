@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,6 +70,8 @@ def mcp(
     with console(json, quiet, debug) as out:
         if util.find_spec("mcp") is None:
             raise UsageError("the MCP SDK is not installed", hint=INSTALL)
+        if http is None:
+            _check_streams(out)
         from memskill_cli.app.mcp_server import ServerRequest, serve
         from memskill_cli.utils import signals
         from memskill_cli.utils.redaction import remember
@@ -84,6 +87,14 @@ def mcp(
             remember([token])
         request = ServerRequest(memory, user, _options(ctx.params, out), http, token or None, allow_host or ())
         signals.run(serve(request, ready), out.notice)
+
+
+def _check_streams(out: Console) -> None:
+    """Before an event loop runs: it would take the numbers of closed streams."""
+    if sys.stdin is None or sys.stdout is None:
+        raise UsageError("stdin or stdout is closed", hint="a client starts this command; or use --http HOST:PORT")
+    if sys.stdin.isatty():
+        out.notice("this command waits for an MCP client at stdin; Ctrl-C ends it (docs/mcp.md)")
 
 
 def _on_command_line(ctx: typer.Context, flag: str) -> bool:

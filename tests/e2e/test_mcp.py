@@ -169,6 +169,7 @@ def test_requests_before_the_end_of_the_input_are_answered_and_nothing_else_is_w
         say(process, INITIALIZE, {"method": "notifications/initialized"}, "rubbish", "", "[1]", '{"id": 7}')
         say(process, calling(2, "add_memory", text="I moved to Leeds."), calling(3, "search_memories", query="x"))
         say(process, calling(4, "add_memory", text="My cat is Bento.", wait=True), {"id": 5, "method": "no/such"})
+        say(process, calling(6, "search_memories", query="half an emoji: \ud83d"), "[" * 100_000)
         assert process.stdin is not None
         process.stdin.close()
         assert process.stdout is not None
@@ -177,9 +178,10 @@ def test_requests_before_the_end_of_the_input_are_answered_and_nothing_else_is_w
     messages = [json.loads(line) for line in lines]
     assert all(message["jsonrpc"] == "2.0" for message in messages)
     answers = {message["id"]: message for message in messages if "id" in message}
-    assert answers.keys() >= {1, 2, 3, 4, 5}
+    assert answers.keys() >= {1, 2, 3, 4, 5, 6}
     assert answers[2]["result"]["structuredContent"]["changes"][0]["text"] == "I moved to Leeds."
     assert "error" in answers[5]
+    assert not answers[6]["result"]["isError"]
     stats = json.loads(home.memskill("memory", "stats", "--memory", "mem", "--user", "anna", "--json").out)
     assert (stats["pending"], stats["memories"]) == (0, 2)
 
@@ -237,6 +239,16 @@ def test_a_second_server_is_told_who_has_the_memory(home: Home, llm: MockLLMServ
     assert done.code == 1
     assert done.out == ""
     assert f"process {process.pid}" in done.err
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_without_stdin_or_stdout_it_is_refused(home: Home, closed: str) -> None:
+    command = f"{sys.executable} -m memskill_cli mcp --memory mem --user anna {closed}"
+    done = subprocess.run(
+        command, shell=True, cwd=home.path, env=home.environ(), stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "stdin or stdout is closed" in done.stderr
 
 
 # --- HTTP ---
