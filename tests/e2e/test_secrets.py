@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -139,6 +140,9 @@ def given(place: str, home: Home) -> tuple[list[str], dict[str, str]]:
             return ["--keys", file.name], {"MY_OWN_KEY": key}
         case "flag" | "second flag":
             return ["--api-key", key], {}
+        case "OPENAI_API_KEY" | "OPENAI_API_KEY_1":  # not sent to another server unless a keys file says so
+            file.write_text(f'[[all]]\nkeys = ["env:{place}"]\n')
+            return ["--keys", file.name], {place: key}
         case _:
             return [], {place: key}
     return ["--keys", file.name], {}
@@ -221,7 +225,7 @@ def test_keys_that_others_can_see_are_warned_of_once(home: Home) -> None:
     ]
     file.chmod(0o600)
     seen.append(home.memskill(*stop, "--keys", link.name))
-    assert [done.out for done in seen] == [""] * 4
+    assert {json.loads(done.out)["error"]["code"] for done in seen} == {2}
     warned = [[line for line in done.err.splitlines() if line.startswith("warning: ")] for done in seen]
     assert [len(lines) for lines in warned] == [1, 1, 0, 0], warned
     assert "MEMSKILL_API_KEYS or --keys FILE.toml" in warned[0][0]
