@@ -58,6 +58,9 @@ if TYPE_CHECKING:
     from memskill_cli.errors import MemskillError as MemskillError
     from memskill_cli.errors import ModelError as ModelError
     from memskill_cli.errors import PluginError as PluginError
+    from memskill_cli.errors import RejectedPromptError as RejectedPromptError
+    from memskill_cli.errors import RejectedRequestError as RejectedRequestError
+    from memskill_cli.errors import ResourceLimitError as ResourceLimitError
     from memskill_cli.errors import RunError as RunError
     from memskill_cli.errors import RunLockedError as RunLockedError
     from memskill_cli.errors import SkillBankError as SkillBankError
@@ -135,6 +138,9 @@ __all__ = [
     "QueryCredit",
     "QueryResult",
     "ReaderCallbacks",
+    "RejectedPromptError",
+    "RejectedRequestError",
+    "ResourceLimitError",
     "Retrieved",
     "Reward",
     "RunDir",
@@ -186,7 +192,8 @@ _MODULES = {
     "datasets.registry": "register_dataset",
     "envs.environment": "Environment Observation register_environment",
     "errors": "AuthError BudgetExceededError CheckpointError DataError DeviceError DownloadError EncoderError"
-    " GameError MemoryBankError MemskillError ModelError PluginError RunError RunLockedError"
+    " GameError MemoryBankError MemskillError ModelError PluginError RejectedPromptError RejectedRequestError"
+    " ResourceLimitError RunError RunLockedError"
     " SkillBankError StoppedError TrackerError UnknownModelError UnreadableReplyError UsageError",
     "evaluation.methods": "register_method",
     "evaluation.methods.base": "Method MethodMemory",

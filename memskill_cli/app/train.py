@@ -152,13 +152,16 @@ def check_resume_settings(run: RunDir, asked: Config, override: bool) -> Config:
     return asked
 
 
-def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    found: list[tuple[str, Any, Any]] = []
-    for name, value in before.items():
-        if isinstance(value, dict) and value.keys() == after[name].keys():
-            found += _differences(value, after[name], f"{prefix}{name}.")
-        elif value != after[name]:
-            found.append((prefix + name, value, after[name]))
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """The settings with different values, by dotted name. Some values are tables themselves."""
+    others = _by_name(after)
+    return [(name, value, others[name]) for name, value in _by_name(before).items() if value != others[name]]
+
+
+def _by_name(table: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        found |= {f"{name}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {name: value}
     return found
 
 

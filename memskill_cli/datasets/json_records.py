@@ -43,11 +43,16 @@ def drop_nulls(value: Any, depth: int = _DEPTH) -> Any:
 
 
 class Record:
-    """One record of a file. A field that is null is absent. Errors contain ``where`` and ``hint``."""
+    """One record of a file. Errors contain ``where`` and ``hint``."""
+
+    drops_nulls = True
+    """Whether a field that is null is removed. A reader of conversations sees nulls: a message may have no content."""
 
     def __init__(self, where: str, record: Any, hint: str) -> None:
         self.where, self._hint = where, hint
-        self.record: dict[str, Any] = drop_nulls(self.expect(record, dict, "the record"))
+        self.record: dict[str, Any] = self.expect(record, dict, "the record")
+        if self.drops_nulls:
+            drop_nulls(self.record)
 
     def fail(self, problem: str) -> NoReturn:
         raise DataError(f"{self.where}: {problem}", hint=self._hint)

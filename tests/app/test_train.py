@@ -31,8 +31,10 @@ FREE = {
         "models.timeout",
         "models.retries",
     ),
+    "what calls are said to cost": ("models.prices",),
     "where the work is done": ("engine", "ray.address", "ray.workers", "ray.encoders", "env.workers"),
     "how long something may take": ("env.step_timeout", "limits.max_cost", "train.outer_epochs"),
+    "after how many refused prompts it stops": ("limits.max_skipped",),
     "what is kept or told of the run": ("train.keep_checkpoints", "tracker", "preset"),
 }
 """Settings that may change when a run is resumed, by the reason why they do not change what is learned."""
@@ -46,6 +48,8 @@ def other(value: Any, kind: Any) -> Any:
         return next(choice for choice in typing.get_args(kind) if choice != value)
     if isinstance(value, bool):
         return not value
+    if isinstance(value, dict):
+        return {**value, "answer": [1.0, 2.0]}
     return f"{value}x" if isinstance(value, str) else value + 1
 
 

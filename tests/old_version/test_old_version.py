@@ -109,7 +109,12 @@ def test_data_prepared_before_are_used(old: Home) -> None:
 def test_cached_replies_are_used_and_old_names_of_settings(old: Home, server: MockLLMServer) -> None:
     """The same training under another name asks nothing: same data, prompts, encodings and choices. The names of
     settings are those of version 0.1, once as a flag and once in a file; later settings have that version's values."""
-    then = [part for name, value in ADDED.items() for part in ("--set", f"{name}={json.dumps(value).strip(chr(34))}")]
+    then = [
+        part
+        for name, value in ADDED.items()
+        if value != {}
+        for part in ("--set", f"{name}={json.dumps(value).strip(chr(34))}")
+    ]
     (old.path / "mine.toml").write_text("[memory]\ntop_k = 20\n\n[ppo]\nclip = 0.2\n")
     done = good(old.memskill(*TRAIN, "--run", "again", "--set", "train.top_k=2", "--config", "mine.toml", *then))
     assert server.requests == []

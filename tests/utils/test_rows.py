@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from memskill_cli.errors import RunError
 from memskill_cli.evaluation import results
 from memskill_cli.evaluation.stored_summary import read_summary
-from memskill_cli.llm.ledger import Ledger
 from memskill_cli.training import metrics
 from memskill_cli.utils import files
 from memskill_cli.utils.rows import COUNT, COUNTS, NUMBER, TEXT, fault, optional, or_null, read_object, read_rows
+
+from ..factories import make_ledger
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -68,7 +69,7 @@ def test_counts_can_be_added(value: Any) -> None:
 
 
 LINES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "usage": (lambda file: Ledger(file, scope="s", max_cost=0), {"scope": "s", "role": "answer", "usd": 0.5}),
+    "usage": (lambda file: make_ledger(file, scope="s"), {"scope": "s", "role": "answer", "usd": 0.5}),
     "metrics": (
         lambda file: list(read_rows(file, metrics.LINE)),
         {"outer": 0, "inner": 0, "stage": 0, "episode_reward_mean": 0.5, "llm_calls": 1, "cost_usd": 0.0},

@@ -106,6 +106,8 @@ def time_of(record: Record, value: Any, place: str) -> datetime | None:
 class _Session(Record):
     """One line."""
 
+    drops_nulls = False
+
     def conversation(self, default_id: str, skipped: Skipped) -> Conversation:
         given = {name: value for name, value in self.record.items() if value is not None}
         check_keys(self, self.record.keys() - OTHER_SESSION_KEYS, SESSION_KEYS)

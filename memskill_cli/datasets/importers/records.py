@@ -19,6 +19,8 @@ _SHOWN = 60
 class ExportRecord(Record):
     """One record of an export: a conversation, or one line of a log. Errors contain its place and a hint."""
 
+    drops_nulls = False
+
     def optional(self, table: Mapping[str, Any], name: str, wanted: type, prefix: str = "") -> Any:
         """The field ``name``, None if it is absent or null. Raises DataError if it has another type."""
         value = table.get(name)

@@ -42,6 +42,8 @@ def read_questions(path: Path) -> Iterator[Question]:
 
 
 class _Line(Record):
+    drops_nulls = False
+
     def question(self) -> Question:
         given = {name: value for name, value in self.record.items() if value is not None}
         check_keys(self, self.record, KEYS)
