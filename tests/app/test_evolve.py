@@ -85,7 +85,9 @@ def test_judging_on_a_split_is_by_the_rule_of_the_run(tmp_path: Path, gate: str,
     summaries = []
     for name, scores in (("before", (0.5, 0.5)), ("after", (1.0, 0.4))):
         (tmp_path / name).mkdir()
-        lines = [{"query_id": f"q{i}", "f1": score} for i, score in enumerate(scores)]
+        texts = dict.fromkeys(("trace_id", "category", "question", "prediction", "error"), "")
+        row = {**texts, "truths": [], "judge": None, "retrieved": []}
+        lines = [{**row, "query_id": f"q{i}", "f1": score} for i, score in enumerate(scores)]
         (tmp_path / name / "results.jsonl").write_bytes(b"".join(map(files.to_json, lines)))
         summaries.append({"folder": str(tmp_path / name), "f1": sum(scores) / 2})
     found = decide_by("f1", summaries, load(overrides={"designer.gate": gate}), ("f1", "judge"))

@@ -22,6 +22,7 @@ def models(monkeypatch: pytest.MonkeyPatch, open_reader: Any) -> Models:
 
 def test_overlapping_blocks_share_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks begin and end in all orders, also while another one is being connected or disconnected."""
+    monkeypatch.setattr(process._now, "owned", False)  # another test of this process may have run a command
     opened = open_now = 0
 
     async def open_reader(self: Models, stack: AsyncExitStack) -> Any:

@@ -109,7 +109,7 @@ def test_no_key_leaves_the_gateway(
 
     def reply(request: Request) -> Fault | str:
         met.add(request.key)
-        return fault or f"Your key is {request.key}, or {request.key[3:20]}."
+        return fault or f"Your key is {request.key}."
 
     def unreadable(text: str) -> str:
         raise UnreadableReplyError(f"cannot read {text!r}")
@@ -198,7 +198,7 @@ class Parrot(BaseHTTPRequestHandler):
 
 
 STYLES = {
-    "openai": ("openai/gpt-4o-mini", "OPENAI_API_KEY"),
+    "openai": ("openai/gpt-4o-mini", "MEMSKILL_API_KEYS"),  # its own variable is not sent to another server
     "azure": ("azure/gpt-4o-mini", "AZURE_API_KEY"),
     "gemini": ("gemini/gemini-2.0-flash", "GEMINI_API_KEY"),
     "anthropic": ("anthropic/claude-3-5-haiku-latest", "ANTHROPIC_API_KEY"),
