@@ -72,6 +72,20 @@ def _schema_of_0_1() -> pa.Schema:
     return schema.set(schema.get_field_index("queries"), pa.field("queries", pa.list_(pa.struct(fields))))
 
 
+def _check_table(file: Path) -> None:
+    """Raise ValueError if a table has other columns or a value that is missing or damaged. Reads a batch at a time."""
+    import pyarrow as pa
+
+    with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as reader:
+        if not any(reader.schema.equals(schema, check_metadata=False) for schema in (_schema(), _schema_of_0_1())):
+            raise ValueError("the columns or their types are not those that memskill writes")
+        for batch in reader:
+            batch.validate(full=True)  # offsets and texts: damaged ones would end the process
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                if _has_null([column]):
+                    raise ValueError(f"column {name} has a missing value")
+
+
 def _has_null(arrays: Sequence[pa.Array]) -> bool:
     """Whether a value is missing at any depth."""
     import pyarrow as pa
@@ -130,12 +144,8 @@ class PreparedSplit(Sequence[Trace]):
         from datasets import Dataset as Table
         from datasets.table import MemoryMappedTable
 
+        _check_table(folder / FILE)
         found = MemoryMappedTable.from_file(str(folder / FILE))
-        if not any(found.schema.equals(schema, check_metadata=False) for schema in (_schema(), _schema_of_0_1())):
-            raise ValueError("the columns or their types are not those that memskill writes")
-        found.validate(full=True)  # offsets and texts: damaged ones would end the process
-        if empty := next((name for name in found.column_names if _has_null(found.column(name).chunks)), ""):
-            raise ValueError(f"column {empty} has a missing value")
         return cls(Table(found.replace_schema_metadata(None)), dataset, split)
 
     def __len__(self) -> int:

@@ -50,9 +50,9 @@ def include_own(name: str) -> None:
         DATASETS.include(name, OwnConversations(name))
 
 
-def is_own(name: str) -> bool:
-    """Whether ``name`` is a dataset that ``prepare`` made of the user's own conversations."""
-    return isinstance(find(name), OwnConversations)
+def is_own(name: str | None) -> bool:
+    """Whether ``name`` is a dataset that ``prepare`` made of the user's own conversations. None is no dataset."""
+    return name is not None and isinstance(find(name), OwnConversations)
 
 
 def find_own(data_dir: Path) -> list[str]:

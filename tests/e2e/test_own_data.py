@@ -240,6 +240,7 @@ def test_writing_holds_the_budget(home: Home) -> None:
         json.dumps({"messages": [{"role": "user", "content": "I keep MARK a in a box."}]})
     )
     flags = ["--write-questions", "2", "--model", "openai/gpt-4o-mini", "--max-cost", "0.0000001"]
+    flags += ["--set", "prices.openai/gpt-4o-mini=0.15,0.60"]
     with MockLLMServer(writes) as server:
         command = ["prepare", "--dataset", "mine", "--source", "c.jsonl", *flags]
         done = home.memskill(*command, "--api-base", server.url, "--api-key", "none")
