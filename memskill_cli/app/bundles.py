@@ -12,7 +12,8 @@ import orjson
 
 from memskill_cli import __version__
 from memskill_cli.app.evaluate import best_checkpoint
-from memskill_cli.app.import_run import data_digest
+from memskill_cli.app.import_run import finished_run
+from memskill_cli.app.runtime import never_called
 from memskill_cli.config import Config, load, setting_names, to_dict
 from memskill_cli.datasets.hub import HUB, pull_repository, push_folder
 from memskill_cli.errors import EncoderError, RunError, UsageError
@@ -21,8 +22,6 @@ from memskill_cli.runs import bundle, checkpoint
 from memskill_cli.runs.bundle import Bundle
 from memskill_cli.runs.run_dir import RunDir
 from memskill_cli.skills import stages
-from memskill_cli.types import Matrix
-from memskill_cli.utils import files
 
 Notice = Callable[[str], None]
 SPANS = ("span_mode", "chunk_size", "chunk_overlap", "num_skills")
@@ -105,11 +104,7 @@ def _portable(spec: str) -> str:
 
 
 def _identity(spec: str) -> str:
-    return resolve_encoder(spec, "auto", _never_called).name
-
-
-def _never_called(model: str, texts: Sequence[str]) -> Matrix:
-    raise AssertionError("encoders are only named here, not used")
+    return resolve_encoder(spec, "auto", never_called).name
 
 
 def _settings(settings: Config) -> dict[str, Any]:
@@ -169,16 +164,8 @@ def _make_run(runs_dir: Path, name: str, found: Bundle, settings: Config, data_d
     what = f"from the bundle {found.name} (digest {found.digest})"
     stage = stages.Stage(0, found.bank, is_best=True, checkpoint=done, rationale=what, kept=True)
 
-    def fill(run: RunDir) -> None:
-        checkpoint.save(
-            run.checkpoints, checkpoint.Checkpoint(done, found.controller, {}, found.bank, state, run=run.id)
-        )
-        stages.write(run.stages, stage)
-        found.bank.save(run.skill_bank)
-        files.write_atomic(run.metrics, b"")
-        files.write_atomic(run.hard_cases, b"")
-
-    RunDir.create(runs_dir, name, settings, data_digest(settings.dataset, data_dir), status="finished", fill=fill)
+    contents = checkpoint.Checkpoint(done, found.controller, {}, found.bank, state)
+    finished_run(runs_dir, name, settings, data_dir, contents, stage)
 
 
 def _card(record: Mapping[str, Any], found: checkpoint.Checkpoint) -> str:

@@ -74,14 +74,22 @@ def make_run(
         kept=True,
     )
 
+    return finished_run(runs_dir, name, settings, data_dir, contents, stage)
+
+
+def finished_run(
+    runs_dir: Path, name: str, settings: Config, data_dir: Path, contents: Checkpoint, stage: stages.Stage
+) -> RunDir:
+    """Create a finished run that was not trained here: one checkpoint and one stage. RunError if the name is in use."""
+
     def fill(run: RunDir) -> None:
         checkpoint.save(run.checkpoints, replace(contents, run=run.id))
         stages.write(run.stages, stage)
-        bank.save(run.skill_bank)
+        contents.bank.save(run.skill_bank)
         files.write_atomic(run.metrics, b"")
         files.write_atomic(run.hard_cases, b"")
 
-    digest = data_digest(settings.dataset, data_dir)
+    digest = _data_digest(settings.dataset, data_dir)
     return RunDir.create(runs_dir, name, settings, digest, status="finished", fill=fill)
 
 
@@ -97,7 +105,7 @@ def _controller_state(found: ReleaseCheckpoint, done: int) -> dict[str, Any]:
     }
 
 
-def data_digest(dataset: str, data_dir: Path) -> str:
+def _data_digest(dataset: str, data_dir: Path) -> str:
     """The digest of the training split, which further training needs; "" if it is not prepared."""
     try:
         manifest = load_manifest(dataset, data_dir)

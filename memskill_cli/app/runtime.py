@@ -90,7 +90,7 @@ def check_access(settings: Config, access: ProviderAccess) -> None:
     keys, models = KeyRing.collect(access.api_keys, access.keys_file), settings.models
     found = [d for role in ROLES for d in keys.deployments(role, getattr(models, role), models.api_base, models)]
     for spec in _encoder_specs(settings):
-        resolve_encoder(spec, settings.encoders.device, _never_called)
+        resolve_encoder(spec, settings.encoders.device, never_called)
         kind, _, model = spec.partition(":")
         if kind == "litellm":
             found += keys.deployments("embedding", model, models.api_base, models)
@@ -109,7 +109,7 @@ def check_encoders(settings: Config) -> None:
     An evaluation does not call this: it needs no model whose vectors are all in the cache.
     """
     for spec in _encoder_specs(settings):
-        for source in resolve_encoder(spec, settings.encoders.device, _never_called).sources:
+        for source in resolve_encoder(spec, settings.encoders.device, never_called).sources:
             check_source(source)
     if settings.memory.reranker:
         check_source(Source(settings.memory.reranker))
@@ -120,7 +120,8 @@ def _encoder_specs(settings: Config) -> list[str]:
     return sorted({encoders.state, encoders.retrieval, encoders.skill} - {""})
 
 
-def _never_called(model: str, texts: Sequence[str]) -> Matrix:
+def never_called(model: str, texts: Sequence[str]) -> Matrix:
+    """The embedding function of encoders that are only checked or named."""
     raise AssertionError("encoders are only checked here, not used")
 
 

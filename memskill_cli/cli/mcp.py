@@ -11,12 +11,12 @@ import typer
 
 from memskill_cli.cli import options as o
 from memskill_cli.cli.console import Console, Debug, Json, Quiet, console
+from memskill_cli.cli.memory import WHAT, Skills
 from memskill_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from memskill_cli.app.memory import MemoryOptions
 
-WHAT = "What"
 INSTALL = 'pip install "memskill[mcp]"'
 
 
@@ -44,10 +44,7 @@ def mcp(
         list[str] | None,
         o.option("--allow-host", panel=WHAT, help="Another name that clients of --http use for it; repeatable."),
     ] = None,
-    skills: Annotated[
-        str | None,
-        o.option("--skills", panel=o.METHOD, help="A run (its folder, or its name in --runs-dir), or the word seeds."),
-    ] = None,
+    skills: Skills = None,
     runs_dir: o.RunsDir = Path("runs"),
     model: o.Model = None,
     api_base: o.ApiBase = None,

@@ -26,7 +26,9 @@ AnyUser = Annotated[str | None, o.option("--user", "-u", panel=WHAT, help="Whose
 Id = Annotated[str, typer.Argument(help="The id of a memory, as list and search show it.", show_default=False)]
 Skills = Annotated[
     str | None,
-    o.option("--skills", panel=o.METHOD, help="A run (its folder, or its name in --runs-dir), or the word seeds."),
+    o.option(
+        "--skills", panel=o.METHOD, help="A run (its folder or name), a bundle, hf://OWNER/NAME, or the word seeds."
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it: it cannot be undone.", rich_help_panel=WHAT)]
 
